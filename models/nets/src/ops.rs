@@ -1,0 +1,1 @@
+//! Operations that training on a CPU needs fast, forward and backward.
