@@ -1,11 +1,15 @@
 //! A bundle on disk: a directory, or one `.tar` of it, with `manifest.json`, the graph and the golden pair
 //! (`golden.png`: 8- or 16-bit grey or RGB input; `golden.rle.json`: its label map as `Vec<ClassMask>`).
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::Manifest;
+use crate::manifest::ManifestError;
 use crate::mask::Rle;
 
 pub const MANIFEST: &str = "manifest.json";
@@ -27,14 +31,108 @@ pub struct Bundle {
     pub directory: PathBuf,
 }
 
+/// Why a directory is no usable bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    // cases with fields: path, name, expected and found digest, remedy ...
+    #[error("{}: cannot be read: {source}; check the path and that the bundle is complete", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{}: is not a regular file; put the file itself into the bundle", path.display())]
+    NotAFile { path: PathBuf },
+    #[error("{}: is larger than {limit} bytes; this is no manifest, check the path", path.display())]
+    TooLarge { path: PathBuf, limit: u64 },
+    #[error("{}: {source}", directory.display())]
+    Manifest {
+        directory: PathBuf,
+        source: ManifestError,
+    },
+    #[error("{}: sha-256 is {found}, the manifest names {expected}; copy the bundle again", path.display())]
+    Digest {
+        path: PathBuf,
+        expected: String,
+        found: String,
+    },
 }
+
+/// A manifest has a few kilobytes; more would be somebody else's file.
+const MANIFEST_LIMIT: u64 = 1 << 20;
 
 impl Bundle {
     /// Reads and verifies a bundle directory: manifest digest, schema, every file's SHA-256.
+    /// Files the manifest does not name are left alone.
     pub fn open(directory: &Path) -> Result<Self, BundleError> {
-        todo!()
+        let path = directory.join(MANIFEST);
+        let mut json = Vec::new();
+        open_regular(&path)?
+            .take(MANIFEST_LIMIT + 1)
+            .read_to_end(&mut json)
+            .map_err(|source| BundleError::Read {
+                path: path.clone(),
+                source,
+            })?;
+        if json.len() as u64 > MANIFEST_LIMIT {
+            return Err(BundleError::TooLarge {
+                path,
+                limit: MANIFEST_LIMIT,
+            });
+        }
+        let directory = directory.to_path_buf();
+        let manifest = Manifest::parse(&json).map_err(|source| BundleError::Manifest {
+            directory: directory.clone(),
+            source,
+        })?;
+        for (name, expected) in &manifest.files {
+            let path = directory.join(name);
+            let found = file_digest(&path)?;
+            if found != *expected {
+                return Err(BundleError::Digest {
+                    path,
+                    expected: expected.clone(),
+                    found,
+                });
+            }
+        }
+        Ok(Self {
+            manifest,
+            directory,
+        })
     }
+
+    /// Path of a file in the bundle.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+/// Hex SHA-256 of a file, as `files` of a manifest holds it.
+pub fn file_digest(path: &Path) -> Result<String, BundleError> {
+    let mut file = open_regular(path)?;
+    let mut hash = Sha256::new();
+    let mut block = vec![0_u8; 1 << 16];
+    loop {
+        match file.read(&mut block) {
+            Ok(0) => return Ok(hex::encode(hash.finalize())),
+            Ok(count) => hash.update(&block[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => {
+                return Err(BundleError::Read {
+                    path: path.to_path_buf(),
+                    source,
+                });
+            }
+        }
+    }
+}
+
+/// Opens a regular file; a link or a device could lead out of the bundle or never end.
+fn open_regular(path: &Path) -> Result<File, BundleError> {
+    let fail = |source| BundleError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
+    if !path.symlink_metadata().map_err(fail)?.is_file() {
+        return Err(BundleError::NotAFile {
+            path: path.to_path_buf(),
+        });
+    }
+    File::open(path).map_err(fail)
 }

@@ -32,13 +32,134 @@ pub enum Normalize {
     Unit,
 }
 
+/// ImageNet statistics of red, green and blue in 0..=1.
+const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Smallest divisor: keeps a flat image finite.
+const EPSILON: f32 = 1e-8;
+
 /// `image` with its values mapped to 0..=255 (f32, not rounded), clipped.
 /// An image without contrast becomes 0. NaN and infinities count as the finite minimum.
 pub fn window(image: &Image, window: Window) -> Image {
-    todo!()
+    let mut result = image.clone();
+    let Some((low, high)) = replace_non_finite(&mut result.data) else {
+        result.data.fill(0.0);
+        return result;
+    };
+    match window {
+        Window::None => result
+            .data
+            .iter_mut()
+            .for_each(|x| *x = x.clamp(0.0, 255.0)),
+        Window::MinMax => stretch(&mut result.data, low, high),
+        Window::Percentile { low, high } => {
+            let (low, high) = percentiles(&result.data, low, high);
+            stretch(&mut result.data, low, high);
+        }
+        Window::Level { center, width } => level(&mut result.data, center, width),
+    }
+    result
 }
 
 /// Normalizes interleaved RGB or grey pixels in place; statistics are over all of `image`.
+/// [`Normalize::Sam`] has three means, so it makes a grey image an RGB one.
 pub fn normalize(image: &mut Image, rule: Normalize) {
-    todo!()
+    match rule {
+        Normalize::Sam => {
+            if image.channels == 1 {
+                image.data = image.data.iter().flat_map(|&x| [x; 3]).collect();
+                image.channels = 3;
+            }
+            for pixel in image.data.chunks_mut(3) {
+                for ((x, mean), deviation) in pixel.iter_mut().zip(MEAN).zip(DEVIATION) {
+                    *x = (*x / 255.0 - mean) / deviation;
+                }
+            }
+        }
+        Normalize::MinMax => {
+            let low = image.data.iter().copied().fold(f32::INFINITY, f32::min);
+            let high = image.data.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let range = (high - low).max(EPSILON);
+            image.data.iter_mut().for_each(|x| *x = (*x - low) / range);
+        }
+        Normalize::ZScore => {
+            let count = image.data.len().max(1) as f64;
+            let mean = image.data.iter().map(|&x| f64::from(x)).sum::<f64>() / count;
+            let squares = image.data.iter().map(|&x| (f64::from(x) - mean).powi(2));
+            let deviation = (squares.sum::<f64>() / count)
+                .sqrt()
+                .max(f64::from(EPSILON));
+            let (mean, deviation) = (mean as f32, deviation as f32);
+            image
+                .data
+                .iter_mut()
+                .for_each(|x| *x = (*x - mean) / deviation);
+        }
+        Normalize::Unit => image.data.iter_mut().for_each(|x| *x /= 255.0),
+    }
+}
+
+/// Puts the finite minimum in place of NaN and infinities. Finite minimum and maximum, or `None`
+/// when nothing is finite.
+fn replace_non_finite(data: &mut [f32]) -> Option<(f32, f32)> {
+    let finite = || data.iter().copied().filter(|x| x.is_finite());
+    let low = finite().reduce(f32::min)?;
+    let high = finite().reduce(f32::max)?;
+    data.iter_mut()
+        .filter(|x| !x.is_finite())
+        .for_each(|x| *x = low);
+    Some((low, high))
+}
+
+/// `low`..=`high` to 0..=255. In f64: the difference of two large f32 may not be one.
+fn stretch(data: &mut [f32], low: f32, high: f32) {
+    let range = f64::from(high) - f64::from(low);
+    if range.is_nan() || range <= 0.0 {
+        data.fill(0.0);
+        return;
+    }
+    let scale = 255.0 / range;
+    for x in data {
+        *x = ((f64::from(*x) - f64::from(low)) * scale).clamp(0.0, 255.0) as f32;
+    }
+}
+
+/// DICOM's LINEAR function; a width below 1 is not allowed there and counts as 1 (a threshold).
+fn level(data: &mut [f32], center: f32, width: f32) {
+    let middle = f64::from(center) - 0.5;
+    let range = (f64::from(width).max(1.0)) - 1.0;
+    for x in data {
+        let offset = f64::from(*x) - middle;
+        *x = if offset <= -range / 2.0 {
+            0.0
+        } else if offset > range / 2.0 {
+            255.0
+        } else {
+            (((offset / range) + 0.5) * 255.0) as f32
+        };
+        if !x.is_finite() {
+            *x = 0.0;
+        }
+    }
+}
+
+/// Two percentiles as numpy computes them (linear interpolation), by selection in linear time.
+fn percentiles(data: &[f32], low: f32, high: f32) -> (f32, f32) {
+    let mut order = data.to_vec();
+    (percentile(&mut order, low), percentile(&mut order, high))
+}
+
+fn percentile(order: &mut [f32], percent: f32) -> f32 {
+    let percent = if percent.is_nan() {
+        0.0
+    } else {
+        f64::from(percent).clamp(0.0, 100.0)
+    };
+    let position = percent / 100.0 * (order.len() - 1) as f64;
+    let below = position.floor() as usize;
+    let (_, &mut at, after) = order.select_nth_unstable_by(below, f32::total_cmp);
+    let next = after.iter().copied().reduce(f32::min).unwrap_or(at);
+    let (at, next) = (f64::from(at), f64::from(next));
+    (at + (next - at) * (position - below as f64)) as f32
 }

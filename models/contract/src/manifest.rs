@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::geometry::InputRules;
+use crate::intensity::Window;
 
 pub const SCHEMA: &str = "scanside-bundle/1";
 
@@ -38,7 +40,11 @@ pub struct Manifest {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Kind {
     /// One graph: image (1, 3, size, size) f32 -> class logits (1, classes + 1, side, side) f32.
-    Automatic { graph: String, input: String, output: String },
+    Automatic {
+        graph: String,
+        input: String,
+        output: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,4 +87,183 @@ pub struct Provenance {
     /// Measured foreground Dice: label of the row ("f32 tract test" ...) -> value.
     pub dice: BTreeMap<String, f64>,
     pub code_version: String,
+}
+
+/// What is wrong with a manifest, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("manifest.json: {0}; export the bundle again")]
+    Json(#[from] serde_json::Error),
+    #[error(
+        "manifest.json: schema is {found:?}, this program reads {SCHEMA:?}; use the program version that made the bundle, or export it again"
+    )]
+    Schema { found: String },
+    #[error(
+        "manifest.json: digest is {found}, the content has {expected}; copy the bundle again, it is damaged or was edited"
+    )]
+    Digest { expected: String, found: String },
+    #[error("manifest.json: {field}: {problem}; {remedy}")]
+    Field {
+        field: &'static str,
+        problem: String,
+        remedy: &'static str,
+    },
+}
+
+/// Just enough to tell another schema from a broken manifest.
+#[derive(Deserialize)]
+struct Header {
+    schema: String,
+}
+
+impl Manifest {
+    /// Reads a manifest and checks schema, digest and meaning.
+    pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
+        let header: Header = serde_json::from_slice(json)?;
+        if header.schema != SCHEMA {
+            return Err(ManifestError::Schema {
+                found: header.schema,
+            });
+        }
+        let manifest: Self = serde_json::from_slice(json)?;
+        manifest.verify_digest()?;
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
+    /// The same manifest with its digest filled in; call it last.
+    #[must_use]
+    pub fn seal(mut self) -> Self {
+        self.digest = self.content_digest();
+        self
+    }
+
+    /// Is `digest` that of the content?
+    pub fn verify_digest(&self) -> Result<(), ManifestError> {
+        let expected = self.content_digest();
+        if self.digest == expected {
+            return Ok(());
+        }
+        Err(ManifestError::Digest {
+            expected,
+            found: self.digest.clone(),
+        })
+    }
+
+    /// The file's text: indented JSON with a final line break.
+    pub fn to_json(&self) -> String {
+        let json = serde_json::to_string_pretty(self);
+        json.expect("a manifest has string keys only") + "\n"
+    }
+
+    /// Checks that the fields make sense together; [`Manifest::parse`] does this too.
+    pub fn validate(&self) -> Result<(), ManifestError> {
+        self.validate_classes()?;
+        self.validate_input()?;
+        self.validate_files()
+    }
+
+    fn content_digest(&self) -> String {
+        let content = Self {
+            digest: String::new(),
+            ..self.clone()
+        };
+        let json = serde_json::to_vec(&content).expect("a manifest has string keys only");
+        hex::encode(Sha256::digest(json))
+    }
+
+    fn validate_classes(&self) -> Result<(), ManifestError> {
+        let fail = |problem| {
+            let remedy = "number the foreground classes 1, 2, 3 and give each its own label";
+            Err(ManifestError::Field {
+                field: "classes",
+                problem,
+                remedy,
+            })
+        };
+        if self.classes.is_empty() {
+            return fail("no foreground class".into());
+        }
+        for (index, class) in self.classes.iter().enumerate() {
+            if usize::from(class.id) != index + 1 {
+                return fail(format!("id {} stands where {} is due", class.id, index + 1));
+            }
+            if class.label.trim().is_empty() {
+                return fail(format!("class {} has no label", class.id));
+            }
+            if self.classes[..index]
+                .iter()
+                .any(|other| other.label == class.label)
+            {
+                return fail(format!("label {:?} stands twice", class.label));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_input(&self) -> Result<(), ManifestError> {
+        let size = self.input.size;
+        if !(64..=2048).contains(&size) || !size.is_multiple_of(64) {
+            return Err(ManifestError::Field {
+                field: "input.size",
+                problem: format!("{size} px"),
+                remedy: "use a multiple of 64 from 64 to 2048",
+            });
+        }
+        let window_fits = match self.input.window {
+            Window::None | Window::MinMax => true,
+            Window::Percentile { low, high } => 0.0 <= low && low < high && high <= 100.0,
+            Window::Level { center, width } => {
+                center.is_finite() && width.is_finite() && width >= 1.0
+            }
+        };
+        if !window_fits {
+            return Err(ManifestError::Field {
+                field: "input.window",
+                problem: format!("{:?}", self.input.window),
+                remedy: "use percentiles 0 <= low < high <= 100, or a finite level of width 1 or more",
+            });
+        }
+        if !(1..=size).contains(&self.output.side) {
+            return Err(ManifestError::Field {
+                field: "output.side",
+                problem: format!("{} px with an input of {size} px", self.output.side),
+                remedy: "use the side of the graph's logits, at most input.size",
+            });
+        }
+        Ok(())
+    }
+
+    fn validate_files(&self) -> Result<(), ManifestError> {
+        let fail = |problem, remedy| {
+            Err(ManifestError::Field {
+                field: "files",
+                problem,
+                remedy,
+            })
+        };
+        for (name, digest) in &self.files {
+            if !is_plain_name(name) || name == crate::bundle::MANIFEST {
+                let remedy = "name files inside the bundle, without a path, and not the manifest";
+                return fail(format!("{name:?} is not a plain file name"), remedy);
+            }
+            let hex_digit = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+            if digest.len() != 64 || !digest.bytes().all(hex_digit) {
+                let remedy = "write 64 lower-case hexadecimal digits";
+                return fail(format!("{name}: {digest:?} is no SHA-256"), remedy);
+            }
+        }
+        let Kind::Automatic { graph, .. } = &self.kind;
+        if !self.files.contains_key(graph) {
+            let remedy = "list the graph that kind names, with its digest";
+            return fail(format!("graph {graph:?} is missing"), remedy);
+        }
+        Ok(())
+    }
+}
+
+/// A name that stays inside the bundle's directory on any system.
+pub(crate) fn is_plain_name(name: &str) -> bool {
+    let forbidden = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
+    !name.is_empty() && !name.starts_with('.') && name.len() <= 255 && !name.contains(forbidden)
 }

@@ -33,19 +33,56 @@ pub type BoundingBox = [usize; 4];
 
 impl LabelMap {
     pub fn new(rows: usize, cols: usize) -> Self {
-        Self { rows, cols, data: vec![0; rows * cols] }
+        Self {
+            rows,
+            cols,
+            data: vec![0; rows * cols],
+        }
     }
 
+    /// Number of pixels of `class`.
     pub fn area_px(&self, class: u8) -> usize {
-        todo!()
+        self.data.iter().filter(|&&label| label == class).count()
     }
 
+    /// The smallest box that holds every pixel of `class`; `None` when there is none.
     pub fn bounding_box(&self, class: u8) -> Option<BoundingBox> {
-        todo!()
+        let mut found: Option<[usize; 4]> = None;
+        for (y, row) in self.data.chunks_exact(self.cols.max(1)).enumerate() {
+            let Some(first) = row.iter().position(|&label| label == class) else {
+                continue;
+            };
+            let last = row
+                .iter()
+                .rposition(|&label| label == class)
+                .unwrap_or(first);
+            found = Some(match found {
+                None => [first, y, last, y],
+                Some([x0, y0, x1, _]) => [x0.min(first), y0, x1.max(last), y],
+            });
+        }
+        found.map(|[x0, y0, x1, y1]| [x0, y0, x1 - x0 + 1, y1 - y0 + 1])
     }
 
+    /// Run-length encoding of the binary mask "label is `class`".
     pub fn rle(&self, class: u8) -> Rle {
-        todo!()
+        let mut runs = Vec::new();
+        let (mut inside, mut run) = (false, 0_u64);
+        for x in 0..self.cols {
+            for label in self.data.iter().skip(x).step_by(self.cols) {
+                if (*label == class) != inside {
+                    runs.push(run);
+                    run = 0;
+                    inside = !inside;
+                }
+                run += 1;
+            }
+        }
+        runs.push(run);
+        Rle {
+            size: [self.rows, self.cols],
+            counts: compress(&runs),
+        }
     }
 }
 
@@ -56,14 +93,114 @@ pub enum RleError {
     Truncated,
     #[error("character {0:?} is outside the COCO alphabet")]
     Alphabet(char),
+    #[error("run {index} is negative or larger than any mask")]
+    Run { index: usize },
     #[error("runs add up to {runs} px, the mask has {size}")]
     Length { runs: u64, size: u64 },
+    #[error("run-length mask is {rle:?} (rows, columns), the label map is {labels:?}")]
+    Size { rle: [usize; 2], labels: [usize; 2] },
 }
 
 impl Rle {
-    /// Sets the pixels of the mask to `class` in `labels` (same size).
+    /// Sets the pixels of the mask to `class` in `labels` (same size). Nothing is painted on error.
     pub fn paint(&self, labels: &mut LabelMap, class: u8) -> Result<(), RleError> {
-        todo!()
+        let size = [labels.rows, labels.cols];
+        if self.size != size || labels.data.len() != labels.rows * labels.cols {
+            return Err(RleError::Size {
+                rle: self.size,
+                labels: size,
+            });
+        }
+        let runs = decompress(&self.counts)?;
+        let pixels = labels.data.len() as u64;
+        let total = runs.iter().fold(0_u64, |sum, &run| sum.saturating_add(run));
+        if total != pixels {
+            return Err(RleError::Length {
+                runs: total,
+                size: pixels,
+            });
+        }
+        let mut position = 0_usize;
+        for (index, &run) in runs.iter().enumerate() {
+            // The runs add up to a length in memory, so each of them fits.
+            let end = position + run as usize;
+            if index % 2 == 1 {
+                for at in position..end {
+                    labels.data[(at % labels.rows) * labels.cols + at / labels.rows] = class;
+                }
+            }
+            position = end;
+        }
+        Ok(())
+    }
+}
+
+const FIRST_CHARACTER: u8 = 48;
+
+/// LEB128-like groups of five bits, sign in bit 4, continuation in bit 5; from the fourth run on
+/// the difference to the run two before is written (pycocotools `rleToString`).
+fn compress(runs: &[u64]) -> String {
+    let mut counts = String::with_capacity(runs.len() * 2);
+    for (index, &run) in runs.iter().enumerate() {
+        let mut rest = run as i64;
+        if index > 2 {
+            rest -= runs[index - 2] as i64;
+        }
+        loop {
+            let group = (rest & 0x1f) as u8;
+            rest >>= 5;
+            let more = if group & 0x10 == 0 {
+                rest != 0
+            } else {
+                rest != -1
+            };
+            counts.push(char::from(
+                FIRST_CHARACTER + group + if more { 0x20 } else { 0 },
+            ));
+            if !more {
+                break;
+            }
+        }
+    }
+    counts
+}
+
+fn decompress(counts: &str) -> Result<Vec<u64>, RleError> {
+    // Ten groups are 50 bits: more than any mask, and no shift or sum can overflow.
+    const MOST_GROUPS: u32 = 10;
+    let mut runs: Vec<u64> = Vec::new();
+    let (mut value, mut groups) = (0_i64, 0_u32);
+    for character in counts.chars() {
+        let code = u8::try_from(character)
+            .ok()
+            .and_then(|byte| byte.checked_sub(FIRST_CHARACTER))
+            .filter(|&code| code < 64)
+            .ok_or(RleError::Alphabet(character))?;
+        let index = runs.len();
+        if groups == MOST_GROUPS {
+            return Err(RleError::Run { index });
+        }
+        value |= i64::from(code & 0x1f) << (5 * groups);
+        groups += 1;
+        if code & 0x20 != 0 {
+            continue;
+        }
+        if code & 0x10 != 0 {
+            value |= -1_i64 << (5 * groups);
+        }
+        if index > 2 {
+            value += runs[index - 2] as i64;
+        }
+        match u64::try_from(value) {
+            Ok(run) if run < 1 << 52 => runs.push(run),
+            _ => return Err(RleError::Run { index }),
+        }
+        (value, groups) = (0, 0);
+    }
+    if groups > 0 {
+        Err(RleError::Truncated)
+    } else {
+        Ok(runs)
     }
 }
 
@@ -76,18 +213,26 @@ pub struct Overlap {
 }
 
 impl Overlap {
+    /// Counts over the pixels both maps have; compare maps of one size only.
     pub fn of(predicted: &LabelMap, truth: &LabelMap, class: u8) -> Self {
-        todo!()
+        let both = predicted.data.iter().zip(&truth.data);
+        Self {
+            intersection: both.filter(|&(&p, &t)| p == class && t == class).count() as u64,
+            predicted: predicted.area_px(class) as u64,
+            truth: truth.area_px(class) as u64,
+        }
     }
 
     /// 2 I / (P + T); `None` when the class is absent from both.
     pub fn dice(&self) -> Option<f64> {
-        todo!()
+        let sum = self.predicted + self.truth;
+        (sum > 0).then(|| 2.0 * self.intersection as f64 / sum as f64)
     }
 
     /// I / U; `None` when the class is absent from both.
     pub fn iou(&self) -> Option<f64> {
-        todo!()
+        let union = (self.predicted + self.truth).saturating_sub(self.intersection);
+        (union > 0).then(|| self.intersection as f64 / union as f64)
     }
 }
 

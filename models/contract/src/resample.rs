@@ -5,16 +5,232 @@ use crate::{Image, LabelMap};
 
 /// Bilinear with antialiasing, f32 throughout.
 pub fn bilinear(image: &Image, rows: usize, cols: usize) -> Image {
-    todo!()
+    let channels = image.channels;
+    let mut result = Image {
+        rows,
+        cols,
+        channels,
+        data: vec![0.0; rows * cols * channels],
+    };
+    if image.data.is_empty() || result.data.is_empty() {
+        return result;
+    }
+    let across = Filter::new(image.cols, cols);
+    let down = Filter::new(image.rows, rows);
+    let mut middle = vec![0.0_f32; image.rows * cols * channels];
+    let lines = image.data.chunks_exact(image.cols * channels);
+    for (line, out) in lines.zip(middle.chunks_exact_mut(cols * channels)) {
+        for (taps, pixel) in across.taps().zip(out.chunks_exact_mut(channels)) {
+            for (channel, value) in pixel.iter_mut().enumerate() {
+                let samples = line[taps.first * channels + channel..]
+                    .iter()
+                    .step_by(channels);
+                *value = samples.zip(taps.weights).map(|(&x, &w)| x * w as f32).sum();
+            }
+        }
+    }
+    for (taps, out) in down
+        .taps()
+        .zip(result.data.chunks_exact_mut(cols * channels))
+    {
+        let lines = middle.chunks_exact(cols * channels).skip(taps.first);
+        for (line, &weight) in lines.zip(taps.weights) {
+            for (value, &x) in out.iter_mut().zip(line) {
+                *value += x * weight as f32;
+            }
+        }
+    }
+    result
 }
 
 /// Bilinear as Pillow computes it on 8-bit channels: fixed-point weights, rounded and clipped to
 /// 0..=255 after the horizontal and after the vertical pass. Input values are rounded first.
 pub fn bilinear_u8(image: &Image, rows: usize, cols: usize) -> Image {
-    todo!()
+    let channels = image.channels;
+    let mut result = Image {
+        rows,
+        cols,
+        channels,
+        data: vec![0.0; rows * cols * channels],
+    };
+    if image.data.is_empty() || result.data.is_empty() {
+        return result;
+    }
+    let source: Vec<u8> = image.data.iter().map(|x| x.round() as u8).collect();
+    let middle = if image.cols == cols {
+        source
+    } else {
+        horizontal_u8(&source, image, cols)
+    };
+    if image.rows == rows {
+        result
+            .data
+            .iter_mut()
+            .zip(&middle)
+            .for_each(|(out, &x)| *out = f32::from(x));
+        return result;
+    }
+    let down = Filter::new(image.rows, rows);
+    let mut sums = vec![0_i32; cols * channels];
+    for (taps, out) in down
+        .taps()
+        .zip(result.data.chunks_exact_mut(cols * channels))
+    {
+        sums.fill(HALF);
+        let lines = middle.chunks_exact(cols * channels).skip(taps.first);
+        for (line, &weight) in lines.zip(taps.weights) {
+            let weight = fixed_point(weight);
+            for (sum, &x) in sums.iter_mut().zip(line) {
+                *sum += i32::from(x) * weight;
+            }
+        }
+        out.iter_mut()
+            .zip(&sums)
+            .for_each(|(value, &sum)| *value = f32::from(to_u8(sum)));
+    }
+    result
+}
+
+/// The horizontal pass: `image.rows` x `cols` x `image.channels`.
+fn horizontal_u8(source: &[u8], image: &Image, cols: usize) -> Vec<u8> {
+    let channels = image.channels;
+    let across = Filter::new(image.cols, cols);
+    let weights: Vec<i32> = across
+        .weights
+        .iter()
+        .map(|&weight| fixed_point(weight))
+        .collect();
+    let mut result = vec![0_u8; image.rows * cols * channels];
+    let lines = source.chunks_exact(image.cols * channels);
+    for (line, out) in lines.zip(result.chunks_exact_mut(cols * channels)) {
+        for (&(first, start, count), pixel) in
+            across.spans.iter().zip(out.chunks_exact_mut(channels))
+        {
+            let weights = &weights[start..start + count];
+            for (channel, value) in pixel.iter_mut().enumerate() {
+                let samples = line[first * channels + channel..].iter().step_by(channels);
+                let sum: i32 = samples.zip(weights).map(|(&x, &w)| i32::from(x) * w).sum();
+                *value = to_u8(HALF + sum);
+            }
+        }
+    }
+    result
 }
 
 /// Nearest neighbour, source index floor((i + 0.5) * scale).
 pub fn nearest(labels: &LabelMap, rows: usize, cols: usize) -> LabelMap {
-    todo!()
+    let mut result = LabelMap::new(rows, cols);
+    if labels.data.is_empty() || result.data.is_empty() {
+        return result;
+    }
+    let columns = nearest_indices(labels.cols, cols);
+    let lines = nearest_indices(labels.rows, rows);
+    for (out, &y) in result.data.chunks_exact_mut(cols).zip(&lines) {
+        let line = &labels.data[y * labels.cols..(y + 1) * labels.cols];
+        out.iter_mut()
+            .zip(&columns)
+            .for_each(|(label, &x)| *label = line[x]);
+    }
+    result
+}
+
+/// Pillow adds the scale up step by step in f64, and so does this: exact ties fall the same way.
+fn nearest_indices(from: usize, to: usize) -> Vec<usize> {
+    let scale = from as f64 / to as f64;
+    let mut position = scale * 0.5;
+    let mut indices = Vec::with_capacity(to);
+    for _ in 0..to {
+        indices.push((position as usize).min(from - 1));
+        position += scale;
+    }
+    indices
+}
+
+/// The mask resize of the reference's training scripts (torchvision `Resize` on an integer tensor):
+/// class ids go through the antialiased bilinear filter as numbers and are rounded, half to even.
+///
+/// Between classes 0 and 3 this invents 1 and 2, so only a run that must match the reference
+/// (`strict reference`) uses it; [`nearest`] otherwise.
+pub fn mask_bilinear_half_even(labels: &LabelMap, rows: usize, cols: usize) -> LabelMap {
+    if (labels.rows, labels.cols) == (rows, cols) {
+        return labels.clone();
+    }
+    let data = labels.data.iter().map(|&label| f32::from(label)).collect();
+    let image = Image {
+        rows: labels.rows,
+        cols: labels.cols,
+        channels: 1,
+        data,
+    };
+    let resized = bilinear(&image, rows, cols);
+    let data = resized
+        .data
+        .iter()
+        .map(|x| x.round_ties_even() as u8)
+        .collect();
+    LabelMap { rows, cols, data }
+}
+
+/// Pillow's `PRECISION_BITS` for 8-bit channels.
+const PRECISION: i32 = 22;
+const HALF: i32 = 1 << (PRECISION - 1);
+
+/// A weight is never negative in the triangle filter, so adding a half rounds it.
+fn fixed_point(weight: f64) -> i32 {
+    (0.5 + weight * f64::from(1 << PRECISION)) as i32
+}
+
+fn to_u8(sum: i32) -> u8 {
+    (sum >> PRECISION).clamp(0, 255) as u8
+}
+
+/// Normalized triangle weights of every output index along one axis.
+struct Filter {
+    /// First input index, start in `weights`, number of weights.
+    spans: Vec<(usize, usize, usize)>,
+    weights: Vec<f64>,
+}
+
+struct Taps<'a> {
+    first: usize,
+    weights: &'a [f64],
+}
+
+impl Filter {
+    fn new(from: usize, to: usize) -> Self {
+        let scale = from as f64 / to as f64;
+        let support = scale.max(1.0);
+        let mut filter = Self {
+            spans: Vec::with_capacity(to),
+            weights: Vec::new(),
+        };
+        for index in 0..to {
+            let center = (index as f64 + 0.5) * scale;
+            // Casting truncates and saturates at 0, as Pillow does by hand.
+            let first = (center - support + 0.5) as usize;
+            let end = ((center + support + 0.5) as usize).min(from);
+            let start = filter.weights.len();
+            let inverse = 1.0 / support;
+            let weight = |at: usize| {
+                let distance = (at as f64 - center + 0.5) * inverse;
+                (1.0 - distance.abs()).max(0.0)
+            };
+            filter.weights.extend((first..end).map(weight));
+            let total: f64 = filter.weights[start..].iter().sum();
+            if total != 0.0 {
+                filter.weights[start..]
+                    .iter_mut()
+                    .for_each(|weight| *weight /= total);
+            }
+            filter.spans.push((first, start, end - first));
+        }
+        filter
+    }
+
+    fn taps(&self) -> impl Iterator<Item = Taps<'_>> {
+        self.spans.iter().map(|&(first, start, count)| Taps {
+            first,
+            weights: &self.weights[start..start + count],
+        })
+    }
 }
