@@ -1,0 +1,149 @@
+// https://github.com/facebookresearch/segment-anything/blob/main/segment_anything/modeling/sam.py
+//! Sam = image encoder + prompt encoder + mask decoder, and what trains in each way of fine-tuning.
+
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::Mode;
+use crate::adapter::AdapterConfig;
+use crate::lora::LoraConfig;
+use crate::mask_decoder::{Decoded, MaskDecoder, MaskDecoderConfig, Tokens};
+use crate::params::Params;
+use crate::prompt_encoder::{PromptEncoder, PromptEncoderConfig, Prompts};
+use crate::tiny_vit::{TinyVit, TinyVitConfig};
+use crate::transformer::TransformerConfig;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SamConfig {
+    pub encoder: EncoderConfig,
+    /// Classes, background included.
+    pub num_cls: usize,
+    pub lora: Option<LoraConfig>,
+    pub adapter: Option<AdapterConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EncoderConfig {
+    TinyVit(TinyVitConfig),
+}
+
+/// Which half of the network fine-tuning touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    Decoder,
+    EncoderDecoder,
+}
+
+/// How it is touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    Vanilla,
+    Adapter,
+    Lora,
+}
+
+impl SamConfig {
+    /// Whether a tensor trains. Unlike the reference, adapters train with the mask tokens and their
+    /// MLPs (which may have started random), and LoRA leaves TinyViT's `layers.0` alone.
+    pub fn trainable(&self, name: &str, scope: Scope, method: Method) -> bool {
+        if let Some(encoder) = name.strip_prefix("image_encoder.") {
+            return scope == Scope::EncoderDecoder
+                && match method {
+                    Method::Vanilla => true,
+                    Method::Adapter => encoder.contains("_Adapter."),
+                    Method::Lora => encoder.contains(".linear_a_") || encoder.contains(".linear_b_"),
+                };
+        }
+        match method {
+            Method::Vanilla => name != "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+            Method::Adapter => {
+                name.contains("Adapter.")
+                    || name.starts_with("mask_decoder.mask_tokens.")
+                    || name.starts_with("mask_decoder.output_hypernetworks_mlps.")
+            }
+            Method::Lora if name.starts_with("mask_decoder.transformer.") => {
+                name.contains(".w_a.") || name.contains(".w_b.")
+            }
+            Method::Lora => name != "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        }
+    }
+}
+
+pub enum ImageEncoder {
+    TinyVit(TinyVit),
+}
+
+pub struct Sam {
+    pub image_encoder: ImageEncoder,
+    pub prompt_encoder: PromptEncoder,
+    pub mask_decoder: MaskDecoder,
+}
+
+impl Sam {
+    pub fn new(config: &SamConfig, params: &Params) -> Result<Self> {
+        let EncoderConfig::TinyVit(encoder) = &config.encoder;
+        let side = encoder.embedding_size();
+        Ok(Self {
+            image_encoder: ImageEncoder::TinyVit(TinyVit::new(
+                encoder,
+                config.lora.as_ref(),
+                config.adapter.as_ref(),
+                &params.pp("image_encoder"),
+            )?),
+            prompt_encoder: PromptEncoder::new(
+                PromptEncoderConfig {
+                    embed_dim: encoder.out_chans,
+                    image_embedding_size: [side; 2],
+                    input_image_size: [encoder.img_size; 2],
+                    mask_in_chans: 16,
+                },
+                &params.pp("prompt_encoder"),
+            )?,
+            mask_decoder: MaskDecoder::new(
+                MaskDecoderConfig {
+                    transformer: TransformerConfig {
+                        depth: 2,
+                        embedding_dim: encoder.out_chans,
+                        num_heads: 8,
+                        mlp_dim: 2048,
+                        lora_rank: config.lora.as_ref().filter(|it| it.decoder).map(|it| it.rank),
+                        adapter_depth: config.adapter.as_ref().map_or(0, |it| it.decoder_depth),
+                    },
+                    num_cls: config.num_cls,
+                    iou_head_depth: 3,
+                    iou_head_hidden_dim: 256,
+                },
+                &params.pp("mask_decoder"),
+            )?,
+        })
+    }
+
+    /// Prepared images (B, 3, S, S) -> embedding (B, 256, g, g)
+    pub fn embed(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        match &self.image_encoder {
+            ImageEncoder::TinyVit(encoder) => encoder.forward(images, mode),
+        }
+    }
+
+    /// Masks of an embedding for some prompts.
+    pub fn decode(&self, embedding: &Tensor, prompts: Prompts, tokens: Tokens) -> Result<Decoded> {
+        let (sparse, dense) = self.prompt_encoder.forward(prompts)?;
+        let pe = self.prompt_encoder.dense_pe()?;
+        self.mask_decoder.forward(embedding, &pe, (&sparse, &dense), tokens)
+    }
+
+    /// Class logits (B, num_cls, 4g, 4g) without prompt.
+    pub fn forward_noprompt(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
+        let embedding = self.embed(images, mode)?;
+        Ok(self.decode(&embedding, Prompts::default(), Tokens::Classes)?.masks)
+    }
+
+    /// Logits (B, 1, 4g, 4g) of the single-mask token for boxes (B, N, 4) in px of the frame.
+    pub fn forward_boxes(&self, images: &Tensor, boxes: &Tensor, mode: Mode) -> Result<Tensor> {
+        let embedding = self.embed(images, mode)?;
+        let prompts = Prompts { boxes: Some(boxes), ..Prompts::default() };
+        Ok(self.decode(&embedding, prompts, Tokens::Single)?.masks)
+    }
+}

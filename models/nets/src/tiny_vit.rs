@@ -1,0 +1,235 @@
+// https://github.com/ChaoningZhang/MobileSAM/blob/master/mobile_sam/modeling/tiny_vit_sam.py
+//! TinyViT as SAM's image encoder: a convolutional stage, then three stages of window attention.
+
+mod block;
+mod convolution;
+
+use candle_core::{Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+pub use self::block::{Block, BlockConfig};
+pub use self::convolution::{MbConv, PatchMerging};
+use crate::adapter::AdapterConfig;
+use crate::layers::{Conv2d, Conv2dBn, ConvShape, LayerNorm};
+use crate::lora::LoraConfig;
+use crate::params::Params;
+use crate::{Mode, ops};
+
+/// The layers between the image and the first stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stem {
+    /// Two 3 x 3 convolutions with stride 2 (MobileSAM).
+    Stride4,
+    /// One 3 x 3 convolution with stride 2 (the reference at 512 px).
+    Stride2,
+    /// Two 1 x 1 convolutions (LiteMedSAM at 256 px).
+    Pointwise,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TinyVitConfig {
+    /// Side of the square input, px.
+    pub img_size: usize,
+    pub in_chans: usize,
+    pub embed_dims: [usize; 4],
+    pub depths: [usize; 4],
+    pub num_heads: [usize; 4],
+    pub window_sizes: [usize; 4],
+    pub mlp_ratio: f64,
+    pub mbconv_expand_ratio: f64,
+    pub stem: Stem,
+    /// Channels of the embedding.
+    pub out_chans: usize,
+}
+
+impl TinyVitConfig {
+    /// TinyViT-5M as in MobileSAM, at any multiple of 64 px: embedding of `img_size` / 16.
+    pub fn mobile_sam(img_size: usize) -> Self {
+        Self {
+            img_size,
+            in_chans: 3,
+            embed_dims: [64, 128, 160, 320],
+            depths: [2, 2, 6, 2],
+            num_heads: [2, 4, 5, 10],
+            window_sizes: [7, 7, 14, 7],
+            mlp_ratio: 4.0,
+            mbconv_expand_ratio: 4.0,
+            stem: Stem::Stride4,
+            out_chans: 256,
+        }
+    }
+
+    /// LiteMedSAM: 256 px, embedding 64 x 64.
+    pub fn lite_medsam() -> Self {
+        Self { stem: Stem::Pointwise, ..Self::mobile_sam(256) }
+    }
+
+    /// Side of the embedding.
+    pub fn embedding_size(&self) -> usize {
+        let stem = match self.stem {
+            Stem::Stride4 => 4,
+            Stem::Stride2 => 2,
+            Stem::Pointwise => 1,
+        };
+        self.img_size / stem / 4
+    }
+}
+
+pub struct TinyVit {
+    patch_embed: Vec<Conv2dBn>,
+    stage0: Vec<MbConv>,
+    /// After stages 0, 1 and 2.
+    downsamples: Vec<PatchMerging>,
+    /// Stages 1, 2 and 3.
+    stages: Vec<Vec<Block>>,
+    neck: Neck,
+}
+
+impl TinyVit {
+    pub fn new(
+        config: &TinyVitConfig,
+        lora: Option<&LoraConfig>,
+        adapter: Option<&AdapterConfig>,
+        params: &Params,
+    ) -> Result<Self> {
+        let dims = config.embed_dims;
+        let layers = params.pp("layers");
+        let stage0 = (0..config.depths[0])
+            .map(|i| {
+                let params = layers.pp(0).pp("blocks").pp(i);
+                MbConv::new(dims[0], dims[0], config.mbconv_expand_ratio, &params)
+            })
+            .collect::<Result<_>>()?;
+        let downsamples = (0..3)
+            .map(|i| PatchMerging::new(dims[i], dims[i + 1], &layers.pp(i).pp("downsample")))
+            .collect::<Result<_>>()?;
+        let stages = (1..4)
+            .map(|stage| {
+                let block = BlockConfig {
+                    dim: dims[stage],
+                    num_heads: config.num_heads[stage],
+                    window_size: config.window_sizes[stage],
+                    mlp_ratio: config.mlp_ratio,
+                    lora: lora.filter(|it| it.encoder_stages.contains(&(stage - 1))).cloned(),
+                    adapter: adapter.is_some_and(|it| it.encoder_stages.contains(&(stage - 1))),
+                };
+                (0..config.depths[stage])
+                    .map(|i| Block::new(&block, &layers.pp(stage).pp("blocks").pp(i)))
+                    .collect::<Result<_>>()
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            patch_embed: patch_embed(config, &params.pp("patch_embed").pp("seq"))?,
+            stage0,
+            downsamples,
+            stages,
+            neck: Neck::new(dims[3], config.out_chans, &params.pp("neck"))?,
+        })
+    }
+
+    /// (B, 3, S, S) -> (B, 256, g, g)
+    pub fn forward(&self, image: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward_traced(image, mode, &mut |_, _| ())
+    }
+
+    /// The same, showing every stage's and block's output under its upstream name: NCHW up to
+    /// `layers.0.blocks`, then (B, h w, C).
+    pub fn forward_traced(
+        &self,
+        image: &Tensor,
+        mode: Mode,
+        trace: &mut dyn FnMut(&str, &Tensor),
+    ) -> Result<Tensor> {
+        let mut x = image.clone();
+        for (i, conv) in self.patch_embed.iter().enumerate() {
+            if i > 0 {
+                x = ops::gelu(&x)?;
+            }
+            x = conv.forward(&x, mode)?;
+        }
+        trace("patch_embed", &x);
+        for (i, block) in self.stage0.iter().enumerate() {
+            x = block.forward(&x, mode)?;
+            trace(&format!("layers.0.blocks.{i}"), &x);
+        }
+        x = self.downsamples[0].forward(&x, mode)?;
+        trace("layers.0", &to_tokens(&x)?);
+        for (i, blocks) in self.stages.iter().enumerate() {
+            let stage = i + 1;
+            let (_, _, h, w) = x.dims4()?;
+            let mut tokens = to_tokens(&x)?;
+            for (j, block) in blocks.iter().enumerate() {
+                tokens = block.forward(&tokens, [h, w], mode)?;
+                trace(&format!("layers.{stage}.blocks.{j}"), &tokens);
+            }
+            x = to_map(&tokens, [h, w])?;
+            if let Some(downsample) = self.downsamples.get(stage) {
+                x = downsample.forward(&x, mode)?;
+            }
+            trace(&format!("layers.{stage}"), &to_tokens(&x)?);
+        }
+        let embedding = self.neck.forward(&x)?;
+        trace("embedding", &embedding);
+        Ok(embedding)
+    }
+}
+
+fn patch_embed(config: &TinyVitConfig, params: &Params) -> Result<Vec<Conv2dBn>> {
+    let (inputs, dim) = (config.in_chans, config.embed_dims[0]);
+    if !config.img_size.is_multiple_of(64) {
+        bail!("image size {} px: TinyViT needs a multiple of 64", config.img_size);
+    }
+    let (kernel, stride, padding) = match config.stem {
+        Stem::Pointwise => (1, 1, 0),
+        Stem::Stride2 | Stem::Stride4 => (3, 2, 1),
+    };
+    let conv = |index: usize, inputs, outputs| {
+        let shape = ConvShape { inputs, outputs, kernel, stride, padding };
+        Conv2dBn::new(shape, &params.pp(index))
+    };
+    match config.stem {
+        Stem::Stride2 => Ok(vec![conv(0, inputs, dim)?]),
+        Stem::Stride4 | Stem::Pointwise => {
+            Ok(vec![conv(0, inputs, dim / 2)?, conv(2, dim / 2, dim)?])
+        }
+    }
+}
+
+struct Neck {
+    conv1: Conv2d,
+    norm1: LayerNorm,
+    conv2: Conv2d,
+    norm2: LayerNorm,
+}
+
+impl Neck {
+    fn new(inputs: usize, outputs: usize, params: &Params) -> Result<Self> {
+        let pointwise = ConvShape { inputs, outputs, kernel: 1, stride: 1, padding: 0 };
+        let square =
+            ConvShape { inputs: outputs, outputs, kernel: 3, stride: 1, padding: 1 };
+        Ok(Self {
+            conv1: Conv2d::without_bias(pointwise, &params.pp(0))?,
+            norm1: LayerNorm::new(outputs, 1e-6, &params.pp(1))?,
+            conv2: Conv2d::without_bias(square, &params.pp(2))?,
+            norm2: LayerNorm::new(outputs, 1e-6, &params.pp(3))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm1.forward_2d(&self.conv1.forward(x)?)?;
+        self.norm2.forward_2d(&self.conv2.forward(&x)?)
+    }
+}
+
+/// (B, C, h, w) -> (B, h w, C)
+fn to_tokens(x: &Tensor) -> Result<Tensor> {
+    x.flatten_from(2)?.transpose(1, 2)?.contiguous()
+}
+
+/// (B, h w, C) -> (B, C, h, w)
+fn to_map(tokens: &Tensor, [h, w]: [usize; 2]) -> Result<Tensor> {
+    let (b, _, c) = tokens.dims3()?;
+    tokens.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))
+}

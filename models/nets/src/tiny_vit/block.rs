@@ -1,0 +1,180 @@
+//! Window attention, a depthwise convolution over the whole grid, and an MLP.
+
+use candle_core::{Device, Result, Tensor};
+
+use super::{to_map, to_tokens};
+use crate::adapter::Adapter;
+use crate::layers::{Conv2dBn, LayerNorm, Linear};
+use crate::lora::{LoraConfig, QkvLinear};
+use crate::params::{Init, Params};
+use crate::{Mode, ops};
+
+#[derive(Debug, Clone)]
+pub struct BlockConfig {
+    pub dim: usize,
+    pub num_heads: usize,
+    pub window_size: usize,
+    pub mlp_ratio: f64,
+    pub lora: Option<LoraConfig>,
+    pub adapter: bool,
+}
+
+pub struct Block {
+    window_size: usize,
+    attn: Attention,
+    local_conv: Conv2dBn,
+    mlp: BlockMlp,
+    adapters: Option<Adapters>,
+}
+
+struct Adapters {
+    space: Adapter,
+    mlp: Adapter,
+}
+
+impl Block {
+    pub fn new(config: &BlockConfig, params: &Params) -> Result<Self> {
+        let adapters = if config.adapter {
+            Some(Adapters {
+                space: Adapter::in_tiny_vit(config.dim, &params.pp("Space_Adapter"))?,
+                mlp: Adapter::in_tiny_vit(config.dim, &params.pp("MLP_Adapter"))?,
+            })
+        } else {
+            None
+        };
+        Ok(Self {
+            window_size: config.window_size,
+            attn: Attention::new(config, &params.pp("attn"))?,
+            local_conv: Conv2dBn::depthwise(config.dim, 1, &params.pp("local_conv"))?,
+            mlp: BlockMlp::new(config.dim, config.mlp_ratio, &params.pp("mlp"))?,
+            adapters,
+        })
+    }
+
+    /// Tokens (B, h w, C) of a grid [h, w] -> the same.
+    pub fn forward(&self, x: &Tensor, grid: [usize; 2], mode: Mode) -> Result<Tensor> {
+        let mut attended = self.attend(x, grid)?;
+        if let Some(adapters) = &self.adapters {
+            attended = adapters.space.forward_skip(&attended)?;
+        }
+        let x = (x + attended)?;
+        let map = self.local_conv.forward(&to_map(&x, grid)?, mode)?;
+        let x = to_tokens(&map)?;
+        let y = (&x + self.mlp.forward(&x)?)?;
+        match &self.adapters {
+            // The adapter sees x before the MLP's own norm.
+            Some(adapters) => y + (adapters.mlp.forward(&x)? * 0.5)?,
+            None => Ok(y),
+        }
+    }
+
+    /// Attention within windows; the grid is padded with zeros at the bottom and right, before
+    /// the attention's norm, so padded tokens take part as the norm's bias.
+    fn attend(&self, x: &Tensor, [h, w]: [usize; 2]) -> Result<Tensor> {
+        let (b, _, c) = x.dims3()?;
+        let side = self.window_size;
+        if (h, w) == (side, side) {
+            return self.attn.forward(x);
+        }
+        let (rows, cols) = (h.div_ceil(side), w.div_ceil(side));
+        let mut x = x.reshape((b, h, w, c))?;
+        if rows * side > h {
+            x = x.pad_with_zeros(1, 0, rows * side - h)?;
+        }
+        if cols * side > w {
+            x = x.pad_with_zeros(2, 0, cols * side - w)?;
+        }
+        let windows = x
+            .reshape(&[b, rows, side, cols, side, c][..])?
+            .transpose(2, 3)?
+            .contiguous()?
+            .reshape((b * rows * cols, side * side, c))?;
+        self.attn
+            .forward(&windows)?
+            .reshape(&[b, rows, cols, side, side, c][..])?
+            .transpose(2, 3)?
+            .contiguous()?
+            .reshape((b, rows * side, cols * side, c))?
+            .narrow(1, 0, h)?
+            .narrow(2, 0, w)?
+            .contiguous()?
+            .reshape((b, h * w, c))
+    }
+}
+
+struct Attention {
+    norm: LayerNorm,
+    qkv: QkvLinear,
+    proj: Linear,
+    /// (heads, distinct offsets)
+    attention_biases: Tensor,
+    /// Column of `attention_biases` for each pair of tokens, (N N).
+    bias_columns: Tensor,
+    num_heads: usize,
+}
+
+impl Attention {
+    fn new(config: &BlockConfig, params: &Params) -> Result<Self> {
+        let BlockConfig { dim, num_heads, window_size: side, .. } = *config;
+        let n = side * side;
+        let columns: Vec<u32> = (0..n * n)
+            .map(|pair| {
+                let (a, b) = (pair / n, pair % n);
+                let (dy, dx) = ((a / side).abs_diff(b / side), (a % side).abs_diff(b % side));
+                (dy * side + dx) as u32
+            })
+            .collect();
+        let init = [Init::TruncatedNormal(0.02), Init::Const(0.0)];
+        Ok(Self {
+            norm: LayerNorm::new(dim, 1e-5, &params.pp("norm"))?,
+            qkv: QkvLinear::new(dim, num_heads, config.lora.as_ref(), &params.pp("qkv"))?,
+            proj: Linear::with_init(dim, dim, init, &params.pp("proj"))?,
+            attention_biases: params.get((num_heads, n), "attention_biases", Init::Const(0.0))?,
+            bias_columns: Tensor::new(columns, &Device::Cpu)?,
+            num_heads,
+        })
+    }
+
+    /// (B, N, C) -> (B, N, C)
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (b, n, c) = x.dims3()?;
+        let head_dim = c / self.num_heads;
+        // Heads outside, then q | k | v within each head.
+        let qkv = self
+            .qkv
+            .forward(&self.norm.forward(x)?)?
+            .reshape((b, n, self.num_heads, 3 * head_dim))?
+            .transpose(1, 2)?;
+        let part = |i: usize| qkv.narrow(3, i * head_dim, head_dim)?.contiguous();
+        let bias = self
+            .attention_biases
+            .index_select(&self.bias_columns, 1)?
+            .reshape((self.num_heads, n, n))?;
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let y = ops::attention(&part(0)?, &part(1)?, &part(2)?, Some(&bias), scale)?;
+        self.proj.forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))?)
+    }
+}
+
+struct BlockMlp {
+    norm: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl BlockMlp {
+    fn new(dim: usize, ratio: f64, params: &Params) -> Result<Self> {
+        let hidden = (dim as f64 * ratio) as usize;
+        let init = [Init::TruncatedNormal(0.02), Init::Const(0.0)];
+        Ok(Self {
+            norm: LayerNorm::new(dim, 1e-5, &params.pp("norm"))?,
+            fc1: Linear::with_init(dim, hidden, init, &params.pp("fc1"))?,
+            fc2: Linear::with_init(hidden, dim, init, &params.pp("fc2"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.fc1.forward(&self.norm.forward(x)?)?;
+        self.fc2.forward(&ops::gelu(&x)?)
+    }
+}
