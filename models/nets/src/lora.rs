@@ -116,6 +116,12 @@ fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     ops::linear(&ops::linear(x, a, None)?, b, None)
 }
 
+/// The name that a weight under an update has in a checkpoint without updates, so that training can
+/// start from plain weights.
+pub(crate) fn plain_name(name: &str) -> String {
+    name.replace(".qkv.qkv.", ".qkv.").replace("_proj.proj.", "_proj.")
+}
+
 /// Rows of the fused qkv that an update of `dim` rows lands on.
 fn rows_of(letter: char, dim: usize, head_dim: usize, rows: LoraRows) -> Vec<usize> {
     let block = usize::from(letter == 'v') * 2;
@@ -168,4 +174,79 @@ fn take(state: &mut BTreeMap<String, Tensor>, name: &str) -> Result<Tensor> {
 fn take_product(state: &mut BTreeMap<String, Tensor>, a: &str, b: &str) -> Result<Tensor> {
     let a = take(state, &format!("{a}.weight"))?;
     take(state, &format!("{b}.weight"))?.matmul(&a)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::Mode;
+    use crate::sam::{EncoderConfig, Sam, SamConfig};
+    use crate::tiny_vit::TinyVitConfig;
+
+    fn config(rows: Option<LoraRows>) -> SamConfig {
+        let encoder = TinyVitConfig {
+            embed_dims: [8, 64, 96, 320],
+            depths: [1; 4],
+            num_heads: [1, 2, 3, 10],
+            ..TinyVitConfig::mobile_sam(64)
+        };
+        let updates = |rows| LoraConfig {
+            rank: 2,
+            encoder_stages: vec![0, 1, 2],
+            decoder: true,
+            rows,
+        };
+        SamConfig {
+            encoder: EncoderConfig::TinyVit(encoder),
+            num_cls: 2,
+            lora: rows.map(updates),
+            adapter: None,
+        }
+    }
+
+    fn logits(config: &SamConfig, params: &Params) -> Tensor {
+        let sam = Sam::new(config, params).unwrap();
+        let ramp = Tensor::arange(0f32, 3.0 * 64.0 * 64.0, &Device::Cpu).unwrap();
+        let image = (ramp * 0.37).unwrap().sin().unwrap().reshape((1, 3, 64, 64)).unwrap();
+        sam.forward_noprompt(&image, Mode::Eval).unwrap()
+    }
+
+    fn largest_difference(a: &Tensor, b: &Tensor) -> f32 {
+        let difference = (a - b).unwrap().abs().unwrap().flatten_all().unwrap();
+        difference.max(0).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn updates_start_as_nothing_on_plain_weights_and_merge_exactly() {
+        let plain = Params::new(BTreeMap::new(), |_| false, 7);
+        let expected = logits(&config(None), &plain);
+        let plain = plain.finish().state_dict().unwrap();
+        for rows in [LoraRows::PerHead, LoraRows::Reference] {
+            let params = Params::new(plain.clone(), |_| false, 8);
+            let start = logits(&config(Some(rows)), &params);
+            let loaded = params.finish();
+            let is_update = |name: &String| name.contains("linear_") || name.contains(".w_");
+            assert!(loaded.report.random.iter().all(is_update), "{:?}", loaded.report.random);
+            assert_eq!(loaded.report.unused, Vec::<String>::new());
+            assert!(largest_difference(&start, &expected) < 1e-5);
+
+            let mut state = loaded.state_dict().unwrap();
+            for (name, tensor) in &mut state {
+                if name.contains("linear_b_") || name.contains(".w_b.") {
+                    let n = tensor.elem_count() as f32;
+                    let ramp = Tensor::arange(0f32, n, &Device::Cpu).unwrap();
+                    let wave = (ramp.sin().unwrap() * 0.2).unwrap();
+                    *tensor = wave.reshape(tensor.shape()).unwrap();
+                }
+            }
+            let updated = logits(&config(Some(rows)), &Params::new(state.clone(), |_| false, 0));
+            assert!(largest_difference(&updated, &expected) > 1e-3, "the updates do nothing");
+            let merged = merge(state, rows, 32).unwrap();
+            assert!(merged.keys().eq(plain.keys()));
+            let merged = logits(&config(None), &Params::new(merged, |_| false, 0));
+            assert!(largest_difference(&merged, &updated) < 1e-4);
+        }
+    }
 }

@@ -148,8 +148,10 @@ impl Params {
 
     fn fetch(&self, path: &str, shape: &Shape, init: Init) -> Result<Tensor> {
         let store = &mut *self.store.borrow_mut();
-        if let Some(tensor) = store.checkpoint.get(path) {
-            store.used.insert(path.to_owned());
+        let plain = crate::lora::plain_name(path);
+        let key = if store.checkpoint.contains_key(path) { path } else { plain.as_str() };
+        if let Some(tensor) = store.checkpoint.get(key) {
+            store.used.insert(key.to_owned());
             if tensor.shape() == shape {
                 store.loaded.report.loaded.push(path.to_owned());
                 return tensor.detach().contiguous();
