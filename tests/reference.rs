@@ -1,1 +1,59 @@
+//! Every number in the fixtures, at the tolerance stated there. The folder comes from
+//! `SCANSIDE_FIXTURES` (default `../shared/fixtures`); nothing below knows a fixture by name, so
+//! other seeds and sizes pass too.
 
+#[path = "reference/decoders.rs"]
+mod decoders;
+#[path = "reference/encoders.rs"]
+mod encoders;
+#[path = "reference/fixture.rs"]
+mod fixture;
+#[path = "reference/losses.rs"]
+mod losses;
+#[path = "reference/pixels.rs"]
+mod pixels;
+
+use fixture::{Fixture, Folder};
+
+#[test]
+fn fixtures() {
+    let Some(folder) = Folder::open() else { return };
+    let (mut passed, mut left, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    for name in folder.names() {
+        let mut fixture = folder.fixture(&name);
+        let run: fn(&mut Fixture) = match fixture.kind().as_str() {
+            "tiny_vit" => encoders::tiny_vit,
+            "tiny_vit_blocks" => encoders::tiny_vit_blocks,
+            "lite_medsam" => encoders::lite_medsam,
+            "prompt_encoder" => decoders::prompt_encoder,
+            "mask_decoder" => decoders::mask_decoder,
+            "losses" => losses::losses,
+            "distillation" => losses::distillation,
+            "preprocessing" => pixels::preprocessing,
+            "prompts_from_mask" => pixels::prompts_from_mask,
+            // These have ViT encoders, which are not built yet.
+            "image_encoder_vit" | "sam" | "training" => {
+                left.push(name);
+                continue;
+            }
+            other => panic!("fixture {name} is of the unknown kind {other}"),
+        };
+        run(&mut fixture);
+        match fixture.verdict() {
+            Ok(n_outputs) => passed.push(format!("{name} ({n_outputs})")),
+            Err(failure) => failed.push(failure),
+        }
+    }
+    println!("passed {}: {}", passed.len(), passed.join(", "));
+    println!("left {} (ViT encoders): {}", left.len(), left.join(", "));
+    assert!(
+        failed.is_empty(),
+        "failed {}:\n{}",
+        failed.len(),
+        failed.join("\n")
+    );
+    assert!(
+        !passed.is_empty(),
+        "the folder holds no fixture that can be checked"
+    );
+}

@@ -26,12 +26,20 @@ pub struct Adapter {
 impl Adapter {
     pub fn new(dim: usize, params: &Params) -> Result<Self> {
         let hidden = dim / 4;
-        Self::build(dim, [[Init::fan_in(dim); 2], [Init::fan_in(hidden); 2]], params)
+        Self::build(
+            dim,
+            [[Init::fan_in(dim); 2], [Init::fan_in(hidden); 2]],
+            params,
+        )
     }
 
     /// TinyViT's own start for linear layers.
     pub fn in_tiny_vit(dim: usize, params: &Params) -> Result<Self> {
-        Self::build(dim, [[Init::TruncatedNormal(0.02), Init::Const(0.0)]; 2], params)
+        Self::build(
+            dim,
+            [[Init::TruncatedNormal(0.02), Init::Const(0.0)]; 2],
+            params,
+        )
     }
 
     fn build(dim: usize, [fc1, fc2]: [[Init; 2]; 2], params: &Params) -> Result<Self> {

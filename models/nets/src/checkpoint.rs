@@ -13,18 +13,31 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     #[error("cannot read {}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("cannot write {}", path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    Write {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error(
         "{} is neither safetensors nor a PyTorch zip checkpoint, or it is truncated: fetch it again",
         path.display()
     )]
-    Format { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    Format {
+        path: PathBuf,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("{} holds no tensors: is it a state dict, or wrapped under another key?", path.display())]
     Empty { path: PathBuf },
     #[error("{}: tensor {name}", path.display())]
-    Tensor { path: PathBuf, name: String, source: candle_core::Error },
+    Tensor {
+        path: PathBuf,
+        name: String,
+        source: candle_core::Error,
+    },
 }
 
 type State = BTreeMap<String, Tensor>;
@@ -40,7 +53,10 @@ pub fn read_with_metadata(
     path: &Path,
     device: &Device,
 ) -> Result<(State, HashMap<String, String>), CheckpointError> {
-    let read_error = |source| CheckpointError::Read { path: path.to_owned(), source };
+    let read_error = |source| CheckpointError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut magic = Vec::new();
     std::io::Read::read_to_end(
         &mut std::io::Read::take(File::open(path).map_err(read_error)?, 4),
@@ -54,7 +70,9 @@ pub fn read_with_metadata(
         read_safetensors(path, &bytes, device)?
     };
     if state.is_empty() {
-        return Err(CheckpointError::Empty { path: path.to_owned() });
+        return Err(CheckpointError::Empty {
+            path: path.to_owned(),
+        });
     }
     Ok((state, metadata))
 }
@@ -88,11 +106,17 @@ fn read_pickle(path: &Path) -> Result<State, CheckpointError> {
     let mut state = State::new();
     // Flat, or wrapped the way training scripts do.
     for key in [None, Some("model"), Some("state_dict")] {
-        let Ok(tensors) = PthTensors::new(path, key) else { continue };
+        let Ok(tensors) = PthTensors::new(path, key) else {
+            continue;
+        };
         for name in tensors.tensor_infos().keys() {
-            let tensor = tensors.get(name).map_err(|source| tensor_error(path, name, source))?;
+            let tensor = tensors
+                .get(name)
+                .map_err(|source| tensor_error(path, name, source))?;
             let kept = tensor.map(keep).transpose();
-            let kept = kept.map_err(|source| tensor_error(path, name, source))?.flatten();
+            let kept = kept
+                .map_err(|source| tensor_error(path, name, source))?
+                .flatten();
             state.extend(kept.map(|tensor| (name.clone(), tensor)));
         }
         if !state.is_empty() {
@@ -105,7 +129,11 @@ fn read_pickle(path: &Path) -> Result<State, CheckpointError> {
 }
 
 fn tensor_error(path: &Path, name: &str, source: candle_core::Error) -> CheckpointError {
-    CheckpointError::Tensor { path: path.to_owned(), name: name.to_owned(), source }
+    CheckpointError::Tensor {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        source,
+    }
 }
 
 fn keep(tensor: Tensor) -> candle_core::Result<Option<Tensor>> {
@@ -122,22 +150,32 @@ pub fn write(
     state: &State,
     metadata: &HashMap<String, String>,
 ) -> Result<(), CheckpointError> {
-    let error = |source: std::io::Error| CheckpointError::Write { path: path.to_owned(), source };
+    let error = |source: std::io::Error| CheckpointError::Write {
+        path: path.to_owned(),
+        source,
+    };
     let bytes = safetensors::serialize(state, Some(metadata.clone()))
         .map_err(|source| error(std::io::Error::other(source)))?;
     let temporary = path.with_extension("part");
     let mut file = File::create(&temporary).map_err(error)?;
-    file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(error)?;
+    file.write_all(&bytes)
+        .and_then(|()| file.sync_all())
+        .map_err(error)?;
     std::fs::rename(&temporary, path).map_err(error)?;
     if let Some(folder) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(error)?;
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(error)?;
     }
     Ok(())
 }
 
 /// Hex SHA-256 of a file.
 pub fn digest(path: &Path) -> Result<String, CheckpointError> {
-    let error = |source| CheckpointError::Read { path: path.to_owned(), source };
+    let error = |source| CheckpointError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut hash = Sha256::new();
     let mut file = File::open(path).map_err(error)?;
     let mut buffer = vec![0; 1 << 20];

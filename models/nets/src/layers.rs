@@ -86,14 +86,31 @@ impl Conv2d {
     }
 
     pub fn without_bias(shape: ConvShape, params: &Params) -> Result<Self> {
-        let ConvShape { inputs, outputs, kernel, stride, padding } = shape;
+        let ConvShape {
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding,
+        } = shape;
         let init = Init::fan_in(inputs * kernel * kernel);
         let weight = params.get((outputs, inputs, kernel, kernel), "weight", init)?;
-        Ok(Self { weight, bias: None, stride, padding })
+        Ok(Self {
+            weight,
+            bias: None,
+            stride,
+            padding,
+        })
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::conv2d(x, &self.weight, self.bias.as_ref(), self.stride, self.padding)
+        ops::conv2d(
+            x,
+            &self.weight,
+            self.bias.as_ref(),
+            self.stride,
+            self.padding,
+        )
     }
 }
 
@@ -180,15 +197,29 @@ impl Conv2dBn {
 
     /// 3 x 3 on each channel by itself.
     pub fn depthwise(channels: usize, stride: usize, params: &Params) -> Result<Self> {
-        let shape = ConvShape { inputs: 1, outputs: channels, kernel: 3, stride, padding: 1 };
+        let shape = ConvShape {
+            inputs: 1,
+            outputs: channels,
+            kernel: 3,
+            stride,
+            padding: 1,
+        };
         Self::build(shape, true, 1.0, params)
     }
 
     fn build(shape: ConvShape, depthwise: bool, bn_weight: f32, params: &Params) -> Result<Self> {
-        let ConvShape { inputs, outputs, kernel, stride, padding } = shape;
+        let ConvShape {
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding,
+        } = shape;
         let init = Init::fan_in(inputs * kernel * kernel);
         Ok(Self {
-            weight: params.pp("c").get((outputs, inputs, kernel, kernel), "weight", init)?,
+            weight: params
+                .pp("c")
+                .get((outputs, inputs, kernel, kernel), "weight", init)?,
             bn: BatchNorm::new(outputs, bn_weight, &params.pp("bn"))?,
             stride,
             padding,

@@ -37,14 +37,29 @@ pub struct LoraLinear {
 }
 
 impl LoraLinear {
-    pub fn new(inputs: usize, outputs: usize, rank: Option<usize>, params: &Params) -> Result<Self> {
+    pub fn new(
+        inputs: usize,
+        outputs: usize,
+        rank: Option<usize>,
+        params: &Params,
+    ) -> Result<Self> {
         let Some(rank) = rank else {
-            return Ok(Self { linear: Linear::new(inputs, outputs, params)?, update: None });
+            return Ok(Self {
+                linear: Linear::new(inputs, outputs, params)?,
+                update: None,
+            });
         };
-        let a = params.pp("w_a").get((rank, inputs), "weight", Init::fan_in(inputs))?;
-        let b = params.pp("w_b").get((outputs, rank), "weight", Init::Const(0.0))?;
+        let a = params
+            .pp("w_a")
+            .get((rank, inputs), "weight", Init::fan_in(inputs))?;
+        let b = params
+            .pp("w_b")
+            .get((outputs, rank), "weight", Init::Const(0.0))?;
         let linear = Linear::new(inputs, outputs, &params.pp("proj"))?;
-        Ok(Self { linear, update: Some([a, b]) })
+        Ok(Self {
+            linear,
+            update: Some([a, b]),
+        })
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -78,7 +93,10 @@ impl QkvLinear {
     ) -> Result<Self> {
         let init = [Init::TruncatedNormal(0.02), Init::Const(0.0)];
         let Some(config) = lora else {
-            return Ok(Self { qkv: Linear::with_init(dim, 3 * dim, init, params)?, lora: None });
+            return Ok(Self {
+                qkv: Linear::with_init(dim, 3 * dim, init, params)?,
+                lora: None,
+            });
         };
         let pair = |letter: &str| -> Result<[Tensor; 2]> {
             let a = params.pp(format!("linear_a_{letter}"));
@@ -88,9 +106,17 @@ impl QkvLinear {
                 b.get((dim, config.rank), "weight", Init::Const(0.0))?,
             ])
         };
-        let lora = QkvLora { q: pair("q")?, v: pair("v")?, n_heads, rows: config.rows };
+        let lora = QkvLora {
+            q: pair("q")?,
+            v: pair("v")?,
+            n_heads,
+            rows: config.rows,
+        };
         let qkv = Linear::with_init(dim, 3 * dim, init, &params.pp("qkv"))?;
-        Ok(Self { qkv, lora: Some(lora) })
+        Ok(Self {
+            qkv,
+            lora: Some(lora),
+        })
     }
 
     /// (B, N, dim) -> (B, N, 3 dim)
@@ -119,7 +145,8 @@ fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// The name that a weight under an update has in a checkpoint without updates, so that training can
 /// start from plain weights.
 pub(crate) fn plain_name(name: &str) -> String {
-    name.replace(".qkv.qkv.", ".qkv.").replace("_proj.proj.", "_proj.")
+    name.replace(".qkv.qkv.", ".qkv.")
+        .replace("_proj.proj.", "_proj.")
 }
 
 /// Rows of the fused qkv that an update of `dim` rows lands on.
@@ -152,14 +179,20 @@ pub fn merge(
             let mut weight = take(&mut state, &format!("{base}.qkv.weight"))?.to_vec2::<f32>()?;
             let dim = weight.len() / 3;
             for letter in ['q', 'v'] {
-                let (a, b) = (format!("{base}.linear_a_{letter}"), format!("{base}.linear_b_{letter}"));
+                let (a, b) = (
+                    format!("{base}.linear_a_{letter}"),
+                    format!("{base}.linear_b_{letter}"),
+                );
                 let delta = take_product(&mut state, &a, &b)?.to_vec2::<f32>()?;
                 for (row, delta) in rows_of(letter, dim, head_dim, rows).into_iter().zip(delta) {
                     weight[row].iter_mut().zip(delta).for_each(|(w, d)| *w += d);
                 }
             }
             let bias = take(&mut state, &format!("{base}.qkv.bias"))?;
-            state.insert(format!("{base}.weight"), Tensor::new(weight, bias.device())?);
+            state.insert(
+                format!("{base}.weight"),
+                Tensor::new(weight, bias.device())?,
+            );
             state.insert(format!("{base}.bias"), bias);
         }
     }
@@ -167,7 +200,9 @@ pub fn merge(
 }
 
 fn take(state: &mut BTreeMap<String, Tensor>, name: &str) -> Result<Tensor> {
-    state.remove(name).ok_or_else(|| candle_core::Error::Msg(format!("LoRA weights lack {name}")))
+    state
+        .remove(name)
+        .ok_or_else(|| candle_core::Error::Msg(format!("LoRA weights lack {name}")))
 }
 
 /// B A, from `a.weight` (rank, in) and `b.weight` (out, rank).
@@ -209,7 +244,12 @@ mod tests {
     fn logits(config: &SamConfig, params: &Params) -> Tensor {
         let sam = Sam::new(config, params).unwrap();
         let ramp = Tensor::arange(0f32, 3.0 * 64.0 * 64.0, &Device::Cpu).unwrap();
-        let image = (ramp * 0.37).unwrap().sin().unwrap().reshape((1, 3, 64, 64)).unwrap();
+        let image = (ramp * 0.37)
+            .unwrap()
+            .sin()
+            .unwrap()
+            .reshape((1, 3, 64, 64))
+            .unwrap();
         sam.forward_noprompt(&image, Mode::Eval).unwrap()
     }
 
@@ -228,7 +268,11 @@ mod tests {
             let start = logits(&config(Some(rows)), &params);
             let loaded = params.finish();
             let is_update = |name: &String| name.contains("linear_") || name.contains(".w_");
-            assert!(loaded.report.random.iter().all(is_update), "{:?}", loaded.report.random);
+            assert!(
+                loaded.report.random.iter().all(is_update),
+                "{:?}",
+                loaded.report.random
+            );
             assert_eq!(loaded.report.unused, Vec::<String>::new());
             assert!(largest_difference(&start, &expected) < 1e-5);
 
@@ -241,8 +285,14 @@ mod tests {
                     *tensor = wave.reshape(tensor.shape()).unwrap();
                 }
             }
-            let updated = logits(&config(Some(rows)), &Params::new(state.clone(), |_| false, 0));
-            assert!(largest_difference(&updated, &expected) > 1e-3, "the updates do nothing");
+            let updated = logits(
+                &config(Some(rows)),
+                &Params::new(state.clone(), |_| false, 0),
+            );
+            assert!(
+                largest_difference(&updated, &expected) > 1e-3,
+                "the updates do nothing"
+            );
             let merged = merge(state, rows, 32).unwrap();
             assert!(merged.keys().eq(plain.keys()));
             let merged = logits(&config(None), &Params::new(merged, |_| false, 0));

@@ -5,6 +5,8 @@ use candle_nn::ops::sigmoid;
 
 /// Smoothing above and below the Dice fraction (MONAI's default).
 const DICE_SMOOTHING: f64 = 1e-5;
+/// The same in LiteMedSAM's own loss.
+const LITE_DICE_SMOOTHING: f64 = 1e-6;
 
 pub struct DiceCe {
     pub dice: Tensor,
@@ -18,7 +20,10 @@ pub fn dice_ce(logits: &Tensor, labels: &Tensor) -> Result<DiceCe> {
     let n_pixels = labels.elem_count() as f64;
     let log_p = log_softmax(logits)?;
     let cross_entropy = ((&target * log_p)?.sum_all()?.neg()? / n_pixels)?;
-    Ok(DiceCe { dice: dice(&sigmoid(logits)?, &target)?, cross_entropy })
+    Ok(DiceCe {
+        dice: dice(&sigmoid(logits)?, &target)?,
+        cross_entropy,
+    })
 }
 
 /// Cross-entropy of the student's softmax against the teacher's, mean over pixels; both (B, C, H, W).
@@ -33,12 +38,17 @@ pub fn embedding_mse(student: &Tensor, teacher: &Tensor) -> Result<Tensor> {
     (student - teacher)?.sqr()?.mean_all()
 }
 
-/// LiteMedSAM's: squared Dice + binary cross-entropy of one foreground channel; logits and target
-/// (B, 1, H, W), target 0 or 1.
+/// LiteMedSAM's: Dice (denominators not squared) + binary cross-entropy of one foreground channel;
+/// logits and target (B, 1, H, W), target 0 or 1.
 pub fn lite_segmentation_loss(logits: &Tensor, target: &Tensor) -> Result<Tensor> {
     // log(1 + exp(-|x|)) + max(x, 0) - x t
-    let bce = ((logits.abs()?.neg()?.exp()? + 1.0)?.log()? + (logits.relu()? - (logits * target)?)?)?;
-    dice(&sigmoid(logits)?, target)? + bce.mean_all()?
+    let bce =
+        ((logits.abs()?.neg()?.exp()? + 1.0)?.log()? + (logits.relu()? - (logits * target)?)?)?;
+    let p = sigmoid(logits)?;
+    let sum = |x: &Tensor| x.flatten_from(1)?.sum(1);
+    let overlap = ((sum(&(&p * target)?)? * 2.0)? + LITE_DICE_SMOOTHING)?;
+    let total = ((sum(&p)? + sum(target)?)? + LITE_DICE_SMOOTHING)?;
+    (1.0 - (overlap / total)?)?.mean_all()? + bce.mean_all()?
 }
 
 /// Mean over images and classes of 1 - (2 sum(p t) + s) / (sum(p^2) + sum(t^2) + s).

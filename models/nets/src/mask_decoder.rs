@@ -59,7 +59,9 @@ impl MaskDecoder {
         Ok(Self {
             transformer: TwoWayTransformer::new(config.transformer, &params.pp("transformer"))?,
             iou_token: params.pp("iou_token").get((1, dim), "weight", normal)?,
-            mask_tokens: params.pp("mask_tokens").get((n_tokens, dim), "weight", normal)?,
+            mask_tokens: params
+                .pp("mask_tokens")
+                .get((n_tokens, dim), "weight", normal)?,
             upscale0: ConvTranspose2x2::new(dim, dim / 4, &upscaling.pp(0))?,
             upscale_norm1: LayerNorm::new(dim / 4, 1e-6, &upscaling.pp(1))?,
             upscale3: ConvTranspose2x2::new(dim / 4, dim / 8, &upscaling.pp(3))?,
@@ -92,15 +94,26 @@ impl MaskDecoder {
         let point_embedding = if sparse.dim(1)? == 0 {
             output.contiguous()?
         } else {
-            Tensor::cat(&[&output, &sparse.broadcast_as((batch, sparse.dim(1)?, c))?], 1)?
+            Tensor::cat(
+                &[&output, &sparse.broadcast_as((batch, sparse.dim(1)?, c))?],
+                1,
+            )?
         };
-        let source = image_embeddings.broadcast_add(dense)?.broadcast_as((batch, c, h, w))?;
+        let source = image_embeddings
+            .broadcast_add(dense)?
+            .broadcast_as((batch, c, h, w))?;
         let pe = image_pe.broadcast_as((batch, c, h, w))?;
         let (queries, keys) =
-            self.transformer.forward(&source.contiguous()?, &pe.contiguous()?, &point_embedding)?;
+            self.transformer
+                .forward(&source.contiguous()?, &pe.contiguous()?, &point_embedding)?;
 
-        let map = keys.transpose(1, 2)?.contiguous()?.reshape((batch, c, h, w))?;
-        let map = self.upscale_norm1.forward_2d(&self.upscale0.forward(&map)?)?;
+        let map = keys
+            .transpose(1, 2)?
+            .contiguous()?
+            .reshape((batch, c, h, w))?;
+        let map = self
+            .upscale_norm1
+            .forward_2d(&self.upscale0.forward(&map)?)?;
         let map = ops::gelu(&self.upscale3.forward(&ops::gelu(&map)?)?)?;
         let range = match tokens {
             Tokens::Single => 0..1,

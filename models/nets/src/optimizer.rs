@@ -17,7 +17,12 @@ pub struct AdamWConfig {
 impl AdamWConfig {
     /// The reference's values, which are PyTorch's with weight decay 0.1.
     pub fn reference() -> Self {
-        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.1,
+        }
     }
 }
 
@@ -39,8 +44,12 @@ impl AdamW {
             .iter()
             .map(|(name, var)| {
                 let zeros = vec![0.0; var.elem_count()];
-                let slot =
-                    Slot { var: var.clone(), first: zeros.clone(), second: zeros, steps: 0 };
+                let slot = Slot {
+                    var: var.clone(),
+                    first: zeros.clone(),
+                    second: zeros,
+                    steps: 0,
+                };
                 (name.clone(), slot)
             })
             .collect();
@@ -59,11 +68,18 @@ impl AdamW {
         let mut square_sum = 0.0;
         for (name, gradient) in gradients {
             let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-            square_sum += gradient.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
+            square_sum += gradient
+                .iter()
+                .map(|&g| f64::from(g) * f64::from(g))
+                .sum::<f64>();
             values.insert(name.as_str(), gradient);
         }
         let norm = square_sum.sqrt();
-        let scale = if clip_norm > 0.0 && norm > clip_norm { clip_norm / norm } else { 1.0 };
+        let scale = if clip_norm > 0.0 && norm > clip_norm {
+            clip_norm / norm
+        } else {
+            1.0
+        };
         for (name, gradient) in values {
             let slot = self
                 .slots
@@ -92,7 +108,9 @@ impl AdamW {
         for (name, slot) in &mut self.slots {
             let part = |kind: &str| {
                 state.get(&format!("{name}.{kind}")).ok_or_else(|| {
-                    Error::Msg(format!("the checkpoint lacks the optimizer's {name}.{kind}"))
+                    Error::Msg(format!(
+                        "the checkpoint lacks the optimizer's {name}.{kind}"
+                    ))
                 })
             };
             slot.first = part("first")?.flatten_all()?.to_vec1()?;
@@ -112,14 +130,23 @@ impl Slot {
         config: AdamWConfig,
     ) -> Result<()> {
         self.steps += 1;
-        let AdamWConfig { beta1, beta2, eps, weight_decay } = config;
+        let AdamWConfig {
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+        } = config;
         let correction1 = 1.0 - beta1.powi(self.steps as i32);
         let correction2 = (1.0 - beta2.powi(self.steps as i32)).sqrt();
         let keep = (1.0 - learning_rate * weight_decay) as f32;
         let (rate, eps) = ((learning_rate / correction1) as f32, eps as f32);
         let (b1, b2, root) = (beta1 as f32, beta2 as f32, correction2 as f32);
         let shape = self.var.shape().clone();
-        let mut value = self.var.as_detached_tensor().flatten_all()?.to_vec1::<f32>()?;
+        let mut value = self
+            .var
+            .as_detached_tensor()
+            .flatten_all()?
+            .to_vec1::<f32>()?;
         value
             .par_iter_mut()
             .zip(&mut self.first)
@@ -131,6 +158,7 @@ impl Slot {
                 *v = b2 * *v + (1.0 - b2) * g * g;
                 *p = *p * keep - rate * *m / (v.sqrt() / root + eps);
             });
-        self.var.set(&Tensor::from_vec(value, shape, self.var.device())?)
+        self.var
+            .set(&Tensor::from_vec(value, shape, self.var.device())?)
     }
 }

@@ -34,15 +34,17 @@ impl Init {
         };
         match self {
             Self::Const(value) => vec![value; n],
-            Self::Uniform(bound) => {
-                (0..n).map(|_| bound * (2.0 * rng.random::<f32>() - 1.0)).collect()
-            }
+            Self::Uniform(bound) => (0..n)
+                .map(|_| bound * (2.0 * rng.random::<f32>() - 1.0))
+                .collect(),
             Self::Normal(std) => (0..n).map(|_| std * normal(rng) as f32).collect(),
             Self::TruncatedNormal(std) => (0..n)
-                .map(|_| loop {
-                    let z = normal(rng);
-                    if z.abs() <= 2.0 {
-                        return std * z as f32;
+                .map(|_| {
+                    loop {
+                        let z = normal(rng);
+                        if z.abs() <= 2.0 {
+                            return std * z as f32;
+                        }
                     }
                 })
                 .collect(),
@@ -101,13 +103,19 @@ impl Params {
             loaded: Loaded::default(),
             used: BTreeSet::new(),
         };
-        Self { store: Rc::new(RefCell::new(store)), prefix: String::new() }
+        Self {
+            store: Rc::new(RefCell::new(store)),
+            prefix: String::new(),
+        }
     }
 
     /// The sub-tree `name`.
     #[must_use]
     pub fn pp(&self, name: impl std::fmt::Display) -> Self {
-        Self { store: Rc::clone(&self.store), prefix: self.path(&name.to_string()) }
+        Self {
+            store: Rc::clone(&self.store),
+            prefix: self.path(&name.to_string()),
+        }
     }
 
     /// A weight: a variable when it trains, otherwise untracked.
@@ -129,7 +137,11 @@ impl Params {
     pub fn buffer(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Var> {
         let path = self.path(name);
         let var = Var::from_tensor(&self.fetch(&path, &shape.into(), init)?)?;
-        self.store.borrow_mut().loaded.buffers.insert(path, var.clone());
+        self.store
+            .borrow_mut()
+            .loaded
+            .buffers
+            .insert(path, var.clone());
         Ok(var)
     }
 
@@ -137,19 +149,31 @@ impl Params {
     pub fn finish(&self) -> Loaded {
         let mut store = self.store.borrow_mut();
         let mut loaded = std::mem::take(&mut store.loaded);
-        loaded.report.unused =
-            store.checkpoint.keys().filter(|name| !store.used.contains(*name)).cloned().collect();
+        loaded.report.unused = store
+            .checkpoint
+            .keys()
+            .filter(|name| !store.used.contains(*name))
+            .cloned()
+            .collect();
         loaded
     }
 
     fn path(&self, name: &str) -> String {
-        if self.prefix.is_empty() { name.to_owned() } else { format!("{}.{name}", self.prefix) }
+        if self.prefix.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
     }
 
     fn fetch(&self, path: &str, shape: &Shape, init: Init) -> Result<Tensor> {
         let store = &mut *self.store.borrow_mut();
         let plain = crate::lora::plain_name(path);
-        let key = if store.checkpoint.contains_key(path) { path } else { plain.as_str() };
+        let key = if store.checkpoint.contains_key(path) {
+            path
+        } else {
+            plain.as_str()
+        };
         if let Some(tensor) = store.checkpoint.get(key) {
             store.used.insert(key.to_owned());
             if tensor.shape() == shape {
@@ -163,7 +187,11 @@ impl Params {
         hash.update(store.seed.to_le_bytes());
         hash.update(path);
         let mut rng = ChaCha8Rng::from_seed(hash.finalize().into());
-        Tensor::from_vec(init.draw(shape.elem_count(), &mut rng), shape.clone(), &Device::Cpu)
+        Tensor::from_vec(
+            init.draw(shape.elem_count(), &mut rng),
+            shape.clone(),
+            &Device::Cpu,
+        )
     }
 }
 
@@ -174,7 +202,11 @@ impl Loaded {
         let mut state: BTreeMap<String, Tensor> = live
             .map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?)))
             .collect::<Result<_>>()?;
-        state.extend(self.frozen.iter().map(|(name, t)| (name.clone(), t.clone())));
+        state.extend(
+            self.frozen
+                .iter()
+                .map(|(name, t)| (name.clone(), t.clone())),
+        );
         Ok(state)
     }
 

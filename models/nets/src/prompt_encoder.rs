@@ -41,8 +41,7 @@ pub struct PromptEncoder {
 impl PromptEncoder {
     pub fn new(config: PromptEncoderConfig, params: &Params) -> Result<Self> {
         let dim = config.embed_dim;
-        let embedding =
-            |params: Params| params.get((1, dim), "weight", Init::Normal(1.0));
+        let embedding = |params: Params| params.get((1, dim), "weight", Init::Normal(1.0));
         Ok(Self {
             config,
             positional_encoding_gaussian_matrix: params.pp("pe_layer").get(
@@ -65,7 +64,11 @@ impl PromptEncoder {
 
     /// Sparse tokens (B, n, C) and dense embedding (B, C, h, w); without any prompt B is 1, n 0.
     pub fn forward(&self, prompts: Prompts) -> Result<(Tensor, Tensor)> {
-        let Prompts { points, boxes, masks } = prompts;
+        let Prompts {
+            points,
+            boxes,
+            masks,
+        } = prompts;
         let batch = points
             .map(|(coords, _)| coords)
             .or(boxes)
@@ -83,14 +86,19 @@ impl PromptEncoder {
         }
         if let Some(boxes) = boxes {
             let corners = self.embed_boxes(boxes)?;
-            sparse =
-                if points.is_some() { Tensor::cat(&[&sparse, &corners], 1)? } else { corners };
+            sparse = if points.is_some() {
+                Tensor::cat(&[&sparse, &corners], 1)?
+            } else {
+                corners
+            };
         }
         let dense = match masks {
             Some(masks) => self.mask_downscaling.forward(masks)?,
             None => {
                 let [h, w] = self.config.image_embedding_size;
-                self.no_mask_embed.reshape((1, dim, 1, 1))?.broadcast_as((batch, dim, h, w))?
+                self.no_mask_embed
+                    .reshape((1, dim, 1, 1))?
+                    .broadcast_as((batch, dim, h, w))?
             }
         };
         Ok((sparse, dense))
@@ -108,7 +116,10 @@ impl PromptEncoder {
         }
         let device = self.no_mask_embed.device();
         let centres = Tensor::from_vec(centres, (h * w, 2), device)?;
-        self.encode(&centres)?.t()?.contiguous()?.reshape((1, self.config.embed_dim, h, w))
+        self.encode(&centres)?
+            .t()?
+            .contiguous()?
+            .reshape((1, self.config.embed_dim, h, w))
     }
 
     /// (.., 2) in 0..=1 -> (.., C)
@@ -141,8 +152,7 @@ impl PromptEncoder {
             labels.eq(value)?.to_dtype(coords.dtype())?.unsqueeze(2)
         };
         let nothing = is(-1.0)?;
-        let mut tokens =
-            self.encode(&coords)?.broadcast_mul(&(1.0 - &nothing)?)?;
+        let mut tokens = self.encode(&coords)?.broadcast_mul(&(1.0 - &nothing)?)?;
         for (mask, embedding) in [
             (nothing, &self.not_a_point_embed),
             (is(0.0)?, &self.point_embeddings[0]),
@@ -177,10 +187,25 @@ struct MaskDownscaling {
 impl MaskDownscaling {
     fn new(mask_in_chans: usize, dim: usize, params: &Params) -> Result<Self> {
         let halve = |inputs, outputs, params: &Params| {
-            Conv2d::new(ConvShape { inputs, outputs, kernel: 2, stride: 2, padding: 0 }, params)
+            Conv2d::new(
+                ConvShape {
+                    inputs,
+                    outputs,
+                    kernel: 2,
+                    stride: 2,
+                    padding: 0,
+                },
+                params,
+            )
         };
         let (quarter, full) = (mask_in_chans / 4, mask_in_chans);
-        let last = ConvShape { inputs: full, outputs: dim, kernel: 1, stride: 1, padding: 0 };
+        let last = ConvShape {
+            inputs: full,
+            outputs: dim,
+            kernel: 1,
+            stride: 1,
+            padding: 0,
+        };
         Ok(Self {
             conv0: halve(1, quarter, &params.pp(0))?,
             norm1: LayerNorm::new(quarter, 1e-6, &params.pp(1))?,

@@ -53,11 +53,15 @@ impl SamConfig {
                 && match method {
                     Method::Vanilla => true,
                     Method::Adapter => encoder.contains("_Adapter."),
-                    Method::Lora => encoder.contains(".linear_a_") || encoder.contains(".linear_b_"),
+                    Method::Lora => {
+                        encoder.contains(".linear_a_") || encoder.contains(".linear_b_")
+                    }
                 };
         }
         match method {
-            Method::Vanilla => name != "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+            Method::Vanilla => {
+                name != "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+            }
             Method::Adapter => {
                 name.contains("Adapter.")
                     || name.starts_with("mask_decoder.mask_tokens.")
@@ -108,7 +112,11 @@ impl Sam {
                         embedding_dim: encoder.out_chans,
                         num_heads: 8,
                         mlp_dim: 2048,
-                        lora_rank: config.lora.as_ref().filter(|it| it.decoder).map(|it| it.rank),
+                        lora_rank: config
+                            .lora
+                            .as_ref()
+                            .filter(|it| it.decoder)
+                            .map(|it| it.rank),
                         adapter_depth: config.adapter.as_ref().map_or(0, |it| it.decoder_depth),
                     },
                     num_cls: config.num_cls,
@@ -131,19 +139,25 @@ impl Sam {
     pub fn decode(&self, embedding: &Tensor, prompts: Prompts, tokens: Tokens) -> Result<Decoded> {
         let (sparse, dense) = self.prompt_encoder.forward(prompts)?;
         let pe = self.prompt_encoder.dense_pe()?;
-        self.mask_decoder.forward(embedding, &pe, (&sparse, &dense), tokens)
+        self.mask_decoder
+            .forward(embedding, &pe, (&sparse, &dense), tokens)
     }
 
     /// Class logits (B, num_cls, 4g, 4g) without prompt.
     pub fn forward_noprompt(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let embedding = self.embed(images, mode)?;
-        Ok(self.decode(&embedding, Prompts::default(), Tokens::Classes)?.masks)
+        Ok(self
+            .decode(&embedding, Prompts::default(), Tokens::Classes)?
+            .masks)
     }
 
     /// Logits (B, 1, 4g, 4g) of the single-mask token for boxes (B, N, 4) in px of the frame.
     pub fn forward_boxes(&self, images: &Tensor, boxes: &Tensor, mode: Mode) -> Result<Tensor> {
         let embedding = self.embed(images, mode)?;
-        let prompts = Prompts { boxes: Some(boxes), ..Prompts::default() };
+        let prompts = Prompts {
+            boxes: Some(boxes),
+            ..Prompts::default()
+        };
         Ok(self.decode(&embedding, prompts, Tokens::Single)?.masks)
     }
 }

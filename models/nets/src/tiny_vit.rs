@@ -63,7 +63,10 @@ impl TinyVitConfig {
 
     /// LiteMedSAM: 256 px, embedding 64 x 64.
     pub fn lite_medsam() -> Self {
-        Self { stem: Stem::Pointwise, ..Self::mobile_sam(256) }
+        Self {
+            stem: Stem::Pointwise,
+            ..Self::mobile_sam(256)
+        }
     }
 
     /// Side of the embedding.
@@ -112,7 +115,9 @@ impl TinyVit {
                     num_heads: config.num_heads[stage],
                     window_size: config.window_sizes[stage],
                     mlp_ratio: config.mlp_ratio,
-                    lora: lora.filter(|it| it.encoder_stages.contains(&(stage - 1))).cloned(),
+                    lora: lora
+                        .filter(|it| it.encoder_stages.contains(&(stage - 1)))
+                        .cloned(),
                     adapter: adapter.is_some_and(|it| it.encoder_stages.contains(&(stage - 1))),
                 };
                 (0..config.depths[stage])
@@ -179,14 +184,23 @@ impl TinyVit {
 fn patch_embed(config: &TinyVitConfig, params: &Params) -> Result<Vec<Conv2dBn>> {
     let (inputs, dim) = (config.in_chans, config.embed_dims[0]);
     if !config.img_size.is_multiple_of(64) {
-        bail!("image size {} px: TinyViT needs a multiple of 64", config.img_size);
+        bail!(
+            "image size {} px: TinyViT needs a multiple of 64",
+            config.img_size
+        );
     }
     let (kernel, stride, padding) = match config.stem {
         Stem::Pointwise => (1, 1, 0),
         Stem::Stride2 | Stem::Stride4 => (3, 2, 1),
     };
     let conv = |index: usize, inputs, outputs| {
-        let shape = ConvShape { inputs, outputs, kernel, stride, padding };
+        let shape = ConvShape {
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            padding,
+        };
         Conv2dBn::new(shape, &params.pp(index))
     };
     match config.stem {
@@ -206,9 +220,20 @@ struct Neck {
 
 impl Neck {
     fn new(inputs: usize, outputs: usize, params: &Params) -> Result<Self> {
-        let pointwise = ConvShape { inputs, outputs, kernel: 1, stride: 1, padding: 0 };
-        let square =
-            ConvShape { inputs: outputs, outputs, kernel: 3, stride: 1, padding: 1 };
+        let pointwise = ConvShape {
+            inputs,
+            outputs,
+            kernel: 1,
+            stride: 1,
+            padding: 0,
+        };
+        let square = ConvShape {
+            inputs: outputs,
+            outputs,
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
         Ok(Self {
             conv1: Conv2d::without_bias(pointwise, &params.pp(0))?,
             norm1: LayerNorm::new(outputs, 1e-6, &params.pp(1))?,

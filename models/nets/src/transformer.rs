@@ -189,7 +189,9 @@ impl Attention {
     fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
         let split = |x: Tensor| -> Result<Tensor> {
             let (b, n, c) = x.dims3()?;
-            x.reshape((b, n, self.num_heads, c / self.num_heads))?.transpose(1, 2)?.contiguous()
+            x.reshape((b, n, self.num_heads, c / self.num_heads))?
+                .transpose(1, 2)?
+                .contiguous()
         };
         let q = split(self.q_proj.forward(q)?)?;
         let k = split(self.k_proj.forward(k)?)?;
@@ -197,7 +199,10 @@ impl Attention {
         let (b, heads, n, head_dim) = q.dims4()?;
         let scale = 1.0 / (head_dim as f64).sqrt();
         let y = ops::attention(&q, &k, &v, None, scale)?;
-        let y = y.transpose(1, 2)?.contiguous()?.reshape((b, n, heads * head_dim))?;
+        let y = y
+            .transpose(1, 2)?
+            .contiguous()?
+            .reshape((b, n, heads * head_dim))?;
         self.out_proj.forward(&y)
     }
 }

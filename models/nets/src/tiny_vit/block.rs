@@ -115,7 +115,12 @@ struct Attention {
 
 impl Attention {
     fn new(config: &BlockConfig, params: &Params) -> Result<Self> {
-        let BlockConfig { dim, num_heads, window_size: side, .. } = *config;
+        let BlockConfig {
+            dim,
+            num_heads,
+            window_size: side,
+            ..
+        } = *config;
         let n = side * side;
         let columns: Vec<u32> = (0..n * n)
             .map(|pair| {
@@ -152,7 +157,8 @@ impl Attention {
             .reshape((self.num_heads, n, n))?;
         let scale = 1.0 / (head_dim as f64).sqrt();
         let y = ops::attention(&part(0)?, &part(1)?, &part(2)?, Some(&bias), scale)?;
-        self.proj.forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))?)
+        self.proj
+            .forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))?)
     }
 }
 

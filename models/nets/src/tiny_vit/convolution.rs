@@ -7,7 +7,13 @@ use crate::params::Params;
 use crate::{Mode, ops};
 
 fn pointwise(inputs: usize, outputs: usize) -> ConvShape {
-    ConvShape { inputs, outputs, kernel: 1, stride: 1, padding: 0 }
+    ConvShape {
+        inputs,
+        outputs,
+        kernel: 1,
+        stride: 1,
+        padding: 0,
+    }
 }
 
 /// Inverted bottleneck with a residual.
@@ -45,7 +51,11 @@ pub struct PatchMerging {
 impl PatchMerging {
     pub fn new(dim: usize, out_dim: usize, params: &Params) -> Result<Self> {
         // Upstream keeps the grid before the last stage, which it knows by its width.
-        let stride = if matches!(out_dim, 320 | 448 | 576) { 1 } else { 2 };
+        let stride = if matches!(out_dim, 320 | 448 | 576) {
+            1
+        } else {
+            2
+        };
         Ok(Self {
             conv1: Conv2dBn::new(pointwise(dim, out_dim), &params.pp("conv1"))?,
             conv2: Conv2dBn::depthwise(out_dim, stride, &params.pp("conv2"))?,
