@@ -13,6 +13,7 @@ pub(crate) struct Folder {
 
 impl Folder {
     /// `None`, loudly, when there are no fixtures and none are required.
+    #[expect(clippy::print_stdout, reason = "a skipped check must be seen")]
     pub(crate) fn open() -> Option<Self> {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let path = std::env::var_os("SCANSIDE_FIXTURES").map_or_else(

@@ -190,3 +190,70 @@ impl Samples {
         Self((0..native).map(sample).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(fit: Fit) -> InputRules {
+        InputRules {
+            size: 64,
+            fit,
+            window: Window::MinMax,
+            normalize: Normalize::MinMax,
+        }
+    }
+
+    #[test]
+    fn the_longest_side_fills_the_frame_and_the_rest_is_zero() {
+        let image = Image {
+            rows: 10,
+            cols: 20,
+            channels: 1,
+            data: (0..200).map(|v| v as f32).collect(),
+        };
+        let (chw, placement) = rules(Fit::LongestSidePad).prepare(&image);
+        assert_eq!(chw.len(), 3 * 64 * 64);
+        assert_eq!((placement.scaled_rows, placement.scaled_cols), (32, 64));
+        assert!(chw[32 * 64..64 * 64].iter().all(|&v| v == 0.0));
+        assert!(chw[..32 * 64].iter().any(|&v| v > 0.9));
+        assert_eq!(
+            chw[..64 * 64],
+            chw[64 * 64..2 * 64 * 64],
+            "grey is repeated"
+        );
+    }
+
+    #[test]
+    fn labels_survive_the_way_to_the_frame_and_back() {
+        for (fit, rows, cols) in [
+            (Fit::LongestSidePad, 48, 96),
+            (Fit::LongestSidePad, 100, 70),
+            (Fit::Stretch, 33, 90),
+        ] {
+            let mut labels = LabelMap::new(rows, cols);
+            for row in rows / 4..rows / 2 {
+                labels.data[row * cols + cols / 3..row * cols + cols / 2].fill(1);
+            }
+            let placement = rules(fit).placement(rows, cols);
+            let frame = placement.labels_to_frame(&labels, 64);
+            let logits: Vec<f32> = [0u8, 1]
+                .iter()
+                .flat_map(|class| {
+                    frame
+                        .data
+                        .iter()
+                        .map(move |l| f32::from(u8::from(l == class)))
+                })
+                .collect();
+            let back = placement.labels_from_logits(&Logits {
+                classes: 2,
+                rows: 64,
+                cols: 64,
+                data: logits,
+            });
+            let dice = crate::mask::Overlap::of(&back, &labels, 1).dice().unwrap();
+            assert!(dice > 0.93, "{fit:?} {rows} x {cols}: {dice}");
+        }
+    }
+}

@@ -243,3 +243,78 @@ impl std::ops::AddAssign for Overlap {
         self.truth += other.truth;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Case {
+        name: String,
+        size: [usize; 2],
+        ones: Option<Vec<usize>>,
+        counts: String,
+        area: usize,
+        bbox: BoundingBox,
+    }
+
+    /// Made by pycocotools: tests/golden/make_contract.py
+    const CASES: &str = include_str!("../../../tests/golden/contract.json");
+
+    #[test]
+    fn run_lengths_equal_pycocotools() {
+        for case in serde_json::from_str::<Vec<Case>>(CASES).unwrap() {
+            let name = &case.name;
+            let rle = Rle {
+                size: case.size,
+                counts: case.counts,
+            };
+            let mut labels = LabelMap::new(case.size[0], case.size[1]);
+            rle.paint(&mut labels, 3).unwrap();
+            if let Some(ones) = case.ones {
+                let painted: Vec<usize> = (0..labels.data.len())
+                    .filter(|&i| labels.data[i] == 3)
+                    .collect();
+                assert_eq!(painted, ones, "{name}");
+            }
+            assert_eq!(labels.rle(3), rle, "{name}");
+            assert_eq!(labels.area_px(3), case.area, "{name}");
+            let expected = (case.area > 0).then_some(case.bbox);
+            assert_eq!(labels.bounding_box(3), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn bad_run_lengths_are_errors() {
+        let mut labels = LabelMap::new(4, 4);
+        for (counts, is_expected) in [
+            (
+                "",
+                (|e| matches!(e, RleError::Length { runs: 0, .. })) as fn(&RleError) -> bool,
+            ),
+            ("P", |e| matches!(e, RleError::Truncated)),
+            ("\u{e9}", |e| matches!(e, RleError::Alphabet(_))),
+            ("9", |e| matches!(e, RleError::Length { .. })),
+        ] {
+            let rle = Rle {
+                size: [4, 4],
+                counts: counts.to_owned(),
+            };
+            let error = rle.paint(&mut labels, 1).unwrap_err();
+            assert!(is_expected(&error), "{counts:?}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn overlap_of_absent_classes_has_no_dice() {
+        let (mut a, mut b) = (LabelMap::new(2, 2), LabelMap::new(2, 2));
+        assert_eq!(Overlap::of(&a, &b, 1).dice(), None);
+        a.data = vec![1, 1, 0, 0];
+        b.data = vec![1, 0, 0, 1];
+        let overlap = Overlap::of(&a, &b, 1);
+        assert_eq!(
+            (overlap.dice(), overlap.iou()),
+            (Some(0.5), Some(1.0 / 3.0))
+        );
+    }
+}

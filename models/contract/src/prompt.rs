@@ -53,7 +53,9 @@ pub fn top_boxes(labels: &LabelMap, count: usize) -> TopBoxes {
     for component in components.iter().take(count) {
         let mask = mask_of(component, labels);
         boxes.extend(tight_box(&mask, 0.0));
-        component.iter().for_each(|&at| kept.data[at] = 1);
+        for &at in component {
+            kept.data[at] = 1;
+        }
     }
     let last = boxes.last().copied().unwrap_or(BoxPrompt {
         x0: 0.0,
@@ -94,7 +96,9 @@ pub fn interior_points(labels: &LabelMap, count: usize, ratio: f64) -> Vec<Vec<(
 
 fn mask_of(component: &[usize], labels: &LabelMap) -> LabelMap {
     let mut mask = LabelMap::new(labels.rows, labels.cols);
-    component.iter().for_each(|&at| mask.data[at] = 1);
+    for &at in component {
+        mask.data[at] = 1;
+    }
     mask
 }
 

@@ -36,7 +36,7 @@ pub enum CheckpointError {
     Tensor {
         path: PathBuf,
         name: String,
-        source: candle_core::Error,
+        source: Box<candle_core::Error>,
     },
 }
 
@@ -132,7 +132,7 @@ fn tensor_error(path: &Path, name: &str, source: candle_core::Error) -> Checkpoi
     CheckpointError::Tensor {
         path: path.to_owned(),
         name: name.to_owned(),
-        source,
+        source: Box::new(source),
     }
 }
 

@@ -1,1 +1,0 @@
-//! PNG, JPEG and TIFF.
