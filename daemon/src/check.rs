@@ -1,0 +1,95 @@
+//! `scansided check`: reads the configuration as `run` does and tries everything that `run` needs.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use segmenter::Segmenter;
+
+use crate::config::Config;
+use crate::failure::chain;
+
+/// Prints a line for each thing that was tried; false when one failed.
+pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
+    let config = match Config::read(path) {
+        Ok(config) => config,
+        Err(error) => {
+            writeln!(out, "FAIL  {}", chain(&error))?;
+            return Ok(false);
+        }
+    };
+    writeln!(
+        out,
+        "ok    {}: every key is known and in range",
+        path.display()
+    )?;
+    let mut findings = vec![state(&config)];
+    findings.extend(config.folder.iter().map(|folder| {
+        writable(&folder.directory)
+            .map(|()| format!("folder `{}`: {}", folder.name, folder.directory.display()))
+            .map_err(|problem| format!("folder `{}`: {problem}", folder.name))
+    }));
+    let credentials = [&config.mqtt.username_file, &config.mqtt.password_file];
+    findings.extend(credentials.into_iter().flatten().map(|file| {
+        fs::read_to_string(file)
+            .map(|_| format!("credentials: {}", file.display()))
+            .map_err(|error| format!("credentials: cannot read {}: {error}", file.display()))
+    }));
+    findings.push(bundle(&config.model.bundle));
+    let mut good = true;
+    for finding in findings {
+        match finding {
+            Ok(words) => writeln!(out, "ok    {words}")?,
+            Err(words) => {
+                good = false;
+                writeln!(out, "FAIL  {words}")?;
+            }
+        }
+    }
+    Ok(good)
+}
+
+type Finding = Result<String, String>;
+
+fn state(config: &Config) -> Finding {
+    let directory = &config.state.directory;
+    fs::create_dir_all(directory).map_err(|error| {
+        format!(
+            "state: cannot create {}: {error}; check the rights above it",
+            directory.display()
+        )
+    })?;
+    writable(directory).map_err(|problem| format!("state: {problem}"))?;
+    let free = crate::disk::free_bytes(directory).unwrap_or(u64::MAX);
+    if free < config.state.min_free_bytes {
+        return Err(format!(
+            "state: {} has {free} bytes free, `min_free_bytes` is {}; nothing would be accepted",
+            directory.display(),
+            config.state.min_free_bytes
+        ));
+    }
+    Ok(format!("state: {}", directory.display()))
+}
+
+/// Reads the folder, then makes and removes a hidden file as the daemon would.
+fn writable(folder: &Path) -> Result<(), String> {
+    let name = folder.display();
+    fs::read_dir(folder)
+        .map_err(|error| format!("cannot read {name}: {error}; create it or give read access"))?;
+    let probe = folder.join(".scansided-check");
+    fs::write(&probe, b"")
+        .and_then(|()| fs::remove_file(&probe))
+        .map_err(|error| format!("cannot write in {name}: {error}; give this user write access"))
+}
+
+fn bundle(path: &Path) -> Finding {
+    let segmenter = Segmenter::open(path)
+        .map_err(|error| format!("bundle {}: {}", path.display(), chain(&error)))?;
+    let manifest = segmenter.manifest();
+    Ok(format!(
+        "bundle {}: {} {}, every file verified, golden masks reproduced",
+        path.display(),
+        manifest.name,
+        manifest.version
+    ))
+}

@@ -1,0 +1,219 @@
+//! What was typed, and the commands that only print. Exit codes: 0 done, 1 something failed (said on
+//! standard error, or in the printed lines), 2 wrong usage.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+use segmenter::Segmenter;
+use segmenter::decode::Limits;
+use serde_json::json;
+
+use crate::config::Config;
+use crate::encode::{Origin, Report, Speaker};
+use crate::failure::{Failure, Reason, chain};
+use crate::job::boot_id;
+use crate::outbox::{Outbox, OutboxError};
+use crate::segment::{Found, segment};
+use crate::{RunError, clock};
+
+/// Every image in the inbox becomes masks on MQTT. For research use; not a medical device.
+///
+/// Exit codes: 0 done, 1 something failed, 2 wrong usage. The log goes to standard error;
+/// SCANSIDE_LOG=debug says more.
+#[derive(Debug, Parser)]
+#[command(name = "scansided", version)]
+pub struct Cli {
+    /// Write the log as JSON lines.
+    #[arg(long, global = true)]
+    pub log_json: bool,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch the inboxes and publish until SIGTERM.
+    Run {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Segment files and print one JSON line for each: the object that MQTT carries, or an error.
+    Segment(SegmentArgs),
+    /// Explain what is wrong with a configuration, its folders and its bundle.
+    Check {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// The count of everything that came in (the daemon must not be running).
+    Ledger {
+        #[command(subcommand)]
+        action: LedgerAction,
+    },
+    /// Print the JSON Schema of a result.
+    Schema,
+    /// Broker, phantom images, daemon and subscriber in one process: everything works, see here.
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::Args),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SegmentArgs {
+    /// Bundle directory or `.tar`.
+    #[arg(long)]
+    pub bundle: PathBuf,
+    /// Also write a PNG of each frame with its masks here.
+    #[arg(long, value_name = "DIR")]
+    pub overlay: Option<PathBuf>,
+    #[arg(required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum LedgerAction {
+    /// Print the counters.
+    Show {
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Print the equation; exit code 1 when it does not hold.
+    Verify {
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    #[error("{} has no outbox yet; was the daemon ever started with this configuration?", .0.display())]
+    NoOutbox(PathBuf),
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Prints a line for each file; false when one failed.
+pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, CliError> {
+    let segmenter = Segmenter::open(&args.bundle).map_err(|source| RunError::Bundle {
+        path: args.bundle.clone(),
+        source,
+    })?;
+    let speaker = Speaker {
+        node: "cli".to_owned(),
+        boot: boot_id(),
+        model: segmenter.manifest().into(),
+        inline_max_bytes: usize::MAX,
+    };
+    if let Some(folder) = &args.overlay {
+        fs::create_dir_all(folder).map_err(|source| CliError::Write {
+            path: folder.clone(),
+            source,
+        })?;
+    }
+    let mut all_good = true;
+    for file in &args.files {
+        match segment_file(&segmenter, file) {
+            Ok(mut found) => {
+                if let Some(folder) = &args.overlay {
+                    write_overlays(folder, file, &found, segmenter.manifest())?;
+                }
+                found.labels.clear();
+                let report = report(&speaker, found);
+                let line = serde_json::to_string(&report).expect("a report is plain data");
+                writeln!(out, "{line}")?;
+            }
+            Err(failure) => {
+                all_good = false;
+                let Reason {
+                    code,
+                    words,
+                    remedy,
+                } = failure.reason();
+                let file = file.display().to_string();
+                let line = json!({
+                    "schema": "error/1", "file": file, "code": code, "words": words,
+                    "remedy": remedy,
+                });
+                writeln!(out, "{line}")?;
+            }
+        }
+        out.flush()?;
+    }
+    Ok(all_good)
+}
+
+fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Found, Failure> {
+    let bytes = fs::read(file).map_err(Failure::Input)?;
+    segment(segmenter, &Limits::STANDARD, &bytes)
+}
+
+fn report(speaker: &Speaker, found: Found) -> Report {
+    let origin = Origin {
+        source: "cli".to_owned(),
+        received_at: clock::now(),
+        wait_ms: 0.0,
+    };
+    speaker.report(found, &origin)
+}
+
+/// `<stem>-<start of the file's digest>[-<frame>].png`.
+pub(crate) fn write_overlays(
+    folder: &Path,
+    file: &Path,
+    found: &Found,
+    manifest: &contract::Manifest,
+) -> Result<Vec<PathBuf>, CliError> {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    let digest = &found.sha256[..8];
+    let mut paths = Vec::new();
+    for (index, (frame, labels)) in found.frames.iter().zip(&found.labels).enumerate() {
+        let number = if found.frames.len() > 1 {
+            format!("-{index}")
+        } else {
+            String::new()
+        };
+        let path = folder.join(format!("{stem}-{digest}{number}.png"));
+        let png = segmenter::overlay::overlay_png(frame, labels, &manifest.classes);
+        fs::write(&path, png).map_err(|source| CliError::Write {
+            path: path.clone(),
+            source,
+        })?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// Prints the ledger; false when `verify` finds that it does not balance.
+pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliError> {
+    let (LedgerAction::Show { config } | LedgerAction::Verify { config }) = action;
+    let state = Config::read(config)?.state.directory;
+    if !state.join("outbox.redb").exists() {
+        return Err(CliError::NoOutbox(state));
+    }
+    let ledger = Outbox::open(&state)?.ledger()?;
+    if let LedgerAction::Show { .. } = action {
+        let line = serde_json::to_string(&ledger).expect("a ledger is plain data");
+        writeln!(out, "{line}")?;
+        return Ok(true);
+    }
+    let sign = if ledger.balances() { "=" } else { "!=" };
+    writeln!(
+        out,
+        "received {} {sign} published {} + pending {} + quarantined {} + rejected {}",
+        ledger.received, ledger.published, ledger.pending, ledger.quarantined, ledger.rejected
+    )?;
+    Ok(ledger.balances())
+}
+
+/// An error with its causes, for people.
+pub fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    chain(error)
+}

@@ -1,0 +1,188 @@
+use std::time::Duration;
+
+use contract::mask::Rle;
+use segmenter::Timing;
+use segmenter::result::Instance;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Entry, Image, Model, Origin, RESULT_SCHEMA, Report, Speaker};
+use crate::job;
+use crate::segment::Found;
+
+fn speaker(inline_max_bytes: usize) -> Speaker {
+    Speaker {
+        node: "box-1".into(),
+        boot: Uuid::from_u128(7),
+        model: Model {
+            name: "lv".into(),
+            version: "1.0.0".into(),
+            digest: "d".repeat(64),
+            precision: contract::manifest::Precision::Int8,
+        },
+        inline_max_bytes,
+    }
+}
+
+fn report(speaker: &Speaker, instances: usize) -> Report {
+    let sha256 = job::sha256(b"file");
+    let instance = |frame| Instance {
+        id: 1,
+        label: "cavity".into(),
+        frame,
+        bbox: [1, 2, 3, 4],
+        area_px: 12,
+        area_mm2: (frame == 0).then_some(24.0),
+        mask: Rle {
+            size: [8, 8],
+            counts: "0".repeat(500),
+        },
+    };
+    let found = Found {
+        image: Image {
+            sha256: sha256.clone(),
+            rows: 8,
+            cols: 8,
+            frames: 1,
+            spacing_mm: Some([1.4, 1.4]),
+            modality: None,
+        },
+        sha256,
+        instances: (0..instances).map(instance).collect(),
+        warnings: Vec::new(),
+        decode: Duration::from_micros(1500),
+        timing: Timing::default(),
+        frames: Vec::new(),
+        labels: Vec::new(),
+    };
+    let origin = Origin {
+        source: "inbox".into(),
+        received_at: "2026-11-24T00:00:00.000Z".into(),
+        wait_ms: 1.0,
+    };
+    speaker.report(found, &origin)
+}
+
+/// The part of JSON Schema that the shipped schema uses; another keyword is a failure.
+fn check(schema: &Value, value: &Value, place: &str) {
+    for (keyword, rule) in schema.as_object().unwrap() {
+        match keyword.as_str() {
+            "$schema" | "$id" | "title" | "description" | "format" => {}
+            "const" => assert_eq!(value, rule, "{place}"),
+            "enum" => assert!(rule.as_array().unwrap().contains(value), "{place}: {value}"),
+            "type" => {
+                let kind = match value {
+                    Value::Null => "null",
+                    Value::Bool(_) => "boolean",
+                    Value::Number(number) if number.is_f64() => "number",
+                    Value::Number(_) => "integer",
+                    Value::String(_) => "string",
+                    Value::Array(_) => "array",
+                    Value::Object(_) => "object",
+                };
+                let allowed =
+                    |name: &Value| name == kind || (name == "number" && kind == "integer");
+                let ok = rule
+                    .as_array()
+                    .map_or(allowed(rule), |names| names.iter().any(allowed));
+                assert!(ok, "{place}: {kind} is not {rule}");
+            }
+            "required" => {
+                for key in rule.as_array().unwrap() {
+                    assert!(
+                        value.get(key.as_str().unwrap()).is_some(),
+                        "{place}: {key} is missing"
+                    );
+                }
+            }
+            "properties" => {
+                for (key, value) in value.as_object().into_iter().flatten() {
+                    let rule = rule
+                        .get(key)
+                        .unwrap_or_else(|| panic!("{place}.{key} is unknown"));
+                    check(rule, value, &format!("{place}.{key}"));
+                }
+            }
+            "items" => {
+                for (index, value) in value.as_array().into_iter().flatten().enumerate() {
+                    check(rule, value, &format!("{place}[{index}]"));
+                }
+            }
+            "minItems" => {
+                let items = value
+                    .as_array()
+                    .map_or(u64::MAX, |items| items.len() as u64);
+                assert!(items >= rule.as_u64().unwrap(), "{place}");
+            }
+            "maxItems" => {
+                let items = value.as_array().map_or(0, |items| items.len() as u64);
+                assert!(items <= rule.as_u64().unwrap(), "{place}");
+            }
+            "minimum" => assert!(value.as_f64() >= rule.as_f64(), "{place}"),
+            other => panic!("{place}: the check does not know `{other}`"),
+        }
+    }
+}
+
+#[test]
+fn results_obey_the_shipped_schema() {
+    let schema: Value = serde_json::from_str(RESULT_SCHEMA).unwrap();
+    let speaker = speaker(2000);
+    for instances in [0, 1, 3, 100] {
+        let first = &speaker.messages(report(&speaker, instances))[0];
+        check(
+            &schema,
+            &serde_json::from_slice(&first.payload).unwrap(),
+            "result",
+        );
+    }
+    let full = serde_json::to_value(report(&speaker, 1)).unwrap();
+    for key in schema["required"].as_array().unwrap() {
+        assert!(full.get(key.as_str().unwrap()).is_some(), "{key}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "result.patient_name is unknown")]
+fn the_schema_check_finds_an_extra_field() {
+    let mut value = serde_json::to_value(report(&speaker(9999), 1)).unwrap();
+    value["patient_name"] = json!("x");
+    check(
+        &serde_json::from_str(RESULT_SCHEMA).unwrap(),
+        &value,
+        "result",
+    );
+}
+
+#[test]
+fn a_large_result_is_split_and_joins_again() {
+    let speaker = speaker(2000);
+    let whole = report(&speaker, 10);
+    let messages = speaker.messages(whole.clone());
+    assert!(messages.iter().all(|message| message.payload.len() <= 2000));
+    assert_eq!(messages[0].topic, "result/inbox");
+    let first: Report = serde_json::from_slice(&messages[0].payload).unwrap();
+    let masks = first.masks.unwrap();
+    assert_eq!(masks.parts, messages.len() - 1);
+    assert_eq!(messages[1].topic, format!("mask/{}/1", whole.job_id));
+    let joined: Vec<u8> = messages[1..]
+        .iter()
+        .flat_map(|message| message.payload.clone())
+        .collect();
+    assert_eq!(
+        (joined.len(), job::sha256(&joined)),
+        (masks.bytes, masks.sha256)
+    );
+    let entries: Vec<Entry> = serde_json::from_slice(&joined).unwrap();
+    assert_eq!(entries, whole.instances);
+}
+
+#[test]
+fn bare_instances_stay_in_the_result_while_they_fit() {
+    let speaker = speaker(2000);
+    let first = &speaker.messages(report(&speaker, 5))[0];
+    let report: Report = serde_json::from_slice(&first.payload).unwrap();
+    assert_eq!(report.instances.len(), 5);
+    assert!(matches!(report.instances[0], Entry::Bare(_)));
+    assert!(report.warnings.is_empty());
+}

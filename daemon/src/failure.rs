@@ -1,0 +1,95 @@
+//! What can go wrong with one image, and what that means for it: all of these end in quarantine with
+//! a code, words and a remedy. What is wrong with the box itself is `outbox::OutboxError`.
+
+use segmenter::decode::DecodeError;
+use segmenter::infer::InferError;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    Decode(#[from] DecodeError),
+    #[error("{0}")]
+    Infer(#[from] InferError),
+    #[error("the file of an accepted image cannot be read: {0}")]
+    Input(std::io::Error),
+    #[error("the program stopped {attempts} times while it worked on this image")]
+    CrashLoop { attempts: u32 },
+    #[error("internal error while working on this image: {message}")]
+    Panic { message: String },
+    #[error("the file has {bytes} bytes, the limit is {limit}")]
+    FileTooLarge { bytes: u64, limit: u64 },
+    #[error("a message of {bytes} bytes for this image is above the broker's limit of {limit}")]
+    MessageTooLarge { bytes: usize, limit: usize },
+    #[error("the connection broke {strikes} times while only this image's message was in flight")]
+    Poison { strikes: u32 },
+    #[error("the broker refuses this image's message: {code}")]
+    Refused { code: String },
+}
+
+/// What lies beside a file in quarantine, and travels in the event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    pub code: String,
+    pub words: String,
+    pub remedy: String,
+}
+
+impl Failure {
+    /// Stable code for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Decode(error) => error.kind(),
+            Self::Infer(error) => error.kind(),
+            Self::Input(_) => "input_unreadable",
+            Self::CrashLoop { .. } => "crash_loop",
+            Self::Panic { .. } => "panic",
+            Self::FileTooLarge { .. } => "file_too_large",
+            Self::MessageTooLarge { .. } => "message_too_large",
+            Self::Poison { .. } => "message_breaks_connection",
+            Self::Refused { .. } => "message_refused",
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::Decode(_) => "check the file at its source; put it into the inbox again",
+            Self::Infer(_) => "check the bundle with `scansided check`",
+            Self::Input(_) => "check the disk of the state directory",
+            Self::CrashLoop { .. } => "segment the file alone with `scansided segment` to see why",
+            Self::Panic { .. } => "report the file and the log line to the makers of scansided",
+            Self::FileTooLarge { .. } => "raise `file_max_bytes` of the folder if this is an image",
+            Self::MessageTooLarge { .. } => {
+                "raise the broker's maximum packet size or lower `mqtt.inline_max_bytes`, \
+                 then put the file into the inbox again"
+            }
+            Self::Poison { .. } => {
+                "check the broker's message size limit, then put the file into the inbox again"
+            }
+            Self::Refused { .. } => "check the broker's log and its rules for this topic",
+        }
+    }
+
+    pub fn reason(&self) -> Reason {
+        Reason {
+            code: self.code().to_owned(),
+            words: chain(self),
+            remedy: self.remedy().to_owned(),
+        }
+    }
+}
+
+/// An error and its causes in one line; a cause that the text above it says already is left out.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

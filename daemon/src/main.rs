@@ -1,0 +1,69 @@
+//! `scansided`: parse, log, run, exit code.
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use daemon::cli::{self, Cli, Command};
+use daemon::{Config, check, encode, shutdown};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.log_json);
+    match run(cli.command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!("{}", cli::words(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<bool> {
+    let out = &mut io::stdout();
+    match command {
+        Command::Run { config } => {
+            let config = Config::read(&config)?;
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                node = config.node,
+                "scansided"
+            );
+            runtime()?.block_on(daemon::run(config, shutdown::requested()))?;
+            Ok(true)
+        }
+        Command::Segment(args) => Ok(cli::segment_files(&args, out)?),
+        Command::Check { config } => Ok(check::check(&config, out)?),
+        Command::Ledger { action } => Ok(cli::ledger(&action, out)?),
+        Command::Schema => {
+            io::Write::write_all(out, encode::RESULT_SCHEMA.as_bytes())?;
+            Ok(true)
+        }
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => Ok(runtime()?.block_on(daemon::demo::run(args, out))?),
+    }
+}
+
+/// One thread for the edges; the images have their own.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+fn log(json: bool) {
+    let filter = EnvFilter::try_from_env("SCANSIDE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,rumqttc=off,rumqttd=off,tract=warn"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    if json {
+        log.json().init();
+    } else {
+        log.with_target(false).init();
+    }
+}

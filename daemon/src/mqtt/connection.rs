@@ -1,0 +1,201 @@
+//! One MQTT 5 connection from CONNECT to its end. The only place that names rumqttc.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rumqttc::Outgoing;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet, PubAckReason};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::window::Verdict;
+use crate::config;
+
+/// What happened on the connection, in order.
+#[derive(Debug)]
+pub(super) enum Signal {
+    Connected {
+        packet_max_bytes: usize,
+        receive_max: usize,
+    },
+    /// A QoS 1 publish got this packet id.
+    Published(u16),
+    Answered(u16, Verdict),
+    /// The last one.
+    Lost(String),
+}
+
+pub(super) struct Connection {
+    client: AsyncClient,
+    signals: mpsc::Receiver<Signal>,
+    poller: JoinHandle<()>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {}: {source}", path.display())]
+pub(super) struct CredentialError {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+/// Largest MQTT packet there is: what a broker takes that announces no limit.
+const PACKET_MAX_BYTES: usize = 268_435_455;
+
+/// Presence and health beside a full window.
+const SPARE_REQUESTS: usize = 16;
+
+impl Connection {
+    pub(super) fn open(
+        mqtt: &config::Mqtt,
+        node: &str,
+        will: (String, &'static str),
+    ) -> Result<Self, CredentialError> {
+        let mut options = MqttOptions::new(node, mqtt.host.clone(), mqtt.port);
+        options
+            .set_keep_alive(Duration::from_secs(mqtt.keep_alive_s))
+            .set_connection_timeout(mqtt.connect_timeout_s)
+            .set_clean_start(true)
+            .set_last_will(LastWill::new(will.0, will.1, QoS::AtLeastOnce, true, None));
+        // Packet ids go round below this; far above the window, so that none is taken twice.
+        options.set_outgoing_inflight_upper_limit(4096);
+        if let Some(path) = &mqtt.username_file {
+            let password = mqtt.password_file.as_deref().map(first_line).transpose()?;
+            options.set_credentials(first_line(path)?, password.unwrap_or_default());
+        }
+        let (client, eventloop) =
+            AsyncClient::new(options, mqtt.window_max_messages + SPARE_REQUESTS);
+        let (sender, signals) = mpsc::channel(64);
+        let poller = tokio::spawn(poll(eventloop, sender));
+        Ok(Self {
+            client,
+            signals,
+            poller,
+        })
+    }
+
+    /// Waits for signals and takes all that are there. Dropping the future loses none.
+    pub(super) async fn signals(&mut self) -> Vec<Signal> {
+        let mut signals = Vec::new();
+        if self.signals.recv_many(&mut signals, 64).await == 0 {
+            signals.push(Signal::Lost("the connection task ended".to_owned()));
+        }
+        signals
+    }
+
+    /// False when the client has no room; nothing was sent then.
+    pub(super) fn publish(&self, topic: String, payload: Vec<u8>, retain: bool) -> bool {
+        self.client
+            .try_publish(topic, QoS::AtLeastOnce, retain, payload)
+            .is_ok()
+    }
+
+    /// At most once; for what is outdated soon.
+    pub(super) fn announce(&self, topic: String, payload: Vec<u8>) -> bool {
+        self.client
+            .try_publish(topic, QoS::AtMostOnce, false, payload)
+            .is_ok()
+    }
+
+    /// DISCONNECT, so that the broker drops the will.
+    pub(super) async fn close(mut self) {
+        const PATIENCE: Duration = Duration::from_millis(500);
+        if self.client.try_disconnect().is_ok() {
+            // The broker closes the connection; without it the poller is simply dropped.
+            let _ = tokio::time::timeout(PATIENCE, &mut self.poller).await;
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.poller.abort();
+    }
+}
+
+/// Polls apart from the publisher, because a poll that is dropped half-way leaves bytes unsent.
+async fn poll(mut eventloop: EventLoop, signals: mpsc::Sender<Signal>) {
+    loop {
+        let lost = match eventloop.poll().await {
+            Ok(Event::Outgoing(Outgoing::Disconnect)) => return,
+            Ok(event) => {
+                if let Some(signal) = signal(event)
+                    && signals.send(signal).await.is_err()
+                {
+                    return;
+                }
+                continue;
+            }
+            Err(error) => words(&error),
+        };
+        // Answers that came in one read with what broke the connection.
+        for event in std::mem::take(&mut eventloop.state.events) {
+            if let Some(signal) = signal(event)
+                && signals.send(signal).await.is_err()
+            {
+                return;
+            }
+        }
+        // Nobody listens any more only when the publisher has left too.
+        let _ = signals.send(Signal::Lost(lost)).await;
+        return;
+    }
+}
+
+fn signal(event: Event) -> Option<Signal> {
+    match event {
+        Event::Incoming(Packet::ConnAck(ack)) => {
+            let properties = ack.properties.as_ref();
+            let packet_max = properties.and_then(|properties| properties.max_packet_size);
+            let receive_max = properties.and_then(|properties| properties.receive_max);
+            Some(Signal::Connected {
+                packet_max_bytes: packet_max.map_or(PACKET_MAX_BYTES, |max| max as usize),
+                receive_max: receive_max.map_or(usize::MAX, usize::from),
+            })
+        }
+        // QoS 0 has packet id 0.
+        Event::Outgoing(Outgoing::Publish(packet_id)) if packet_id != 0 => {
+            Some(Signal::Published(packet_id))
+        }
+        Event::Incoming(Packet::PubAck(ack)) => {
+            let verdict = match ack.reason {
+                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Verdict::Accepted,
+                PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
+                    Verdict::Invalid
+                }
+                PubAckReason::UnspecifiedError
+                | PubAckReason::ImplementationSpecificError
+                | PubAckReason::NotAuthorized
+                | PubAckReason::PacketIdentifierInUse
+                | PubAckReason::QuotaExceeded => Verdict::Refused,
+            };
+            Some(Signal::Answered(ack.pkid, verdict))
+        }
+        _ => None,
+    }
+}
+
+fn words(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion) => {
+            "the broker does not speak MQTT 5, which scansided needs; upgrade or reconfigure it"
+                .to_owned()
+        }
+        ConnectionError::ConnectionRefused(
+            code @ (ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized),
+        ) => format!("the broker refuses this user ({code:?}); check username and password file"),
+        ConnectionError::Timeout(_) => {
+            "no answer to CONNECT in time; the broker hangs or does not speak MQTT 5".to_owned()
+        }
+        error => error.to_string(),
+    }
+}
+
+fn first_line(path: &Path) -> Result<String, CredentialError> {
+    let text = std::fs::read_to_string(path).map_err(|source| CredentialError {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(text.lines().next().unwrap_or("").to_owned())
+}

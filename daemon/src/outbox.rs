@@ -1,0 +1,311 @@
+//! The truth about every accepted image: one redb file, every commit flushed to the disk.
+//!
+//! Format 1. Tables:
+//! - `meta`: name -> number: `format`, `next_ticket`, `next_seq`, and the ledger's `received`,
+//!   `published`, `quarantined`, `rejected`.
+//! - `jobs`: ticket -> [`Job`] as JSON. Tickets ascend in the order of acceptance.
+//! - `messages`: (seq, part) -> (ticket of its job or none for an event, topic below the node's root,
+//!   payload). Part 0 is a result or an event, parts from 1 are the masks of a result too large for
+//!   one message. `seq` numbers the durable messages of this node, so a subscriber sees a gap.
+//!
+//! Invariants:
+//! - A counter moves in the same transaction as the state it counts, so
+//!   `received = published + pending + quarantined + rejected` holds in every committed state.
+//! - A job has messages exactly while it is `inferred`. A message leaves on PUBACK or with its job
+//!   into quarantine, never otherwise.
+//! - Files follow the rows: `published` and `quarantined` are committed before the input moves, and
+//!   the row stays until it has moved, so a crash in between is finished at the next start.
+
+mod ledger;
+mod messages;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+use uuid::Uuid;
+
+use crate::failure::Reason;
+use crate::job::{Job, State, Ticket};
+
+pub use ledger::Ledger;
+pub use messages::{Key, Message, Queued};
+
+const FORMAT: u64 = 1;
+
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const JOBS: TableDefinition<'_, Ticket, &[u8]> = TableDefinition::new("jobs");
+
+/// The box itself cannot keep the promise: stop accepting.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    #[error("cannot create {}: {source}", path.display())]
+    Create {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{} is in use by another scansided, stop that one first", path.display())]
+    InUse { path: PathBuf },
+    #[error("outbox {}: {source}; check the disk, nothing was accepted since", path.display())]
+    Storage {
+        path: PathBuf,
+        source: Box<redb::Error>,
+    },
+    #[error("outbox {} has format {found}, this program reads {FORMAT}; use the program that \
+             wrote it", path.display())]
+    Format { path: PathBuf, found: u64 },
+}
+
+#[derive(Debug)]
+pub struct Outbox {
+    database: Database,
+    path: PathBuf,
+    /// Jobs whose files have gone where they belong; their rows go with the next commit.
+    departed: Mutex<Vec<Ticket>>,
+}
+
+/// What [`Outbox::lease`] hands to the inference thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lease {
+    Work(Job),
+    /// The process died too often with this job in hand.
+    CrashLoop {
+        attempts: u32,
+    },
+}
+
+/// An input that lies in `accepted/` and waits for its row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrival {
+    pub source: String,
+    pub file: String,
+    pub received_at: String,
+}
+
+impl Outbox {
+    /// Opens or creates `<directory>/outbox.redb`. The file is locked while it is open.
+    pub fn open(directory: &Path) -> Result<Self, OutboxError> {
+        let path = directory.join("outbox.redb");
+        std::fs::create_dir_all(directory).map_err(|source| OutboxError::Create {
+            path: directory.to_owned(),
+            source,
+        })?;
+        let database = Database::create(&path).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => OutboxError::InUse { path: path.clone() },
+            error => OutboxError::Storage {
+                path: path.clone(),
+                source: Box::new(error.into()),
+            },
+        })?;
+        let outbox = Self {
+            database,
+            path,
+            departed: Mutex::default(),
+        };
+        let found = outbox.write(|transaction| {
+            transaction.open_table(JOBS)?;
+            transaction.open_table(messages::MESSAGES)?;
+            let mut meta = transaction.open_table(META)?;
+            let found = meta.get("format")?.map(|value| value.value());
+            if found.is_none() {
+                meta.insert("format", FORMAT)?;
+            }
+            Ok(found.unwrap_or(FORMAT))
+        })?;
+        if found == FORMAT {
+            Ok(outbox)
+        } else {
+            Err(OutboxError::Format {
+                path: outbox.path,
+                found,
+            })
+        }
+    }
+
+    /// Commits rows for inputs that lie in `accepted/`. Only now are they accepted.
+    pub fn accept(&self, arrivals: &[Arrival]) -> Result<Vec<Ticket>, OutboxError> {
+        self.write(|transaction| {
+            let first = take_numbers(transaction, "next_ticket", arrivals.len() as u64)?;
+            add(transaction, "received", arrivals.len() as u64)?;
+            let tickets: Vec<Ticket> = (first..).take(arrivals.len()).collect();
+            for (ticket, arrival) in tickets.iter().zip(arrivals) {
+                let job = Job {
+                    source: arrival.source.clone(),
+                    file: arrival.file.clone(),
+                    received_at: arrival.received_at.clone(),
+                    attempts: 0,
+                    state: State::Accepted,
+                };
+                put(transaction, *ticket, &job)?;
+            }
+            Ok(tickets)
+        })
+    }
+
+    /// Counts an input that was refused at the door.
+    pub fn reject(&self) -> Result<(), OutboxError> {
+        self.write(|transaction| {
+            add(transaction, "received", 1)?;
+            add(transaction, "rejected", 1)
+        })
+    }
+
+    /// Every job with its row, in the order of acceptance.
+    pub fn jobs(&self) -> Result<Vec<(Ticket, Job)>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(JOBS)?;
+            let mut jobs = Vec::new();
+            for row in table.iter()? {
+                let (ticket, job) = row?;
+                jobs.push((ticket.value(), decode(job.value())?));
+            }
+            Ok(jobs)
+        })
+    }
+
+    pub fn job(&self, ticket: Ticket) -> Result<Option<Job>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(JOBS)?;
+            let row = table.get(ticket)?;
+            row.map(|row| decode(row.value())).transpose()
+        })
+    }
+
+    /// Takes a job in hand; the attempt is on the disk before the work starts. `None` when there is
+    /// nothing to do for this ticket.
+    pub fn lease(
+        &self,
+        ticket: Ticket,
+        boot: Uuid,
+        attempts_max: u32,
+    ) -> Result<Option<Lease>, OutboxError> {
+        self.write(|transaction| {
+            let Some(mut job) = get(transaction, ticket)? else {
+                return Ok(None);
+            };
+            match job.state {
+                State::Accepted => {}
+                State::Leased { boot: other } if other != boot => {}
+                _ => return Ok(None),
+            }
+            if job.attempts >= attempts_max {
+                return Ok(Some(Lease::CrashLoop {
+                    attempts: job.attempts,
+                }));
+            }
+            job.attempts += 1;
+            job.state = State::Leased { boot };
+            put(transaction, ticket, &job)?;
+            Ok(Some(Lease::Work(job)))
+        })
+    }
+
+    /// Ends a job in quarantine: its messages go, the event stays for the broker. The file has to
+    /// follow, see `quarantine::store`. `None` when the job had ended before.
+    pub fn quarantine(
+        &self,
+        ticket: Ticket,
+        reason: &Reason,
+        event: impl FnOnce(u64) -> Message,
+    ) -> Result<Option<Job>, OutboxError> {
+        self.write(|transaction| {
+            let Some(mut job) = get(transaction, ticket)? else {
+                return Ok(None);
+            };
+            if !job.state.is_pending() {
+                return Ok(None);
+            }
+            if let State::Inferred { seq } = job.state {
+                messages::remove_all(transaction, seq)?;
+            }
+            job.state = State::Quarantined {
+                reason: reason.clone(),
+            };
+            put(transaction, ticket, &job)?;
+            add(transaction, "quarantined", 1)?;
+            let seq = take_numbers(transaction, "next_seq", 1)?;
+            messages::insert(transaction, (seq, 0), None, &event(seq))?;
+            Ok(Some(job))
+        })
+    }
+
+    /// The job's file is where it belongs. The row goes with the next commit: if that never comes,
+    /// the next start finds nothing left to move and drops it.
+    pub fn forget(&self, ticket: Ticket) {
+        self.departed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(ticket);
+    }
+
+    fn write<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, OutboxError> {
+        let departed: Vec<Ticket> =
+            std::mem::take(&mut *self.departed.lock().unwrap_or_else(PoisonError::into_inner));
+        let run = || {
+            let mut transaction = self.database.begin_write()?;
+            transaction.set_durability(Durability::Immediate)?;
+            let value = change(&transaction)?;
+            if !departed.is_empty() {
+                let mut jobs = transaction.open_table(JOBS)?;
+                for ticket in &departed {
+                    jobs.remove(ticket)?;
+                }
+            }
+            transaction.commit()?;
+            Ok(value)
+        };
+        self.read(run)
+    }
+
+    fn read<T>(&self, run: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, OutboxError> {
+        run().map_err(|source| OutboxError::Storage {
+            path: self.path.clone(),
+            source: Box::new(source),
+        })
+    }
+}
+
+fn get(transaction: &WriteTransaction, ticket: Ticket) -> Result<Option<Job>, redb::Error> {
+    let table = transaction.open_table(JOBS)?;
+    let row = table.get(ticket)?;
+    row.map(|row| decode(row.value())).transpose()
+}
+
+fn put(transaction: &WriteTransaction, ticket: Ticket, job: &Job) -> Result<(), redb::Error> {
+    let bytes = serde_json::to_vec(job).expect("a job is plain data");
+    transaction
+        .open_table(JOBS)?
+        .insert(ticket, bytes.as_slice())?;
+    Ok(())
+}
+
+fn decode(bytes: &[u8]) -> Result<Job, redb::Error> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| redb::Error::Corrupted(format!("a job row does not parse: {error}")))
+}
+
+/// Reserves `count` numbers of a sequence that starts at 1 and gives the first.
+fn take_numbers(
+    transaction: &WriteTransaction,
+    name: &str,
+    count: u64,
+) -> Result<u64, redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    let first = meta.get(name)?.map_or(1, |value| value.value());
+    meta.insert(name, first + count)?;
+    Ok(first)
+}
+
+fn add(transaction: &WriteTransaction, counter: &str, count: u64) -> Result<(), redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    let before = meta.get(counter)?.map_or(0, |value| value.value());
+    meta.insert(counter, before + count)?;
+    Ok(())
+}

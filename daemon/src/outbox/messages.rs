@@ -1,0 +1,161 @@
+//! The messages of the outbox: in with an inferred job, out on PUBACK.
+
+use std::ops::Bound;
+
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+
+use super::{Outbox, OutboxError, add, get, put, take_numbers};
+use crate::job::{Job, State, Ticket};
+
+/// Sequence number and part.
+pub type Key = (u64, u32);
+
+type Row<'a> = (Option<Ticket>, &'a str, &'a [u8]);
+
+pub(super) const MESSAGES: TableDefinition<'_, Key, Row<'_>> = TableDefinition::new("messages");
+
+/// Topic below the node's root, and payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    pub topic: String,
+    pub payload: Vec<u8>,
+}
+
+/// A message in its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queued {
+    pub key: Key,
+    /// None for an event.
+    pub ticket: Option<Ticket>,
+    pub message: Message,
+}
+
+impl Outbox {
+    /// Ends the work on a job: `encode` gets the sequence number and gives its messages, part 0 first.
+    pub fn append(
+        &self,
+        ticket: Ticket,
+        encode: impl FnOnce(u64) -> Vec<Message>,
+    ) -> Result<(), OutboxError> {
+        self.write(|transaction| {
+            let Some(mut job) = get(transaction, ticket)? else {
+                return Ok(());
+            };
+            if matches!(job.state, State::Inferred { .. }) || !job.state.is_pending() {
+                return Ok(());
+            }
+            let seq = take_numbers(transaction, "next_seq", 1)?;
+            for (part, message) in (0..).zip(encode(seq)) {
+                insert(transaction, (seq, part), Some(ticket), &message)?;
+            }
+            job.state = State::Inferred { seq };
+            put(transaction, ticket, &job)
+        })
+    }
+
+    /// Up to `limit` messages after `after`, in order.
+    pub fn messages(&self, after: Option<Key>, limit: usize) -> Result<Vec<Queued>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(MESSAGES)?;
+            let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let mut queued = Vec::new();
+            for row in table.range((start, Bound::Unbounded))?.take(limit) {
+                let (key, row) = row?;
+                let (ticket, topic, payload) = row.value();
+                let message = Message {
+                    topic: topic.to_owned(),
+                    payload: payload.to_owned(),
+                };
+                queued.push(Queued {
+                    key: key.value(),
+                    ticket,
+                    message,
+                });
+            }
+            Ok(queued)
+        })
+    }
+
+    pub fn message(&self, key: Key) -> Result<Option<Queued>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(MESSAGES)?;
+            let row = table.get(key)?;
+            Ok(row.map(|row| {
+                let (ticket, topic, payload) = row.value();
+                let message = Message {
+                    topic: topic.to_owned(),
+                    payload: payload.to_owned(),
+                };
+                Queued {
+                    key,
+                    ticket,
+                    message,
+                }
+            }))
+        })
+    }
+
+    /// Replaces the only message of a job by several: a result that the broker would not take whole.
+    pub fn replace(&self, key: Key, messages: &[Message]) -> Result<(), OutboxError> {
+        self.write(|transaction| {
+            let ticket = {
+                let mut table = transaction.open_table(MESSAGES)?;
+                let Some(row) = table.remove(key)? else {
+                    return Ok(());
+                };
+                row.value().0
+            };
+            for (part, message) in (0..).zip(messages) {
+                insert(transaction, (key.0, part), ticket, message)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes messages the broker acknowledged. Gives the jobs that are published with them, whose
+    /// inputs may go.
+    pub fn acknowledge(&self, keys: &[Key]) -> Result<Vec<(Ticket, Job)>, OutboxError> {
+        self.write(|transaction| {
+            let mut published = Vec::new();
+            for key in keys {
+                let ticket = {
+                    let mut table = transaction.open_table(MESSAGES)?;
+                    let row = table.remove(*key)?;
+                    let ticket = row.and_then(|row| row.value().0);
+                    let rest = table
+                        .range((key.0, 0)..=(key.0, u32::MAX))?
+                        .next()
+                        .is_some();
+                    ticket.filter(|_| !rest)
+                };
+                let Some(ticket) = ticket else { continue };
+                let Some(mut job) = get(transaction, ticket)? else {
+                    continue;
+                };
+                job.state = State::Published;
+                put(transaction, ticket, &job)?;
+                add(transaction, "published", 1)?;
+                published.push((ticket, job));
+            }
+            Ok(published)
+        })
+    }
+}
+
+pub(super) fn insert(
+    transaction: &WriteTransaction,
+    key: Key,
+    ticket: Option<Ticket>,
+    message: &Message,
+) -> Result<(), redb::Error> {
+    let row = (ticket, message.topic.as_str(), message.payload.as_slice());
+    transaction.open_table(MESSAGES)?.insert(key, row)?;
+    Ok(())
+}
+
+pub(super) fn remove_all(transaction: &WriteTransaction, seq: u64) -> Result<(), redb::Error> {
+    transaction
+        .open_table(MESSAGES)?
+        .retain_in((seq, 0)..=(seq, u32::MAX), |_, _| false)?;
+    Ok(())
+}

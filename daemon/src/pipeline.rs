@@ -1,0 +1,263 @@
+//! The chain on one screen:
+//!
+//! source task -> bounded channel of tickets -> thread `inference` (decode .. encode as plain
+//! functions) -> outbox append (flushed) -> wake -> mqtt task -> outbox acknowledge
+//!
+//! Stopping goes the same way: sources, the image in hand, the window in flight.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use segmenter::Segmenter;
+use segmenter::decode::Limits;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::accept::{self, AcceptError, Shelves};
+use crate::config::{self, Config};
+use crate::encode::{Origin, Speaker};
+use crate::failure::Failure;
+use crate::job::{Job, Ticket, boot_id, job_id, sha256};
+use crate::mqtt;
+use crate::outbox::{Lease, Outbox};
+use crate::quarantine::{self, Ending};
+use crate::segment::segment;
+use crate::shutdown::stopped;
+use crate::source::folder::{self, Door, FolderError};
+use crate::status::Status;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error(transparent)]
+    Mqtt(#[from] mqtt::MqttError),
+    #[error("cannot start the inference thread: {0}")]
+    Thread(std::io::Error),
+    #[error("a task of the daemon ended by a panic; see the log above")]
+    Panicked,
+}
+
+/// Everything the inference thread owns.
+struct Worker {
+    outbox: Arc<Outbox>,
+    shelves: Shelves,
+    segmenter: Segmenter,
+    limits: Limits,
+    speaker: Speaker,
+    status: Arc<Status>,
+    attempts_max: u32,
+    fresh: Arc<Notify>,
+}
+
+/// Runs until `shutdown`, or until the box cannot keep its promise any more.
+pub async fn run(
+    config: Config,
+    segmenter: Segmenter,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), PipelineError> {
+    let outbox = Arc::new(Outbox::open(&config.state.directory).map_err(AcceptError::from)?);
+    let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
+        .map_err(AcceptError::from)?;
+    let waiting = accept::recover(&outbox, &shelves)?;
+    let status = Arc::new(Status::default());
+    let fresh = Arc::new(Notify::new());
+    let speaker = Speaker {
+        node: config.node.clone(),
+        boot: boot_id(),
+        model: segmenter.manifest().into(),
+        inline_max_bytes: config.mqtt.inline_max_bytes,
+    };
+    tracing::info!(boot = %speaker.boot, model = speaker.model.name, waiting = waiting.len(), "ready");
+
+    let (stop_sources, sources_stopped) = watch::channel(false);
+    let (stop_mqtt, mqtt_stopped) = watch::channel(false);
+    let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
+    let mut inference = start_inference(
+        Worker {
+            outbox: Arc::clone(&outbox),
+            shelves: shelves.clone(),
+            segmenter,
+            limits: Limits::from(&config.decode),
+            speaker: speaker.clone(),
+            status: Arc::clone(&status),
+            attempts_max: config.pipeline.attempts_max,
+            fresh: Arc::clone(&fresh),
+        },
+        queue,
+        sources_stopped.clone(),
+    )?;
+    let door = Door {
+        outbox: Arc::clone(&outbox),
+        shelves: shelves.clone(),
+        status: Arc::clone(&status),
+        min_free_bytes: config.state.min_free_bytes,
+    };
+    let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
+    let mut sources = tokio::spawn(run_sources(
+        config.folder.clone(),
+        door,
+        waiting,
+        tickets,
+        sources_stopped,
+    ));
+    let publisher = mqtt::Publisher::new(&config, speaker, outbox, shelves, Arc::clone(&status));
+    let mut publishing = tokio::spawn(publisher.run(fresh, mqtt_stopped, grace));
+
+    let early = tokio::select! {
+        () = shutdown => None,
+        ended = &mut sources => Some(flatten(ended)),
+        ended = &mut inference => Some(ended.unwrap_or(Err(PipelineError::Panicked))),
+        ended = &mut publishing => Some(flatten(ended)),
+    };
+    tracing::info!("stopping");
+    status.set_draining();
+    // A send fails only when every receiver is gone, and then there is nothing left to stop.
+    let _ = stop_sources.send(true);
+    if let Some(result) = early {
+        result?;
+        return Err(PipelineError::Panicked);
+    }
+    flatten(sources.await)?;
+    inference.await.unwrap_or(Err(PipelineError::Panicked))?;
+    let _ = stop_mqtt.send(true);
+    flatten(publishing.await)
+}
+
+fn flatten<E: Into<PipelineError>>(
+    ended: Result<Result<(), E>, tokio::task::JoinError>,
+) -> Result<(), PipelineError> {
+    ended
+        .map_err(|_| PipelineError::Panicked)?
+        .map_err(Into::into)
+}
+
+/// Hands over what an earlier run left, then watches every folder.
+async fn run_sources(
+    folders: Vec<config::Folder>,
+    door: Door,
+    waiting: Vec<Ticket>,
+    tickets: mpsc::Sender<Ticket>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), FolderError> {
+    for ticket in waiting {
+        tokio::select! {
+            sent = tickets.send(ticket) => if sent.is_err() { return Ok(()) },
+            () = stopped(&mut stop) => return Ok(()),
+        }
+    }
+    let mut tasks = JoinSet::new();
+    for folder in folders {
+        tasks.spawn(folder::run(
+            folder,
+            door.clone(),
+            tickets.clone(),
+            stop.clone(),
+        ));
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+type Ended = oneshot::Receiver<Result<(), PipelineError>>;
+
+fn start_inference(
+    worker: Worker,
+    mut queue: mpsc::Receiver<Ticket>,
+    stop: watch::Receiver<bool>,
+) -> Result<Ended, PipelineError> {
+    let (done, ended) = oneshot::channel();
+    let run = move || {
+        let mut result = Ok(());
+        while let Some(ticket) = queue.blocking_recv() {
+            // What is still queued is in the outbox and comes back at the next start.
+            if *stop.borrow() {
+                break;
+            }
+            result = worker.work(ticket);
+            if result.is_err() {
+                break;
+            }
+        }
+        // The receiver is gone only when the daemon has ended already.
+        let _ = done.send(result);
+    };
+    thread::Builder::new()
+        .name("inference".to_owned())
+        .spawn(run)
+        .map_err(PipelineError::Thread)?;
+    Ok(ended)
+}
+
+impl Worker {
+    fn work(&self, ticket: Ticket) -> Result<(), PipelineError> {
+        let boot = self.speaker.boot;
+        let lease = self
+            .outbox
+            .lease(ticket, boot, self.attempts_max)
+            .map_err(AcceptError::from)?;
+        match lease {
+            None => Ok(()),
+            Some(Lease::CrashLoop { attempts }) => {
+                self.quarantine(ticket, None, &Failure::CrashLoop { attempts })
+            }
+            Some(Lease::Work(job)) => self.infer(ticket, &job),
+        }
+    }
+
+    fn infer(&self, ticket: Ticket, job: &Job) -> Result<(), PipelineError> {
+        let wait = accept::waited(&job.file);
+        let bytes = match std::fs::read(self.shelves.input(job)) {
+            Ok(bytes) => bytes,
+            Err(error) => return self.quarantine(ticket, None, &Failure::Input(error)),
+        };
+        let found = match segment(&self.segmenter, &self.limits, &bytes) {
+            Ok(found) => found,
+            Err(failure) => return self.quarantine(ticket, Some(&bytes), &failure),
+        };
+        let origin = Origin {
+            source: job.source.clone(),
+            received_at: job.received_at.clone(),
+            wait_ms: wait.as_millis() as f64,
+        };
+        let mut report = self.speaker.report(found, &origin);
+        let id = report.job_id;
+        self.outbox
+            .append(ticket, |seq| {
+                report.seq = seq;
+                self.speaker.messages(report)
+            })
+            .map_err(AcceptError::from)?;
+        self.fresh.notify_one();
+        tracing::debug!(ticket, job_id = %id, "image segmented");
+        Ok(())
+    }
+
+    fn quarantine(
+        &self,
+        ticket: Ticket,
+        bytes: Option<&[u8]>,
+        failure: &Failure,
+    ) -> Result<(), PipelineError> {
+        let job_id = bytes.map(|bytes| job_id(&sha256(bytes), &self.speaker.model.digest));
+        let (outbox, speaker) = (&*self.outbox, &self.speaker);
+        quarantine::end(
+            &self.shelves,
+            &Ending {
+                outbox,
+                speaker,
+                ticket,
+                job_id,
+                failure,
+            },
+        )?;
+        self.status.count_quarantined();
+        self.fresh.notify_one();
+        Ok(())
+    }
+}

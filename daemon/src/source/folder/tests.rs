@@ -1,0 +1,139 @@
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Door, Inbox};
+use crate::accept::Shelves;
+use crate::config;
+use crate::outbox::Outbox;
+use crate::status::Status;
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    inbox: Inbox,
+    door: Door,
+}
+
+fn fixture(stable_ms: u64) -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("inbox");
+    fs::create_dir(&directory).unwrap();
+    let state = folder.path().join("state");
+    let config = config::Folder {
+        name: "ward".into(),
+        directory,
+        poll_interval_ms: 10,
+        stable_ms,
+        depth_max: 1,
+        file_max_bytes: 100,
+    };
+    let door = Door {
+        outbox: Arc::new(Outbox::open(&state).unwrap()),
+        shelves: Shelves::create(&state, 0).unwrap(),
+        status: Arc::new(Status::default()),
+        min_free_bytes: 0,
+    };
+    Fixture {
+        folder,
+        inbox: Inbox::new(config),
+        door,
+    }
+}
+
+impl Fixture {
+    fn write(&self, name: &str, bytes: usize) {
+        let path = self.folder.path().join("inbox").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, vec![0; bytes]).unwrap();
+    }
+
+    fn names(&mut self, now: Instant) -> Vec<String> {
+        let ready = self.inbox.sweep(now);
+        let mut names: Vec<_> = ready
+            .iter()
+            .map(|(path, _)| path.file_name().unwrap().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+#[test]
+fn a_growing_file_is_left_alone() {
+    let mut fixture = fixture(500);
+    let start = Instant::now();
+    let after = |ms| start + Duration::from_millis(ms);
+    fixture.write("a.dcm", 10);
+    assert!(fixture.names(after(0)).is_empty());
+    assert!(fixture.names(after(400)).is_empty());
+    fixture.write("a.dcm", 20);
+    assert!(
+        fixture.names(after(600)).is_empty(),
+        "it grew, the time starts again"
+    );
+    assert!(fixture.names(after(1000)).is_empty());
+    assert_eq!(fixture.names(after(1100)), ["a.dcm"]);
+}
+
+#[test]
+fn only_finished_regular_files_are_taken() {
+    let mut fixture = fixture(0);
+    for name in [
+        "a.png",
+        ".hidden",
+        "b.part",
+        "c.TMP",
+        "sub/d.png",
+        "sub/deeper/e.png",
+    ] {
+        fixture.write(name, 1);
+    }
+    let inbox = fixture.folder.path().join("inbox");
+    std::os::unix::fs::symlink("/etc/hostname", inbox.join("link.png")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(inbox.join("socket.png")).unwrap();
+    assert_eq!(fixture.names(Instant::now()), ["a.png", "d.png"]);
+}
+
+#[test]
+fn accepted_files_leave_the_inbox_and_large_ones_are_refused() {
+    let mut fixture = fixture(0);
+    fixture.write("good.png", 10);
+    fixture.write("huge.png", 101);
+    assert_eq!(fixture.inbox.accept(&fixture.door).unwrap(), [1]);
+    assert_eq!(
+        fs::read_dir(fixture.folder.path().join("inbox"))
+            .unwrap()
+            .count(),
+        0
+    );
+    let ledger = fixture.door.outbox.ledger().unwrap();
+    assert_eq!(
+        (ledger.received, ledger.pending, ledger.rejected),
+        (2, 1, 1)
+    );
+    let mut notes = fs::read_dir(&fixture.door.shelves.quarantine)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        });
+    let note = fs::read_to_string(notes.next().unwrap()).unwrap();
+    assert!(
+        note.contains("the file has 101 bytes, the limit is 100"),
+        "{note}"
+    );
+}
+
+#[test]
+fn a_full_disk_leaves_files_in_the_inbox() {
+    let mut fixture = fixture(0);
+    fixture.door.min_free_bytes = u64::MAX;
+    fixture.write("a.png", 1);
+    assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
+    assert!(fixture.folder.path().join("inbox/a.png").exists());
+    assert!(fixture.door.status.reasons().contains(&"disk_low"));
+    fixture.door.min_free_bytes = 0;
+    assert_eq!(fixture.inbox.accept(&fixture.door).unwrap().len(), 1);
+    assert!(fixture.door.status.reasons().is_empty());
+}

@@ -1,0 +1,249 @@
+//! PNG, JPEG and TIFF: stored values as they are, 8 and 16 bits, grey or RGB.
+
+use std::io::{Cursor, ErrorKind};
+
+use ::tiff::TiffError;
+use ::tiff::decoder::{Decoder as TiffDecoder, DecodingResult};
+use ::tiff::tags::Tag;
+use contract::Image;
+use image::codecs::jpeg::JpegDecoder;
+use image::codecs::png::PngDecoder;
+use image::{DynamicImage, ImageDecoder, ImageError};
+
+use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape};
+
+pub(super) fn png(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
+    let decoder = PngDecoder::new(Cursor::new(bytes));
+    with_image_crate(decoder, Format::Png, limits)
+}
+
+pub(super) fn jpeg(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
+    // The decoder fills a missing rest with grey. Entropy-coded data never holds a bare 0xff 0xd9,
+    // so a whole file has that marker after its last scan began.
+    let last = |marker: u8| bytes.windows(2).rposition(|pair| pair == [0xff, marker]);
+    if last(0xd9) <= last(0xda) {
+        return Err(DecodeError::Truncated {
+            format: Format::Jpeg,
+        });
+    }
+    let decoder = JpegDecoder::new(Cursor::new(bytes));
+    with_image_crate(decoder, Format::Jpeg, limits)
+}
+
+fn with_image_crate<D: ImageDecoder>(
+    decoder: Result<D, ImageError>,
+    format: Format,
+    limits: &Limits,
+) -> Result<Scan, DecodeError> {
+    let mut decoder = decoder.map_err(|error| image_error(format, &error))?;
+    let (cols, rows) = decoder.dimensions();
+    let channels = u64::from(decoder.color_type().channel_count());
+    let shape = Shape {
+        rows: rows.into(),
+        cols: cols.into(),
+        channels,
+        frames: 1,
+    };
+    shape.check(limits)?;
+    let mut allocation = image::Limits::no_limits();
+    allocation.max_alloc = Some(limits.max_bytes);
+    decoder
+        .set_limits(allocation)
+        .map_err(|error| image_error(format, &error))?;
+    let decoded =
+        DynamicImage::from_decoder(decoder).map_err(|error| image_error(format, &error))?;
+    Ok(scan(vec![dynamic_to_image(&decoded)], format))
+}
+
+fn image_error(format: Format, error: &ImageError) -> DecodeError {
+    match error {
+        ImageError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated { format }
+        }
+        ImageError::Unsupported(source) => DecodeError::Unsupported {
+            what: source.to_string(),
+        },
+        other => DecodeError::Malformed {
+            format,
+            detail: other.to_string(),
+        },
+    }
+}
+
+fn dynamic_to_image(decoded: &DynamicImage) -> Image {
+    let (rows, cols) = (decoded.height() as usize, decoded.width() as usize);
+    let floats = |data: &[u8]| data.iter().map(|&value| f32::from(value)).collect();
+    let floats_16 = |data: &[u16]| data.iter().map(|&value| f32::from(value)).collect();
+    let grey = !decoded.color().has_color();
+    let wide = decoded.color().bytes_per_pixel() > decoded.color().channel_count();
+    let data: Vec<f32> = match (grey, wide) {
+        (true, false) => floats(&decoded.to_luma8()),
+        (true, true) => floats_16(&decoded.to_luma16()),
+        (false, false) => floats(&decoded.to_rgb8()),
+        (false, true) => floats_16(&decoded.to_rgb16()),
+    };
+    Image {
+        rows,
+        cols,
+        channels: if grey { 1 } else { 3 },
+        data,
+    }
+}
+
+/// All pages; a page of another size than the first is an error, not a frame left out.
+pub(super) fn tiff(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
+    let mut allocation = ::tiff::decoder::Limits::default();
+    let max_bytes = usize::try_from(limits.max_bytes).unwrap_or(usize::MAX);
+    allocation.decoding_buffer_size = max_bytes;
+    allocation.intermediate_buffer_size = max_bytes;
+    let mut decoder = TiffDecoder::new(Cursor::new(bytes))
+        .map_err(|e| tiff_error(&e))?
+        .with_limits(allocation);
+    let mut frames: Vec<Image> = Vec::new();
+    loop {
+        let page = tiff_page(&mut decoder, frames.len() as u64 + 1, limits)?;
+        let size = |image: &Image| (image.rows, image.cols, image.channels);
+        if frames
+            .first()
+            .is_some_and(|first| size(first) != size(&page))
+        {
+            return Err(DecodeError::Unsupported {
+                what: "a tiff with pages of two sizes".into(),
+            });
+        }
+        frames.push(page);
+        if !decoder.more_images() {
+            return Ok(scan(frames, Format::Tiff));
+        }
+        decoder.next_image().map_err(|e| tiff_error(&e))?;
+    }
+}
+
+fn tiff_page(
+    decoder: &mut TiffDecoder<Cursor<&[u8]>>,
+    frames: u64,
+    limits: &Limits,
+) -> Result<Image, DecodeError> {
+    use ::tiff::ColorType as C;
+    let (cols, rows) = decoder.dimensions().map_err(|e| tiff_error(&e))?;
+    let color = decoder.colortype().map_err(|e| tiff_error(&e))?;
+    let stored: u64 = match color {
+        C::Gray(_) | C::Palette(_) => 1,
+        C::GrayA(_) => 2,
+        C::RGB(_) => 3,
+        C::RGBA(_) => 4,
+        other => {
+            return Err(DecodeError::Unsupported {
+                what: format!("tiff colour {other:?}"),
+            });
+        }
+    };
+    let channels = if matches!(color, C::Gray(_) | C::GrayA(_)) {
+        1
+    } else {
+        3
+    };
+    let shape = Shape {
+        rows: rows.into(),
+        cols: cols.into(),
+        channels: stored.max(3),
+        frames,
+    };
+    shape.check(limits)?;
+    if color.bit_depth() < 8 {
+        return Err(DecodeError::Unsupported {
+            what: "a tiff of fewer than 8 bits".into(),
+        });
+    }
+    let samples = tiff_samples(decoder.read_image().map_err(|e| tiff_error(&e))?);
+    let data = if matches!(color, C::Palette(_)) {
+        let map = decoder
+            .get_tag_u16_vec(Tag::ColorMap)
+            .map_err(|e| tiff_error(&e))?;
+        look_up(&samples, &map)?
+    } else {
+        samples
+            .chunks_exact(stored as usize)
+            .flat_map(|px| &px[..channels])
+            .copied()
+            .collect()
+    };
+    let (rows, cols) = (rows as usize, cols as usize);
+    if data.len() != rows * cols * channels {
+        return Err(DecodeError::Truncated {
+            format: Format::Tiff,
+        });
+    }
+    Ok(Image {
+        rows,
+        cols,
+        channels,
+        data,
+    })
+}
+
+#[expect(clippy::cast_lossless, reason = "one expression for nine sample types")]
+fn tiff_samples(decoded: DecodingResult) -> Vec<f32> {
+    macro_rules! floats {
+        ($values:expr) => {
+            $values.into_iter().map(|value| value as f32).collect()
+        };
+    }
+    match decoded {
+        DecodingResult::U8(values) => floats!(values),
+        DecodingResult::U16(values) => floats!(values),
+        DecodingResult::U32(values) => floats!(values),
+        DecodingResult::U64(values) => floats!(values),
+        DecodingResult::I8(values) => floats!(values),
+        DecodingResult::I16(values) => floats!(values),
+        DecodingResult::I32(values) => floats!(values),
+        DecodingResult::I64(values) => floats!(values),
+        DecodingResult::F32(values) => values,
+        DecodingResult::F64(values) => floats!(values),
+        DecodingResult::F16(values) => values.into_iter().map(f32::from).collect(),
+    }
+}
+
+/// TIFF colour maps are 16-bit whatever the index has: brought to 0..=255.
+fn look_up(indices: &[f32], map: &[u16]) -> Result<Vec<f32>, DecodeError> {
+    let entries = map.len() / 3;
+    let damaged = || DecodeError::Malformed {
+        format: Format::Tiff,
+        detail: "colour map too short".into(),
+    };
+    let mut data = Vec::with_capacity(indices.len() * 3);
+    for &index in indices {
+        let index = index as usize;
+        if index >= entries {
+            return Err(damaged());
+        }
+        data.extend((0..3).map(|c| f32::from(map[c * entries + index] >> 8)));
+    }
+    Ok(data)
+}
+
+fn tiff_error(error: &TiffError) -> DecodeError {
+    let format = Format::Tiff;
+    match error {
+        TiffError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated { format }
+        }
+        TiffError::UnsupportedError(source) => DecodeError::Unsupported {
+            what: source.to_string(),
+        },
+        other => DecodeError::Malformed {
+            format,
+            detail: other.to_string(),
+        },
+    }
+}
+
+fn scan(frames: Vec<Image>, format: Format) -> Scan {
+    Scan {
+        frames,
+        spacing_mm: None,
+        modality: None,
+        format,
+        identifiers: Identifiers::default(),
+    }
+}

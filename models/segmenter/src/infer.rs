@@ -1,0 +1,236 @@
+//! The graph, run by tract: the only file that names it.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use contract::Manifest;
+use contract::manifest::Kind;
+use contract::mask::Logits;
+use tract_onnx::prelude::*;
+
+#[derive(Debug, thiserror::Error)]
+pub enum InferError {
+    #[error("{}: cannot be read: {source}; check the bundle's files", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the graph cannot be loaded: {detail}; export the bundle again")]
+    Load { detail: String },
+    #[error(
+        "the graph's input is {found:?}, the manifest names {expected:?}; export the bundle again"
+    )]
+    InputName {
+        expected: String,
+        found: Vec<String>,
+    },
+    #[error("the graph takes {expected} values, the image has {found}; give 3 x size x size")]
+    InputLength { expected: usize, found: usize },
+    #[error("the graph failed: {detail}; run the bundle's self-test")]
+    Run { detail: String },
+    #[error(
+        "the graph gives {found:?}, the manifest promises {expected:?}; export the bundle again"
+    )]
+    OutputShape {
+        expected: [usize; 4],
+        found: Vec<usize>,
+    },
+    #[error("the graph gives values that are no finite numbers; export the bundle again")]
+    NotFinite,
+}
+
+impl InferError {
+    /// Stable code for messages and quarantine.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "graph_unreadable",
+            Self::Load { .. } => "graph_broken",
+            Self::InputName { .. } => "graph_input",
+            Self::InputLength { .. } => "input_length",
+            Self::Run { .. } => "inference_failed",
+            Self::OutputShape { .. } => "output_shape",
+            Self::NotFinite => "output_not_finite",
+        }
+    }
+}
+
+type Plan = Arc<TypedRunnableModel>;
+
+/// A loaded automatic graph: image (1, 3, size, size) -> class logits (1, classes + 1, side, side).
+pub struct Graph {
+    plan: Plan,
+    size: usize,
+    output: [usize; 4],
+}
+
+impl Graph {
+    /// Maps `path` and loads it with the input size, class count and output side of `manifest`.
+    pub fn open(path: &Path, manifest: &Manifest) -> Result<Self, InferError> {
+        let read = |source| InferError::Read {
+            path: path.to_path_buf(),
+            source,
+        };
+        let file = File::open(path).map_err(read)?;
+        #[expect(
+            unsafe_code,
+            reason = "a graph of many megabytes is parsed without a copy of it"
+        )]
+        // SAFETY: the map is read only and dropped before this function returns. A bundle's files
+        // are replaced by rename, never written in place; another process that truncated the file
+        // in these milliseconds would end this one with a bus error, not with wrong masks.
+        let onnx = unsafe { memmap2::Mmap::map(&file) }.map_err(read)?;
+        let Kind::Automatic { input, output, .. } = &manifest.kind;
+        let size = manifest.input.size;
+        let outputs = [output.clone()];
+        let plan = load(&onnx, size, Some(input), &outputs)?;
+        let side = manifest.output.side;
+        Ok(Self {
+            plan,
+            size,
+            output: [1, manifest.classes.len() + 1, side, side],
+        })
+    }
+
+    /// `chw` is 3 x size x size, as `InputRules::prepare` gives it.
+    pub fn run(&self, chw: Vec<f32>) -> Result<Logits, InferError> {
+        let outputs = run(&self.plan, self.size, &chw)?;
+        let (shape, data) = plain(&outputs[0])?;
+        if shape != self.output {
+            return Err(InferError::OutputShape {
+                expected: self.output,
+                found: shape,
+            });
+        }
+        if !data.iter().all(|value| value.is_finite()) {
+            return Err(InferError::NotFinite);
+        }
+        let [_, classes, rows, cols] = self.output;
+        Ok(Logits {
+            classes,
+            rows,
+            cols,
+            data,
+        })
+    }
+}
+
+/// A named output of a [`Probe`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Array {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub data: Vec<f32>,
+}
+
+/// A model loaded once with chosen outputs (inner tensors too), for calibration and parity checks.
+pub struct Probe {
+    plan: Plan,
+    size: usize,
+    names: Vec<String>,
+}
+
+impl Probe {
+    /// `onnx` with its image input fixed to (1, 3, size, size) and these tensors as outputs.
+    pub fn open(onnx: &[u8], size: usize, output_names: &[String]) -> Result<Self, InferError> {
+        let plan = load(onnx, size, None, output_names)?;
+        Ok(Self {
+            plan,
+            size,
+            names: output_names.to_vec(),
+        })
+    }
+
+    /// One array for each output name, in the order given to `open`.
+    pub fn run(&self, chw: &[f32]) -> Result<Vec<Array>, InferError> {
+        let outputs = run(&self.plan, self.size, chw)?;
+        let named = self.names.iter().zip(&outputs).map(|(name, output)| {
+            let (shape, data) = plain(output)?;
+            Ok(Array {
+                name: name.clone(),
+                shape,
+                data,
+            })
+        });
+        named.collect()
+    }
+}
+
+fn load(
+    onnx: &[u8],
+    size: usize,
+    input: Option<&String>,
+    outputs: &[String],
+) -> Result<Plan, InferError> {
+    // tract asserts on some malformed graphs; a bad bundle must not end the daemon.
+    catch_unwind(AssertUnwindSafe(|| {
+        load_unguarded(onnx, size, input, outputs)
+    }))
+    .unwrap_or_else(|_| {
+        Err(InferError::Load {
+            detail: "tract panicked on it".into(),
+        })
+    })
+}
+
+fn load_unguarded(
+    onnx: &[u8],
+    size: usize,
+    input: Option<&String>,
+    outputs: &[String],
+) -> Result<Plan, InferError> {
+    let broken = |error: TractError| InferError::Load {
+        detail: format!("{error:#}"),
+    };
+    let mut bytes = onnx;
+    let mut model = tract_onnx::onnx()
+        .model_for_read(&mut bytes)
+        .map_err(broken)?;
+    let names: Vec<String> = model
+        .inputs
+        .iter()
+        .map(|outlet| model.nodes[outlet.node].name.clone())
+        .collect();
+    if let Some(expected) = input
+        && names != [expected.as_str()]
+    {
+        return Err(InferError::InputName {
+            expected: expected.clone(),
+            found: names,
+        });
+    }
+    let fact = f32::fact([1, 3, size, size]);
+    model.set_input_fact(0, fact.into()).map_err(broken)?;
+    model.select_outputs_by_name(outputs).map_err(broken)?;
+    model
+        .into_optimized()
+        .and_then(IntoRunnable::into_runnable)
+        .map_err(broken)
+}
+
+fn run(plan: &Plan, size: usize, chw: &[f32]) -> Result<TVec<TValue>, InferError> {
+    let expected = 3 * size * size;
+    if chw.len() != expected {
+        return Err(InferError::InputLength {
+            expected,
+            found: chw.len(),
+        });
+    }
+    let failed = |error: TractError| InferError::Run {
+        detail: format!("{error:#}"),
+    };
+    let input = Tensor::from_shape(&[1, 3, size, size], chw).map_err(failed)?;
+    plan.run(tvec!(input.into())).map_err(failed)
+}
+
+/// Shape and values; integer tensors become f32.
+fn plain(value: &TValue) -> Result<(Vec<usize>, Vec<f32>), InferError> {
+    let failed = |error: TractError| InferError::Run {
+        detail: format!("{error:#}"),
+    };
+    let tensor = value.cast_to::<f32>().map_err(failed)?;
+    let view = tensor.try_as_plain_ram().map_err(failed)?;
+    let data = view.as_slice::<f32>().map_err(failed)?.to_vec();
+    Ok((value.shape().to_vec(), data))
+}

@@ -1,0 +1,194 @@
+//! A verified bundle with its graph loaded and its golden pair reproduced.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use contract::bundle::{Bundle, BundleError, ClassMask, GOLDEN_IMAGE, GOLDEN_MASK};
+use contract::geometry::Placement;
+use contract::manifest::Kind;
+use contract::mask::{Logits, Overlap, RleError};
+use contract::{Image, LabelMap, Manifest};
+use tempfile::TempDir;
+
+use crate::decode::{DecodeError, Limits, decode};
+use crate::infer::{Graph, InferError};
+use crate::unpack::{UnpackError, unpack};
+
+/// Processors round differently: a few boundary pixels may move, more means another network.
+const GOLDEN_MIN_DICE: f64 = 0.99;
+
+/// How long each stage of one image took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    pub preprocess: Duration,
+    pub infer: Duration,
+    pub postprocess: Duration,
+}
+
+/// One bundle, ready to segment.
+pub struct Segmenter {
+    bundle: Bundle,
+    graph: Graph,
+    /// Holds the files of a `.tar` as long as the golden pair may be asked for.
+    _unpacked: Option<TempDir>,
+}
+
+/// What the golden self-test measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SelfTest {
+    /// Class id, Dice between the computed and the expected mask; 1 when absent from both.
+    pub dice: Vec<(u8, f64)>,
+    pub timing: Timing,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SelfTestError {
+    #[error("{}: cannot be read: {source}; copy the bundle again", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{GOLDEN_IMAGE}: {0}")]
+    Image(#[from] DecodeError),
+    #[error("{GOLDEN_MASK}: {0}; export the bundle again")]
+    Json(#[from] serde_json::Error),
+    #[error("{GOLDEN_MASK}: class {class}: {source}; export the bundle again")]
+    Mask { class: u8, source: RleError },
+    #[error("{GOLDEN_MASK}: class {class} is not in manifest.json; export the bundle again")]
+    Class { class: u8 },
+    #[error("{0}")]
+    Infer(#[from] InferError),
+    #[error(
+        "the golden image gives another mask than {GOLDEN_MASK}: class {class} has dice {dice:.4} \
+         ({found_px} px, {expected_px} px expected), at least {GOLDEN_MIN_DICE} is required; \
+         do not use this bundle on this machine, export it again"
+    )]
+    Mismatch {
+        class: u8,
+        dice: f64,
+        found_px: u64,
+        expected_px: u64,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{0}")]
+    Unpack(#[from] UnpackError),
+    #[error("{0}")]
+    Bundle(#[from] BundleError),
+    #[error("{}: {source}", path.display())]
+    Graph { path: PathBuf, source: InferError },
+    #[error("{}: self-test: {source}", directory.display())]
+    SelfTest {
+        directory: PathBuf,
+        source: SelfTestError,
+    },
+}
+
+impl OpenError {
+    /// Stable code for messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unpack(_) => "bundle_unpack",
+            Self::Bundle(_) => "bundle_damaged",
+            Self::Graph { .. } => "bundle_graph",
+            Self::SelfTest { .. } => "bundle_self_test",
+        }
+    }
+}
+
+impl Segmenter {
+    /// Opens a bundle directory or `.tar`, verifies every file, loads the graph and runs the self-test.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let (unpacked, directory) = if path.is_file() {
+            let (holder, directory) = unpack(path)?;
+            (Some(holder), directory)
+        } else {
+            (None, path.to_path_buf())
+        };
+        let bundle = Bundle::open(&directory)?;
+        let Kind::Automatic { graph, .. } = &bundle.manifest.kind;
+        let onnx = bundle.path(graph);
+        let graph = Graph::open(&onnx, &bundle.manifest)
+            .map_err(|source| OpenError::Graph { path: onnx, source })?;
+        let segmenter = Self {
+            bundle,
+            graph,
+            _unpacked: unpacked,
+        };
+        segmenter
+            .self_test()
+            .map_err(|source| OpenError::SelfTest { directory, source })?;
+        Ok(segmenter)
+    }
+
+    pub fn manifest(&self) -> &Manifest {
+        &self.bundle.manifest
+    }
+
+    /// Segments the golden image and compares with the expected masks.
+    pub fn self_test(&self) -> Result<SelfTest, SelfTestError> {
+        let read = |name: &str| {
+            let path = self.bundle.path(name);
+            std::fs::read(&path).map_err(|source| SelfTestError::Read { path, source })
+        };
+        let mut scan = decode(&read(GOLDEN_IMAGE)?, &Limits::STANDARD)?;
+        let image = scan.frames.remove(0);
+        let masks: Vec<ClassMask> = serde_json::from_slice(&read(GOLDEN_MASK)?)?;
+        let mut expected = LabelMap::new(image.rows, image.cols);
+        for mask in masks {
+            let class = mask.id;
+            if self
+                .manifest()
+                .classes
+                .iter()
+                .all(|known| known.id != class)
+            {
+                return Err(SelfTestError::Class { class });
+            }
+            mask.rle
+                .paint(&mut expected, class)
+                .map_err(|source| SelfTestError::Mask { class, source })?;
+        }
+        let (found, timing) = self.segment(&image)?;
+        let mut all = Vec::new();
+        for class in self.manifest().classes.iter().map(|class| class.id) {
+            let overlap = Overlap::of(&found, &expected, class);
+            let dice = overlap.dice().unwrap_or(1.0);
+            if dice < GOLDEN_MIN_DICE {
+                let (found_px, expected_px) = (overlap.predicted, overlap.truth);
+                return Err(SelfTestError::Mismatch {
+                    class,
+                    dice,
+                    found_px,
+                    expected_px,
+                });
+            }
+            all.push((class, dice));
+        }
+        Ok(SelfTest { dice: all, timing })
+    }
+
+    /// Class logits at the network's output grid, and where the image lies in the frame.
+    pub fn logits(&self, image: &Image) -> Result<(Logits, Placement), InferError> {
+        let (chw, placement) = self.manifest().input.prepare(image);
+        Ok((self.graph.run(chw)?, placement))
+    }
+
+    /// Label map at the image's native size.
+    pub fn segment(&self, image: &Image) -> Result<(LabelMap, Timing), InferError> {
+        let start = Instant::now();
+        let (chw, placement) = self.manifest().input.prepare(image);
+        let prepared = Instant::now();
+        let logits = self.graph.run(chw)?;
+        let inferred = Instant::now();
+        let labels = placement.labels_from_logits(&logits);
+        let timing = Timing {
+            preprocess: prepared - start,
+            infer: inferred - prepared,
+            postprocess: inferred.elapsed(),
+        };
+        Ok((labels, timing))
+    }
+}

@@ -1,0 +1,330 @@
+//! A bundle on disk: graph, golden pair, sealed manifest. It appears under its name only after it was
+//! opened again and has reproduced its own golden mask.
+
+mod command;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use contract::bundle::{Bundle, ClassMask, GOLDEN_IMAGE, GOLDEN_MASK, MANIFEST, file_digest};
+use contract::geometry::InputRules;
+use contract::manifest::{Class, Kind, Output, Precision, Provenance, SCHEMA};
+use contract::mask::Logits;
+use contract::{Image, LabelMap, Manifest};
+use image::{ExtendedColorType, ImageFormat};
+use segmenter::Segmenter;
+use segmenter::infer::Probe;
+
+pub use command::run;
+
+use crate::onnx::OPSET;
+use crate::onnx::automatic::{INPUT, OUTPUT};
+
+const GRAPH: &str = "model.onnx";
+
+/// Everything that goes into a bundle.
+#[derive(Debug, Clone)]
+pub struct BundleSpec {
+    pub name: String,
+    pub version: String,
+    pub counter: u64,
+    pub licence: String,
+    pub classes: Vec<Class>,
+    pub input: InputRules,
+    /// Side of the graph's logits, px.
+    pub side: usize,
+    pub precision: Precision,
+    pub provenance: Provenance,
+    /// The graph, serialized.
+    pub onnx: Vec<u8>,
+    /// Modality values; stored as whole numbers, shifted up where some are negative.
+    pub golden: Image,
+}
+
+/// Writes the bundle folder `directory`, replacing an older bundle there.
+pub fn write_bundle(directory: &Path, spec: &BundleSpec) -> Result<()> {
+    if directory.exists() && !directory.join(MANIFEST).exists() {
+        bail!("{} exists and is no bundle: name another folder", directory.display());
+    }
+    let parent = parent_of(directory);
+    fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let partial = sibling(directory, "partial")?;
+    remove_all(&partial)?;
+    fs::create_dir(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
+    let written = fill(&partial, spec).and_then(|()| {
+        Segmenter::open(&partial).context("the new bundle does not open").map(drop)
+    });
+    if let Err(error) = written {
+        remove_all(&partial)?;
+        return Err(error.context(format!("cannot write the bundle {}", directory.display())));
+    }
+    let old = sibling(directory, "old")?;
+    remove_all(&old)?;
+    if directory.exists() {
+        fs::rename(directory, &old)
+            .with_context(|| format!("cannot move {} aside", directory.display()))?;
+    }
+    fs::rename(&partial, directory)
+        .with_context(|| format!("cannot put the bundle at {}", directory.display()))?;
+    remove_all(&old)
+}
+
+fn fill(directory: &Path, spec: &BundleSpec) -> Result<()> {
+    let golden = Golden::new(&spec.golden)?;
+    let labels = golden.mask(spec)?;
+    ensure!(
+        spec.classes.iter().any(|class| labels.area_px(class.id) > 0),
+        "the graph finds nothing in the golden image, so the pair would prove nothing: \
+         train longer or give another golden image"
+    );
+    let masks: Vec<ClassMask> = spec
+        .classes
+        .iter()
+        .map(|class| ClassMask { id: class.id, rle: labels.rle(class.id) })
+        .collect();
+    save(&directory.join(GRAPH), &spec.onnx)?;
+    save(&directory.join(GOLDEN_IMAGE), &golden.png)?;
+    save(&directory.join(GOLDEN_MASK), serde_json::to_string_pretty(&masks)?.as_bytes())?;
+    let files = [GRAPH, GOLDEN_IMAGE, GOLDEN_MASK]
+        .into_iter()
+        .map(|name| Ok((name.to_owned(), file_digest(&directory.join(name))?)))
+        .collect::<Result<_>>()?;
+    let manifest = Manifest {
+        schema: SCHEMA.to_owned(),
+        name: spec.name.clone(),
+        version: spec.version.clone(),
+        counter: spec.counter,
+        kind: Kind::Automatic {
+            graph: GRAPH.to_owned(),
+            input: INPUT.to_owned(),
+            output: OUTPUT.to_owned(),
+        },
+        classes: spec.classes.clone(),
+        input: spec.input,
+        output: Output { side: spec.side },
+        precision: spec.precision,
+        opset: OPSET,
+        licence: spec.licence.clone(),
+        files,
+        provenance: spec.provenance.clone(),
+        digest: String::new(),
+    };
+    manifest.validate()?;
+    save(&directory.join(MANIFEST), manifest.seal().to_json().as_bytes())
+}
+
+/// The golden image as its file holds it.
+struct Golden {
+    png: Vec<u8>,
+    image: Image,
+}
+
+impl Golden {
+    fn new(image: &Image) -> Result<Self> {
+        let low = image.data.iter().fold(0f32, |low, &value| low.min(value)).floor();
+        let data: Vec<f32> =
+            image.data.iter().map(|value| (value - low).round().clamp(0.0, 65535.0)).collect();
+        let wide = data.iter().any(|&value| value > 255.0);
+        let color = match (image.channels, wide) {
+            (1, false) => ExtendedColorType::L8,
+            (1, true) => ExtendedColorType::L16,
+            (_, false) => ExtendedColorType::Rgb8,
+            (_, true) => ExtendedColorType::Rgb16,
+        };
+        // The image crate takes 16-bit samples in the machine's byte order.
+        let bytes: Vec<u8> = if wide {
+            data.iter().flat_map(|&value| (value as u16).to_ne_bytes()).collect()
+        } else {
+            data.iter().map(|&value| value as u8).collect()
+        };
+        let mut png = std::io::Cursor::new(Vec::new());
+        let (cols, rows) = (u32::try_from(image.cols)?, u32::try_from(image.rows)?);
+        image::write_buffer_with_format(&mut png, &bytes, cols, rows, color, ImageFormat::Png)
+            .context("cannot encode the golden image")?;
+        Ok(Self { png: png.into_inner(), image: Image { data, ..image.clone() } })
+    }
+
+    /// What this very graph makes of it.
+    fn mask(&self, spec: &BundleSpec) -> Result<LabelMap> {
+        let probe = Probe::open(&spec.onnx, spec.input.size, &[OUTPUT.to_owned()])
+            .context("the exported graph does not load")?;
+        let (chw, placement) = spec.input.prepare(&self.image);
+        let logits = logits(&probe, &chw)?;
+        ensure!(
+            logits.classes == spec.classes.len() + 1,
+            "the graph has {} classes with background, the bundle lists {} besides it",
+            logits.classes,
+            spec.classes.len()
+        );
+        Ok(placement.labels_from_logits(&logits))
+    }
+}
+
+/// The logits of a graph that was opened with [`OUTPUT`] as its only output.
+pub fn logits(probe: &Probe, chw: &[f32]) -> Result<Logits> {
+    let mut arrays = probe.run(chw).context("the exported graph does not run")?;
+    let array = arrays.pop().context("the graph gave no output")?;
+    let &[1, classes, rows, cols] = array.shape.as_slice() else {
+        bail!("the graph's {} have the shape {:?}, expected (1, C, h, w)", array.name, array.shape);
+    };
+    Ok(Logits { classes, rows, cols, data: array.data })
+}
+
+/// Puts measured Dice values into the manifest of a bundle and seals it again.
+pub fn record_dice(directory: &Path, dice: &BTreeMap<String, f64>) -> Result<()> {
+    let mut manifest = Bundle::open(directory)?.manifest;
+    manifest.provenance.dice.extend(dice.clone());
+    let partial = directory.join(format!(".{MANIFEST}.partial"));
+    save(&partial, manifest.seal().to_json().as_bytes())?;
+    fs::rename(&partial, directory.join(MANIFEST))
+        .with_context(|| format!("cannot replace the manifest of {}", directory.display()))
+}
+
+/// Packs a bundle folder into one `.tar`, the same bytes every time.
+pub fn pack(directory: &Path, out: &Path) -> Result<()> {
+    let bundle = Bundle::open(directory)?;
+    let partial = sibling(out, "partial")?;
+    let file = File::create(&partial)
+        .with_context(|| format!("cannot create {}", partial.display()))?;
+    let mut archive = tar::Builder::new(file);
+    let names = bundle.manifest.files.keys().map(String::as_str);
+    for name in std::iter::once(MANIFEST).chain(names) {
+        let path = bundle.path(name);
+        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        archive
+            .append_data(&mut header, name, bytes.as_slice())
+            .with_context(|| format!("cannot add {name} to {}", partial.display()))?;
+    }
+    archive.into_inner()?.sync_all()?;
+    fs::rename(&partial, out).with_context(|| format!("cannot put the archive at {}", out.display()))
+}
+
+fn save(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// `.NAME.suffix` beside `path`.
+fn sibling(path: &Path, suffix: &str) -> Result<PathBuf> {
+    let name = path.file_name().with_context(|| format!("{} names nothing", path.display()))?;
+    Ok(parent_of(path).join(format!(".{}.{suffix}", name.to_string_lossy())))
+}
+
+fn remove_all(directory: &Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::geometry::Fit;
+    use contract::intensity::{Normalize, Window};
+    use nets::tiny_vit::Stem;
+
+    use super::*;
+    use crate::onnx::testing::{SIZE, config, image, random_state};
+    use crate::onnx::{lower_automatic, serialize};
+
+    fn spec() -> BundleSpec {
+        let lowered = lower_automatic(&random_state(&config(Stem::Stride4)), SIZE).unwrap();
+        let golden = image(0.0)[..SIZE * SIZE].iter().map(|x| 900.0 * x - 20.0).collect();
+        let class = |id: u8| Class { id, label: format!("class {id}"), snomed: None, color: [id; 3] };
+        BundleSpec {
+            name: "small".into(),
+            version: "0.1.0".into(),
+            counter: 1,
+            licence: "Apache-2.0".into(),
+            classes: vec![class(1), class(2)],
+            input: InputRules {
+                size: SIZE,
+                fit: Fit::Stretch,
+                window: Window::MinMax,
+                normalize: Normalize::MinMax,
+            },
+            side: lowered.side,
+            precision: Precision::F32,
+            provenance: Provenance {
+                command: "test".into(),
+                recipe_digest: String::new(),
+                data_fingerprint: String::new(),
+                teacher: String::new(),
+                dice: BTreeMap::new(),
+                code_version: "0".into(),
+            },
+            onnx: serialize(&lowered.model),
+            golden: Image { rows: SIZE, cols: SIZE, channels: 1, data: golden },
+        }
+    }
+
+    #[test]
+    fn a_written_bundle_opens_and_a_second_one_replaces_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("zoo/small");
+        write_bundle(&path, &spec()).unwrap();
+        write_bundle(&path, &BundleSpec { counter: 2, ..spec() }).unwrap();
+        let segmenter = Segmenter::open(&path).unwrap();
+        assert_eq!(segmenter.manifest().counter, 2);
+        let beside: Vec<_> = fs::read_dir(folder.path().join("zoo")).unwrap().collect();
+        assert_eq!(beside.len(), 1, "{beside:?}");
+    }
+
+    #[test]
+    fn a_folder_of_something_else_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("thesis.tex"), "").unwrap();
+        let error = write_bundle(folder.path(), &spec()).unwrap_err();
+        assert!(error.to_string().contains("is no bundle"), "{error}");
+        assert!(folder.path().join("thesis.tex").exists());
+    }
+
+    #[test]
+    fn a_broken_graph_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small");
+        let broken = BundleSpec { onnx: spec().onnx[..1000].to_vec(), ..spec() };
+        assert!(write_bundle(&path, &broken).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn dice_is_recorded_under_a_new_seal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small");
+        write_bundle(&path, &spec()).unwrap();
+        record_dice(&path, &BTreeMap::from([("f32 tract test".into(), 0.875)])).unwrap();
+        let manifest = Bundle::open(&path).unwrap().manifest;
+        assert_eq!(manifest.provenance.dice["f32 tract test"], 0.875);
+    }
+
+    #[test]
+    fn an_archive_opens_and_is_the_same_every_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small");
+        write_bundle(&path, &spec()).unwrap();
+        let archives = ["a.tar", "b.tar"].map(|name| folder.path().join(name));
+        for archive in &archives {
+            pack(&path, archive).unwrap();
+        }
+        assert_eq!(fs::read(&archives[0]).unwrap(), fs::read(&archives[1]).unwrap());
+        assert_eq!(Segmenter::open(&archives[0]).unwrap().manifest().name, "small");
+    }
+}

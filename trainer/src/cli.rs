@@ -1,0 +1,154 @@
+//! What was typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Method, Scope};
+
+/// Fine-tune Segment Anything, distil it into a ViT-T and export a bundle for `scansided`.
+#[derive(Debug, Parser)]
+#[command(name = "trainer", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make and inspect dataset lists.
+    #[command(subcommand)]
+    Dataset(DatasetCommand),
+    /// Fine-tune a SAM: the teacher.
+    Finetune(FinetuneArgs),
+    /// Distil a fine-tuned teacher into a ViT-T: the student.
+    Distill(DistillArgs),
+    /// Turn a run into two bundles, f32 and int8.
+    Export(ExportArgs),
+    /// Work with bundles.
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// Measure Dice and IoU of a run folder, a bundle, or a checkpoint with box prompts.
+    Eval(EvalArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DatasetCommand {
+    /// Index a folder of labelled images into a list (CSV) with patient-level splits.
+    Index {
+        /// Folder with PATIENT/dicom + PATIENT/label, images + masks, or imagesTr + labelsTr.
+        root: PathBuf,
+        /// Where the list goes.
+        #[arg(long)]
+        out: PathBuf,
+        /// Patients of each split; a suffix of the id is enough.
+        #[arg(long, value_delimiter = ',')]
+        train: Vec<String>,
+        #[arg(long, value_delimiter = ',')]
+        validation: Vec<String>,
+        #[arg(long, value_delimiter = ',')]
+        test: Vec<String>,
+        /// Without patients: seed of the random 70 / 15 / 15 split.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Count images, patients and label values of a list.
+    Show { list: PathBuf },
+}
+
+/// Where the configuration comes from; the same for every training command.
+#[derive(Debug, Args)]
+pub struct Recipe {
+    /// Recipe file: what differs from config/train.toml.
+    #[arg(long)]
+    pub config: Option<PathBuf>,
+    /// `key.path=value` in TOML syntax; wins over the recipe.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Run folder.
+    #[arg(long)]
+    pub run: PathBuf,
+    /// Go on with an interrupted run.
+    #[arg(long)]
+    pub resume: bool,
+    /// Print the resolved configuration, what trains and how long an epoch is; start nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct FinetuneArgs {
+    #[command(flatten)]
+    pub recipe: Recipe,
+    #[arg(long)]
+    pub scope: Option<Scope>,
+    #[arg(long)]
+    pub method: Option<Method>,
+}
+
+#[derive(Debug, Args)]
+pub struct DistillArgs {
+    #[command(flatten)]
+    pub recipe: Recipe,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SplitArg {
+    Train,
+    Validation,
+    Test,
+    All,
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Run folder, bundle folder or .tar, or with --boxes a checkpoint file.
+    pub subject: PathBuf,
+    /// Dataset lists.
+    #[arg(long, required = true)]
+    pub list: Vec<PathBuf>,
+    #[arg(long, value_enum, default_value_t = SplitArg::Test)]
+    pub split: SplitArg,
+    /// Prompt with the ground-truth box, wider by so many px on each side; for promptable checkpoints.
+    #[arg(long, value_name = "MARGIN_PX")]
+    pub boxes: Option<f32>,
+    /// Label value that counts as foreground, for a bundle or checkpoint (a run knows its own).
+    #[arg(long, default_value_t = 1)]
+    pub class: u8,
+    /// Also write the report as JSON.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Also write the predicted label maps as PNG into this folder.
+    #[arg(long)]
+    pub masks: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Run folder of the student (or of a fine-tuned teacher).
+    #[arg(long)]
+    pub run: PathBuf,
+    /// Folder for the bundles: OUT/f32 and OUT/int8.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Keys of the configuration to change, as `export.name="x"`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BundleCommand {
+    /// Verify a bundle's digests and golden pair and print its manifest.
+    Inspect { bundle: PathBuf },
+    /// Pack a bundle folder into one .tar.
+    Pack { bundle: PathBuf, out: PathBuf },
+    /// Write the network input and the logits of images (default: the golden one) as raw f32 files,
+    /// for comparison with another runtime.
+    Dump {
+        bundle: PathBuf,
+        /// Folder for N.input.f32 and N.logits.f32.
+        out: PathBuf,
+        /// PNG, JPEG, TIFF or DICOM files.
+        images: Vec<PathBuf>,
+    },
+}

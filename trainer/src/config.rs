@@ -1,0 +1,261 @@
+//! What a run is: `config/train.toml` holds every default, a recipe the differences, `--set` the rest.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use contract::geometry::InputRules;
+use contract::manifest::Class;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::augment::Augmentation;
+use crate::dataset::LabelRule;
+
+const DEFAULTS: &str = include_str!("../../config/train.toml");
+
+/// The resolved configuration; written into every run folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub seed: u64,
+    pub threads: usize,
+    pub data: Data,
+    pub input: InputRules,
+    pub augmentation: Augmentation,
+    pub model: Model,
+    pub finetune: Finetune,
+    pub distill: Distill,
+    pub export: Export,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    pub lists: Vec<PathBuf>,
+    pub distill_lists: Vec<PathBuf>,
+    pub target: LabelRule,
+    pub classes: Vec<Class>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub encoder: Encoder,
+    pub checkpoint: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoder {
+    LiteMedsam,
+    VitT,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    Decoder,
+    EncoderDecoder,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    Vanilla,
+    Adapter,
+    Lora,
+}
+
+impl From<Scope> for nets::sam::Scope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Decoder => Self::Decoder,
+            Scope::EncoderDecoder => Self::EncoderDecoder,
+        }
+    }
+}
+
+impl From<Method> for nets::sam::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Vanilla => Self::Vanilla,
+            Method::Adapter => Self::Adapter,
+            Method::Lora => Self::Lora,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finetune {
+    pub scope: Scope,
+    pub method: Method,
+    pub rank: usize,
+    pub decoder_adapter_depth: usize,
+    pub epochs: u64,
+    pub batch: usize,
+    pub accumulate: usize,
+    pub learning_rate: f64,
+    pub warmup_steps: u64,
+    pub weight_decay: f64,
+    pub clip_norm: f64,
+    pub ema: f64,
+    pub patience_epochs: u64,
+    pub validate_every_epochs: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distill {
+    pub teacher: PathBuf,
+    pub views: usize,
+    pub embedding_epochs: u64,
+    pub mask_epochs: u64,
+    pub batch: usize,
+    pub embedding_learning_rate: f64,
+    pub mask_learning_rate: f64,
+    pub warmup_steps: u64,
+    pub weight_decay: f64,
+    pub clip_norm: f64,
+    pub ema: f64,
+    pub embedding_weight: f64,
+    pub teacher_weight: f64,
+    pub batch_norm_frozen_epochs: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    pub name: String,
+    pub version: String,
+    pub counter: u64,
+    pub licence: String,
+    pub calibration_images: usize,
+}
+
+impl Config {
+    /// The defaults, then `recipe`, then `key.path=value` overrides (values in TOML syntax).
+    pub fn resolve(recipe: Option<&Path>, overrides: &[String]) -> Result<Self> {
+        let mut table: toml::Table = DEFAULTS.parse().context("config/train.toml in the binary")?;
+        if let Some(path) = recipe {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read recipe {}", path.display()))?;
+            let delta: toml::Table =
+                text.parse().with_context(|| format!("{} is not TOML", path.display()))?;
+            merge(&mut table, delta, "").with_context(|| format!("in {}", path.display()))?;
+        }
+        for text in overrides {
+            let delta: toml::Table = text.parse().with_context(|| {
+                format!("--set {text}: write key.path=value in TOML syntax, strings in quotes")
+            })?;
+            merge(&mut table, delta, "").with_context(|| format!("in --set {text}"))?;
+        }
+        let config: Self = toml::Value::Table(table).try_into().context("invalid configuration")?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Reads the configuration that a run folder was made with.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read {}: is this a run folder?", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+    }
+
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).expect("the configuration has TOML types only")
+    }
+
+    /// Hex SHA-256 of the resolved configuration.
+    pub fn digest(&self) -> String {
+        hex::encode(Sha256::digest(self.to_toml()))
+    }
+
+    /// Classes of the network's output, background included.
+    pub fn num_cls(&self) -> usize {
+        self.data.classes.len() + 1
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.input.size == 0 || !self.input.size.is_multiple_of(64) {
+            bail!("input.size is {} px: choose a multiple of 64", self.input.size);
+        }
+        let ids: Vec<u8> = self.data.classes.iter().map(|class| class.id).collect();
+        if ids.is_empty() || !ids.iter().enumerate().all(|(i, &id)| usize::from(id) == i + 1) {
+            bail!("data.classes has the ids {ids:?}: number them 1, 2, 3 ... without gaps");
+        }
+        let wanted = match self.data.target {
+            LabelRule::Binary { .. } | LabelRule::Combine => 1,
+            LabelRule::Classes { n } => usize::from(n),
+        };
+        if ids.len() != wanted {
+            bail!("data.classes lists {} classes, data.target makes {wanted}", ids.len());
+        }
+        for (key, value) in [
+            ("finetune.batch", self.finetune.batch),
+            ("finetune.accumulate", self.finetune.accumulate),
+            ("distill.batch", self.distill.batch),
+            ("distill.views", self.distill.views),
+        ] {
+            if value == 0 {
+                bail!("{key} is 0: it must be at least 1");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lays `delta` over `base`; a key that `base` lacks is an error, so defaults are the list of keys.
+fn merge(base: &mut toml::Table, delta: toml::Table, prefix: &str) -> Result<()> {
+    for (key, value) in delta {
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let Some(old) = base.get_mut(&key) else {
+            let known: Vec<&str> = base.keys().map(String::as_str).collect();
+            bail!("unknown key {path}: known here are {}", known.join(", "));
+        };
+        match (old, value) {
+            // `target` and `window` are one-of values: their tables replace each other.
+            (toml::Value::Table(old), toml::Value::Table(new))
+                if !matches!(key.as_str(), "target" | "window") =>
+            {
+                merge(old, new, &path)?;
+            }
+            (old, new) => *old = new,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_resolve_and_survive_a_round_trip() {
+        let config = Config::resolve(None, &[]).unwrap();
+        let again: Config = toml::from_str(&config.to_toml()).unwrap();
+        assert_eq!(again.digest(), config.digest());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_neighbours() {
+        let error = Config::resolve(None, &["finetune.epoch=3".into()]).unwrap_err();
+        let text = format!("{error:#}");
+        assert!(text.contains("unknown key finetune.epoch"), "{text}");
+        assert!(text.contains("epochs"), "{text}");
+    }
+
+    #[test]
+    fn overrides_win() {
+        let config =
+            Config::resolve(None, &["finetune.epochs=3".into(), "input.size=512".into()]).unwrap();
+        assert_eq!((config.finetune.epochs, config.input.size), (3, 512));
+    }
+
+    #[test]
+    fn classes_must_match_the_target() {
+        let error =
+            Config::resolve(None, &["data.target={classes={n=3}}".into()]).unwrap_err();
+        assert!(error.to_string().contains("lists 1 classes"), "{error}");
+    }
+}

@@ -1,0 +1,282 @@
+//! Labelled images: list files, the split by patient, and what one entry loads to.
+//!
+//! A list is a CSV with the header `image,labels,patient,split[,slice]` and paths relative to its
+//! own folder. The reference's lists (`image_path,mask_path`, no header) are read too.
+
+mod command;
+pub mod index;
+mod label;
+mod list;
+mod nifti;
+mod split;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail, ensure};
+use contract::{Image, LabelMap};
+use segmenter::decode::{Limits, Scan, decode};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+pub use command::run;
+pub use label::LabelRule;
+pub use list::write_list;
+pub use split::SplitRule;
+
+use self::nifti::Volume;
+
+/// Which part of a data set a patient belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    Train,
+    Validation,
+    Test,
+}
+
+impl Split {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
+}
+
+/// One labelled frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub image: PathBuf,
+    pub labels: PathBuf,
+    pub patient: String,
+    pub split: Split,
+    /// Axial slice of a NIfTI volume, or frame of a multi-frame DICOM file; from 0.
+    pub slice: Option<usize>,
+}
+
+/// A loaded entry at its native size.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// Image path relative to the list, with `#slice` where there is one.
+    pub name: String,
+    pub patient: String,
+    pub image: Image,
+    /// After the label rule: 0 is background, 1.. are the classes of the network.
+    pub labels: LabelMap,
+    /// Distance between rows, between columns.
+    pub spacing_mm: Option<[f64; 2]>,
+}
+
+#[derive(Debug)]
+pub struct Dataset {
+    /// Folder that names and fingerprint are relative to.
+    pub root: PathBuf,
+    pub entries: Vec<Entry>,
+    /// Grey values above 0 that occur in the label files.
+    pub classes: Vec<u8>,
+    /// Hex SHA-256 over the sorted (relative path, SHA-256 of content, split) of all entries.
+    pub fingerprint: String,
+    /// What the fingerprint is made of, one line a entry, kept for concatenation.
+    lines: Vec<String>,
+    names: HashMap<(PathBuf, Option<usize>), String>,
+    /// The volumes read last: neighbouring entries are slices of the same two files.
+    volumes: Mutex<[Option<(PathBuf, Arc<Volume>)>; 2]>,
+}
+
+impl Dataset {
+    /// Reads a list file and hashes every file in it.
+    pub fn read(list: &Path) -> Result<Self> {
+        let root = list::folder_of(list);
+        let entries = list::read(list)?;
+        Self::assemble(root, entries).with_context(|| format!("in list {}", list.display()))
+    }
+
+    /// Concatenates lists; a patient must be in the same split in all of them.
+    pub fn read_many(lists: &[PathBuf]) -> Result<Self> {
+        let (first, rest) =
+            lists.split_first().context("no dataset list given: set data.lists in the config")?;
+        let mut all = Self::read(first)?;
+        for list in rest {
+            let more = Self::read(list)?;
+            all.entries.extend(more.entries);
+            all.lines.extend(more.lines);
+            all.names.extend(more.names);
+            let classes: BTreeSet<u8> = all.classes.iter().copied().chain(more.classes).collect();
+            all.classes = classes.into_iter().collect();
+        }
+        check_split(&all.entries)?;
+        all.fingerprint = digest_lines(&mut all.lines);
+        Ok(all)
+    }
+
+    pub fn of(&self, split: Split) -> Vec<&Entry> {
+        self.entries.iter().filter(|entry| entry.split == split).collect()
+    }
+
+    /// Patients of a split, sorted.
+    pub fn patients(&self, split: Split) -> Vec<&str> {
+        let patients: BTreeSet<&str> =
+            self.of(split).into_iter().map(|entry| entry.patient.as_str()).collect();
+        patients.into_iter().collect()
+    }
+
+    pub fn load(&self, entry: &Entry, labels: &LabelRule) -> Result<Sample> {
+        let (image, spacing_mm) = self.image(entry)?;
+        let grey = self.grey(entry)?;
+        ensure_same_size(entry, &image, &grey)?;
+        let labels =
+            labels.apply(grey).with_context(|| format!("labels {}", entry.labels.display()))?;
+        let key = (entry.image.clone(), entry.slice);
+        let name = self.names.get(&key).cloned().unwrap_or_else(|| name_of(&self.root, entry));
+        Ok(Sample { name, patient: entry.patient.clone(), image, labels, spacing_mm })
+    }
+
+    fn assemble(root: PathBuf, entries: Vec<Entry>) -> Result<Self> {
+        ensure!(!entries.is_empty(), "there is no entry: nothing to train on");
+        check_split(&entries)?;
+        let mut hashes: HashMap<PathBuf, String> = HashMap::new();
+        let mut classes = BTreeSet::new();
+        let mut lines = Vec::with_capacity(entries.len());
+        let mut names = HashMap::with_capacity(entries.len());
+        for entry in &entries {
+            if !hashes.contains_key(&entry.labels) {
+                classes.extend(label::values(&entry.labels)?);
+            }
+            let image = hash(&entry.image, &mut hashes)?;
+            let labels = hash(&entry.labels, &mut hashes)?;
+            let name = name_of(&root, entry);
+            let label_name = relative(&root, &entry.labels);
+            let split = entry.split.name();
+            lines.push(format!("{name}\t{image}\t{label_name}\t{labels}\t{split}\n"));
+            if names.insert((entry.image.clone(), entry.slice), name).is_some() {
+                bail!("{} is listed twice: remove one line", entry.image.display());
+            }
+        }
+        classes.remove(&0);
+        let fingerprint = digest_lines(&mut lines);
+        let classes = classes.into_iter().collect();
+        let volumes = Mutex::new([None, None]);
+        Ok(Self { root, entries, classes, fingerprint, lines, names, volumes })
+    }
+
+    fn image(&self, entry: &Entry) -> Result<(Image, Option<[f64; 2]>)> {
+        if nifti::is_nifti(&entry.image) {
+            let volume = self.volume(&entry.image, 0)?;
+            let image = volume
+                .slice(entry.slice)
+                .with_context(|| format!("image {}", entry.image.display()))?;
+            return Ok((image, Some(volume.spacing_mm)));
+        }
+        let mut scan = scan(&entry.image)?;
+        let n_frames = scan.frames.len();
+        let frame = match (entry.slice, n_frames) {
+            (None, 1) => 0,
+            (Some(frame), n) if frame < n => frame,
+            (None, n) => bail!(
+                "{} has {n} frames: name one in the list's column slice",
+                entry.image.display()
+            ),
+            (Some(frame), n) => {
+                bail!("slice is {frame}, {} has {n} frames", entry.image.display())
+            }
+        };
+        Ok((scan.frames.swap_remove(frame), scan.spacing_mm))
+    }
+
+    fn grey(&self, entry: &Entry) -> Result<LabelMap> {
+        if nifti::is_nifti(&entry.labels) {
+            let volume = self.volume(&entry.labels, 1)?;
+            return volume
+                .label_slice(entry.slice)
+                .with_context(|| format!("labels {}", entry.labels.display()));
+        }
+        label::read_grey(&entry.labels)
+    }
+
+    fn volume(&self, path: &Path, place: usize) -> Result<Arc<Volume>> {
+        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((cached, volume)) = &volumes[place]
+            && cached == path
+        {
+            return Ok(Arc::clone(volume));
+        }
+        let volume = Arc::new(Volume::read(path)?);
+        volumes[place] = Some((path.to_owned(), Arc::clone(&volume)));
+        Ok(volume)
+    }
+}
+
+fn scan(path: &Path) -> Result<Scan> {
+    let bytes =
+        std::fs::read(path).with_context(|| format!("cannot read image {}", path.display()))?;
+    decode(&bytes, &Limits::STANDARD)
+        .with_context(|| format!("cannot decode image {}", path.display()))
+}
+
+fn ensure_same_size(entry: &Entry, image: &Image, labels: &LabelMap) -> Result<()> {
+    ensure!(
+        (image.rows, image.cols) == (labels.rows, labels.cols),
+        "image {} has {} x {} px (rows x columns), its labels {} have {} x {} px: \
+         labels must have the image's native size",
+        entry.image.display(),
+        image.rows,
+        image.cols,
+        entry.labels.display(),
+        labels.rows,
+        labels.cols,
+    );
+    Ok(())
+}
+
+/// Frames of one patient look alike: seen in training, they would flatter the test figures.
+fn check_split(entries: &[Entry]) -> Result<()> {
+    let mut splits: BTreeMap<&str, Split> = BTreeMap::new();
+    for entry in entries {
+        let first = *splits.entry(&entry.patient).or_insert(entry.split);
+        ensure!(
+            first == entry.split,
+            "patient {} is in two splits, {} and {}: keep all frames of a patient in one",
+            entry.patient,
+            first.name(),
+            entry.split.name(),
+        );
+    }
+    Ok(())
+}
+
+fn name_of(root: &Path, entry: &Entry) -> String {
+    let path = relative(root, &entry.image);
+    match entry.slice {
+        Some(slice) => format!("{path}#{slice}"),
+        None => path,
+    }
+}
+
+fn relative(root: &Path, path: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
+}
+
+fn hash(path: &Path, known: &mut HashMap<PathBuf, String>) -> Result<String> {
+    if let Some(hash) = known.get(path) {
+        return Ok(hash.clone());
+    }
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let hash = hex::encode(Sha256::digest(&bytes));
+    known.insert(path.to_owned(), hash.clone());
+    Ok(hash)
+}
+
+fn digest_lines(lines: &mut [String]) -> String {
+    lines.sort_unstable();
+    let mut digest = Sha256::new();
+    for line in lines {
+        digest.update(line);
+    }
+    hex::encode(digest.finalize())
+}
+
+#[cfg(test)]
+mod tests;

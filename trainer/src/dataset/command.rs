@@ -1,0 +1,44 @@
+//! `trainer dataset`: make and look at lists.
+
+use anyhow::Result;
+
+use super::index::{self, Options};
+use super::{Dataset, Split, SplitRule, write_list};
+use crate::cli::DatasetCommand;
+use crate::report;
+
+pub fn run(command: DatasetCommand) -> Result<()> {
+    match command {
+        DatasetCommand::Index { root, out, train, validation, test, seed } => {
+            let named = !(train.is_empty() && validation.is_empty() && test.is_empty());
+            let split = if named {
+                SplitRule::Patients { train, validation, test }
+            } else {
+                SplitRule::Fractions { validation: 0.15, test: 0.15, seed }
+            };
+            let dataset = index::index(&root, &Options { split })?;
+            write_list(&dataset, &out)?;
+            report::say(&describe(&dataset));
+        }
+        DatasetCommand::Show { list } => report::say(&describe(&Dataset::read(&list)?)),
+    }
+    Ok(())
+}
+
+fn describe(dataset: &Dataset) -> String {
+    let mut lines = vec![format!(
+        "{} images, label values {:?}, fingerprint {}",
+        dataset.entries.len(),
+        dataset.classes,
+        dataset.fingerprint
+    )];
+    for split in [Split::Train, Split::Validation, Split::Test] {
+        lines.push(format!(
+            "{:10} {:5} images of {}",
+            split.name(),
+            dataset.of(split).len(),
+            dataset.patients(split).join(", ")
+        ));
+    }
+    lines.join("\n")
+}

@@ -1,0 +1,416 @@
+use std::fs;
+
+use contract::geometry::{Fit, InputRules};
+use contract::intensity::{Normalize, Window};
+use tempfile::TempDir;
+
+use super::index::{Options, index};
+use super::*;
+use crate::augment::Augmentation;
+use crate::batch::{Batch, Loader, LoaderOptions};
+
+fn png(path: &Path, rows: usize, cols: usize, value: impl Fn(usize, usize) -> u8) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let data: Vec<u8> = (0..rows * cols).map(|i| value(i / cols, i % cols)).collect();
+    image::save_buffer(path, &data, cols as u32, rows as u32, image::ColorType::L8).unwrap();
+}
+
+/// Images `p1_a`, `p2_a` ... with a labelled square of grey value 2 in each.
+fn pairs(n_images: usize) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 1..=n_images {
+        let name = format!("p{number}.png");
+        png(&folder.path().join("images").join(&name), 20, 24, |y, x| (y * 9 + x + number) as u8);
+        png(&folder.path().join("masks").join(&name), 20, 24, |y, x| {
+            2 * u8::from((5..12).contains(&y) && (6..15).contains(&x))
+        });
+    }
+    folder
+}
+
+/// NIfTI-1 in its smallest form: 348 bytes of header, 4 of no extension, 8-bit voxels.
+fn nifti_file(path: &Path, [nx, ny, nz]: [i16; 3], voxels: &[u8]) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mut header = vec![0_u8; 352];
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &348_i32.to_le_bytes());
+    for (i, n) in [3, nx, ny, nz, 1, 1, 1, 1].iter().enumerate() {
+        put(40 + 2 * i, &n.to_le_bytes());
+    }
+    put(70, &2_i16.to_le_bytes());
+    put(72, &8_i16.to_le_bytes());
+    for (i, distance) in [1.0_f32, 0.5, 0.75, 3.0].iter().enumerate() {
+        put(76 + 4 * i, &distance.to_le_bytes());
+    }
+    put(108, &352.0_f32.to_le_bytes());
+    put(112, &1.0_f32.to_le_bytes());
+    put(344, b"n+1\0");
+    header.extend(voxels);
+    fs::write(path, header).unwrap();
+}
+
+fn by_name(train: &[&str], validation: &[&str], test: &[&str]) -> Options {
+    let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    let (train, validation, test) = (owned(train), owned(validation), owned(test));
+    Options { split: SplitRule::Patients { train, validation, test } }
+}
+
+fn error_of<T>(result: Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("no error"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+#[test]
+fn png_pairs_are_indexed_written_and_read_back() {
+    let folder = pairs(3);
+    let dataset = index(folder.path(), &by_name(&["p1"], &["p2"], &["3"])).unwrap();
+    let list = folder.path().join("list.csv");
+    write_list(&dataset, &list).unwrap();
+    assert_eq!(
+        fs::read_to_string(&list).unwrap(),
+        "image,labels,patient,split,slice\n\
+         images/p1.png,masks/p1.png,p1,train,\n\
+         images/p2.png,masks/p2.png,p2,validation,\n\
+         images/p3.png,masks/p3.png,p3,test,\n"
+    );
+    let read = Dataset::read(&list).unwrap();
+    assert_eq!(read.entries.len(), 3);
+    assert_eq!(read.fingerprint, dataset.fingerprint);
+    assert_eq!(read.classes, [2]);
+    assert_eq!(read.patients(Split::Test), ["p3"]);
+    let sample = read.load(read.of(Split::Test)[0], &LabelRule::Binary { class: 2 }).unwrap();
+    assert_eq!(sample.name, "images/p3.png");
+    assert_eq!(sample.image.data[24 + 1], 13.0, "row 1, column 1 of image 3");
+    assert_eq!(sample.labels.data.iter().filter(|&&label| label == 1).count(), 7 * 9);
+}
+
+#[test]
+fn the_fingerprint_follows_content_and_split_only() {
+    let (here, there) = (pairs(3), pairs(3));
+    let of = |root: &TempDir, options: &Options| index(root.path(), options).unwrap().fingerprint;
+    let options = by_name(&["p1"], &["p2"], &["p3"]);
+    let fingerprint = of(&here, &options);
+    assert_eq!(of(&there, &options), fingerprint, "another folder, the same data");
+    assert_ne!(of(&here, &by_name(&["p1"], &["p3"], &["p2"])), fingerprint);
+    png(&here.path().join("masks/p2.png"), 20, 24, |_, _| 1);
+    assert_ne!(of(&here, &options), fingerprint);
+}
+
+#[test]
+fn label_rules() {
+    struct Case {
+        rule: LabelRule,
+        wanted: [u8; 4],
+    }
+    let grey = LabelMap { rows: 1, cols: 4, data: vec![0, 1, 2, 3] };
+    for case in [
+        Case { rule: LabelRule::Binary { class: 2 }, wanted: [0, 0, 1, 0] },
+        Case { rule: LabelRule::Combine, wanted: [0, 1, 1, 1] },
+        Case { rule: LabelRule::Classes { n: 3 }, wanted: [0, 1, 2, 3] },
+    ] {
+        assert_eq!(case.rule.apply(grey.clone()).unwrap().data, case.wanted, "{:?}", case.rule);
+    }
+}
+
+#[test]
+fn an_unknown_grey_value_names_file_and_values() {
+    let folder = pairs(1);
+    let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
+    let text = error_of(dataset.load(&dataset.entries[0], &LabelRule::Classes { n: 1 }));
+    assert!(text.contains("masks/p1.png") && text.contains("{0, 2}"), "{text}");
+}
+
+#[test]
+fn a_rule_that_fits_no_image_is_refused_before_training() {
+    let folder = pairs(2);
+    let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
+    let options = LoaderOptions { labels: LabelRule::Binary { class: 1 }, ..options() };
+    let text = error_of(Loader::new(&dataset, &dataset.of(Split::Train), options));
+    assert!(text.contains("no image has a foreground pixel") && text.contains("[2]"), "{text}");
+}
+
+#[test]
+fn sizes_that_differ_are_both_named() {
+    let folder = pairs(1);
+    png(&folder.path().join("masks/p1.png"), 24, 20, |_, _| 1);
+    let text = error_of(index(folder.path(), &by_name(&[], &[], &[])));
+    assert!(text.contains("20 x 24") && text.contains("24 x 20"), "{text}");
+}
+
+#[test]
+fn a_patient_stays_in_one_split() {
+    let folder = pairs(2);
+    let list = folder.path().join("list.csv");
+    fs::write(
+        &list,
+        "image,labels,patient,split\nimages/p1.png,masks/p1.png,anna,train\n\
+         images/p2.png,masks/p2.png,anna,test\n",
+    )
+    .unwrap();
+    let text = error_of(Dataset::read(&list));
+    assert!(text.contains("patient anna is in two splits, train and test"), "{text}");
+    let text = error_of(index(folder.path(), &by_name(&["p1"], &["p1"], &["p2"])));
+    assert!(text.contains("patient p1 is in two splits"), "{text}");
+}
+
+#[test]
+fn lists_are_concatenated_and_checked_together() {
+    let folder = pairs(2);
+    let header = "image,labels,patient,split\n";
+    let list = |name: &str, row: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("{header}{row}\n")).unwrap();
+        path
+    };
+    let first = list("a.csv", "images/p1.png,masks/p1.png,anna,train");
+    let second = list("b.csv", "images/p2.png,masks/p2.png,bert,test");
+    let clash = list("c.csv", "images/p2.png,masks/p2.png,anna,test");
+    let both = Dataset::read_many(&[first.clone(), second.clone()]).unwrap();
+    assert_eq!((both.of(Split::Train).len(), both.of(Split::Test).len()), (1, 1));
+    let turned = Dataset::read_many(&[second, first.clone()]).unwrap();
+    assert_eq!(both.fingerprint, turned.fingerprint, "order does not matter");
+    let text = error_of(Dataset::read_many(&[first, clash]));
+    assert!(text.contains("patient anna is in two splits"), "{text}");
+}
+
+#[test]
+fn a_bad_line_is_named() {
+    let folder = pairs(1);
+    let list = folder.path().join("list.csv");
+    let text = "image,labels,patient,split\nimages/p1.png,masks/p1.png,anna,training\n";
+    fs::write(&list, text).unwrap();
+    let text = error_of(Dataset::read(&list));
+    assert!(text.contains("line 2") && text.contains("\"training\""), "{text}");
+}
+
+#[test]
+fn the_references_lists_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("MRI-Prostate");
+    for number in [5, 6] {
+        let image = format!("images/patient{number}/study/volume/S_{number}.png");
+        png(&root.join(image), 8, 8, |y, _| y as u8);
+        png(&root.join(format!("masks/S_{number}.png")), 8, 8, |y, _| if y < 2 { 254 } else { 255 });
+    }
+    let row = |n: usize| {
+        let image = format!("MRI-Prostate/images/patient{n}/study/volume/S_{n}.png");
+        format!("{image}, /MRI-Prostate/masks/S_{n}.png\r\n")
+    };
+    // In the reference the list lies inside the folder that its paths begin with.
+    let list = root.join("val_5shot.csv");
+    fs::write(&list, row(5) + &row(6)).unwrap();
+    let dataset = Dataset::read(&list).unwrap();
+    assert_eq!(dataset.patients(Split::Validation), ["patient5", "patient6"]);
+    assert_eq!(dataset.classes, [254, 255]);
+    let sample = dataset.load(&dataset.entries[0], &LabelRule::Combine).unwrap();
+    assert!(sample.labels.data.iter().all(|&label| label == 1));
+}
+
+#[test]
+fn only_labelled_slices_of_a_volume_become_entries() {
+    let folder = tempfile::tempdir().unwrap();
+    let (nx, ny, nz) = (4, 3, 5);
+    let voxels: Vec<u8> = (0..60).collect();
+    let labels: Vec<u8> = (0..60).map(|i| u8::from(i / 12 == 2 && i % 12 == 5)).collect();
+    nifti_file(&folder.path().join("imagesTr/v_001.nii"), [nx, ny, nz], &voxels);
+    nifti_file(&folder.path().join("labelsTr/v_001.nii"), [nx, ny, nz], &labels);
+    nifti_file(&folder.path().join("imagesTr/._v_001.nii"), [1, 1, 1], &[0]);
+    let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
+    assert_eq!(dataset.entries.len(), 1);
+    let entry = &dataset.entries[0];
+    assert_eq!((entry.slice, entry.patient.as_str()), (Some(2), "v_001"));
+    let sample = dataset.load(entry, &LabelRule::Combine).unwrap();
+    assert_eq!((sample.image.rows, sample.image.cols), (3, 4));
+    assert_eq!(sample.image.data, (24..36).map(|i| i as f32).collect::<Vec<_>>());
+    assert_eq!(sample.labels.data[5], 1);
+    assert_eq!(sample.spacing_mm, Some([0.75, 0.5]));
+    assert_eq!(sample.name, "imagesTr/v_001.nii#2");
+}
+
+#[test]
+fn fractions_split_patients_by_seed() {
+    let folder = pairs(10);
+    let split = |seed| {
+        let rule = SplitRule::Fractions { validation: 0.2, test: 0.1, seed };
+        index(folder.path(), &Options { split: rule }).unwrap()
+    };
+    let dataset = split(3);
+    let sizes =
+        [Split::Train, Split::Validation, Split::Test].map(|split| dataset.patients(split).len());
+    assert_eq!(sizes, [7, 2, 1]);
+    assert_eq!(dataset.fingerprint, split(3).fingerprint);
+    assert!((4..10).any(|seed| split(seed).fingerprint != dataset.fingerprint));
+}
+
+#[test]
+fn a_suffix_must_fit_one_patient() {
+    let folder = pairs(12);
+    let text = error_of(index(folder.path(), &by_name(&["2"], &[], &[])));
+    assert!(text.contains("p12") && text.contains("p2"), "{text}");
+    let text = error_of(index(folder.path(), &by_name(&["x9"], &[], &[])));
+    assert!(text.contains("no patient \"x9\""), "{text}");
+}
+
+#[test]
+fn an_unknown_layout_says_what_is_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = error_of(index(folder.path(), &by_name(&[], &[], &[])));
+    assert!(text.contains("imagesTr beside labelsTr"), "{text}");
+}
+
+fn options() -> LoaderOptions {
+    LoaderOptions {
+        input: InputRules {
+            size: 32,
+            fit: Fit::LongestSidePad,
+            window: Window::None,
+            normalize: Normalize::MinMax,
+        },
+        labels: LabelRule::Binary { class: 2 },
+        augmentation: Some(Augmentation {
+            rotation_deg: 20.0,
+            scale: [0.9, 1.1],
+            shift: 0.05,
+            flip_horizontal: true,
+            flip_vertical: false,
+            gamma: [0.8, 1.2],
+            brightness: 0.1,
+            contrast: 0.1,
+            noise: 0.02,
+            probability: 0.5,
+        }),
+        batch: 2,
+        seed: 7,
+        shuffle: true,
+    }
+}
+
+type Values = (Vec<String>, Vec<f32>, Vec<u32>);
+
+fn values(batches: impl Iterator<Item = Result<Batch>>) -> Vec<Values> {
+    batches
+        .map(|batch| {
+            let batch = batch.unwrap();
+            let images = batch.images.flatten_all().unwrap().to_vec1().unwrap();
+            let labels = batch.labels.flatten_all().unwrap().to_vec1().unwrap();
+            (batch.names, images, labels)
+        })
+        .collect()
+}
+
+#[test]
+fn an_epoch_is_a_function_of_seed_and_number() {
+    let folder = pairs(5);
+    let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
+    let loader = Loader::new(&dataset, &dataset.of(Split::Train), options()).unwrap();
+    assert_eq!(loader.n_batches(), 3);
+    let epoch = values(loader.epoch(4));
+    assert_eq!(epoch.iter().map(|batch| batch.0.len()).collect::<Vec<_>>(), [2, 2, 1]);
+    assert_eq!(epoch[0].1.len(), 2 * 3 * 32 * 32);
+    assert_eq!(epoch[0].2.len(), 2 * 32 * 32);
+    let mut names: Vec<&String> = epoch.iter().flat_map(|batch| &batch.0).collect();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 5, "every image once");
+    assert_eq!(values(loader.epoch(4)), epoch);
+    assert_eq!(values(loader.epoch_from(4, 2)), epoch[2..], "resumed in the middle");
+    assert_ne!(values(loader.epoch(5)), epoch);
+    drop(loader.epoch(6));
+}
+
+#[test]
+fn without_augmentation_a_batch_holds_the_frames_in_order() {
+    let folder = pairs(3);
+    let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
+    let options = LoaderOptions { augmentation: None, shuffle: false, ..options() };
+    let loader = Loader::new(&dataset, &dataset.of(Split::Train), options).unwrap();
+    let pixels: Vec<f32> = values(loader.epoch(0)).into_iter().flat_map(|batch| batch.1).collect();
+    let wanted: Vec<f32> =
+        loader.frames().iter().flat_map(|frame| frame.pixels.iter().copied()).collect();
+    assert_eq!(pixels, wanted);
+    let placement = loader.frames()[0].placement;
+    assert_eq!((placement.scaled_rows, placement.scaled_cols), (27, 32));
+}
+
+/// The real data beside the repository; says so loudly when it is missing.
+fn shared(name: &str) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    assert!(
+        std::env::var_os("SCANSIDE_REQUIRE_SHARED").is_none(),
+        "{} is missing and SCANSIDE_REQUIRE_SHARED is set",
+        folder.display()
+    );
+    #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
+    {
+        eprintln!("SKIPPED: {} is missing", folder.display());
+    }
+    None
+}
+
+#[test]
+fn sunnybrook_has_96_frames_of_5_patients() {
+    let Some(root) = shared("sunnybrook_scd") else { return };
+    let options = by_name(&["101", "201", "301"], &["401"], &["501"]);
+    let dataset = index(&root, &options).unwrap();
+    let sizes =
+        [Split::Train, Split::Validation, Split::Test].map(|split| dataset.of(split).len());
+    assert_eq!(sizes, [56, 18, 22]);
+    assert_eq!(dataset.patients(Split::Test), ["SCD0000501"]);
+    assert_eq!(dataset.classes, [1, 2]);
+    let mut n_with_myocardium = 0;
+    for entry in &dataset.entries {
+        let cavity = dataset.load(entry, &LabelRule::Binary { class: 1 }).unwrap();
+        assert!(cavity.labels.data.contains(&1), "{}", cavity.name);
+        assert_eq!((cavity.image.rows, cavity.image.cols), (256, 256));
+        let [row_mm, _] = cavity.spacing_mm.unwrap();
+        assert!((1.28..1.38).contains(&row_mm), "{row_mm}");
+        let all = dataset.load(entry, &LabelRule::Classes { n: 2 }).unwrap();
+        n_with_myocardium += usize::from(all.labels.data.contains(&2));
+    }
+    assert_eq!(n_with_myocardium, 37, "as the data's README says");
+}
+
+#[test]
+fn hippocampus_montgomery_and_prostate_index_and_load() {
+    struct Case {
+        name: &'static str,
+        n_patients: usize,
+        rule: LabelRule,
+        classes: &'static [u8],
+    }
+    for case in [
+        Case {
+            name: "msd_hippocampus",
+            n_patients: 64,
+            rule: LabelRule::Classes { n: 2 },
+            classes: &[1, 2],
+        },
+        Case { name: "cxr_montgomery", n_patients: 138, rule: LabelRule::Combine, classes: &[255] },
+        // Ten images; patient77 has two of them.
+        Case {
+            name: "mri_prostate",
+            n_patients: 9,
+            rule: LabelRule::Combine,
+            classes: &[254, 255],
+        },
+    ] {
+        let Some(root) = shared(case.name) else { continue };
+        let split = SplitRule::Fractions { validation: 0.15, test: 0.15, seed: 1 };
+        let dataset = index(&root, &Options { split }).unwrap();
+        let n_patients: usize = [Split::Train, Split::Validation, Split::Test]
+            .map(|split| dataset.patients(split).len())
+            .iter()
+            .sum();
+        assert_eq!(n_patients, case.n_patients, "{}", case.name);
+        assert_eq!(dataset.classes, case.classes, "{}", case.name);
+        for entry in dataset.entries.iter().take(80) {
+            let sample = dataset.load(entry, &case.rule).unwrap();
+            assert!(sample.labels.data.iter().any(|&label| label > 0), "{}", sample.name);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Distillation of a fine-tuned teacher into a ViT-T at the input size: first its embedding, then
+//! masks with the decoder in the loop. Teacher outputs are computed once and read from disk.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{Device, Tensor};
+use nets::loss::{dice_ce, embedding_mse, mask_distillation};
+use nets::mask_decoder::Tokens;
+use nets::optimizer::{AdamW, AdamWConfig};
+use nets::prompt_encoder::Prompts;
+use nets::schedule::warmup_poly;
+use nets::{Mode, lora};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use sha2::{Digest, Sha256};
+
+use crate::augment::{Frame, augment};
+use crate::batch::{Loader, LoaderOptions};
+use crate::cli::DistillArgs;
+use crate::config::Config;
+use crate::dataset::{Dataset, Sample, Split};
+use crate::finetune::{checkpoint_digest, samples, validation_dice};
+use crate::model::{self, Model};
+use crate::report::{self, Progress};
+use crate::run_folder::{self, Identity, RunFolder, RunKind, State};
+use crate::teacher_cache::{Key, TeacherCache};
+use crate::train::{self, INTERRUPTED, Outcome, Plan, Task};
+
+pub fn run(args: &DistillArgs) -> Result<Outcome> {
+    let config = Config::resolve(args.recipe.config.as_deref(), &args.recipe.overrides)?;
+    ensure!(
+        !config.distill.teacher.as_os_str().is_empty(),
+        "distill.teacher is empty: name the run folder of `trainer finetune`"
+    );
+    let own = Dataset::read_many(&config.data.lists)?;
+    let validation = samples(&own, Split::Validation, &config)?;
+    let lists: Vec<_> = config.data.lists.iter().chain(&config.data.distill_lists).cloned().collect();
+    let dataset = Dataset::read_many(&lists)?;
+    let frames = Loader::new(
+        &dataset,
+        &dataset.of(Split::Train),
+        LoaderOptions {
+            input: config.input,
+            labels: config.data.target,
+            augmentation: None,
+            batch: 1,
+            seed: config.seed,
+            shuffle: false,
+        },
+    )?;
+    let teacher = Model::open(&config.distill.teacher)
+        .with_context(|| format!("teacher {}", config.distill.teacher.display()))?;
+    let student = Model::build(
+        model::student_config(&config),
+        config.input,
+        student_start(&teacher)?,
+        |name| !name.starts_with("prompt_encoder.p") && !name.starts_with("prompt_encoder.mask"),
+        config.seed,
+    )?;
+    let views = Views { config: &config, frames: frames.frames() };
+    report::say(&model::describe_start(&student.loaded, &config.distill.teacher)?);
+    report::say(&format!(
+        "{} training images x {} views, {} validation images",
+        views.frames.len(),
+        config.distill.views,
+        validation.len()
+    ));
+    if args.recipe.dry_run {
+        report::say(&config.to_toml());
+        return Ok(Outcome::Finished);
+    }
+    let teacher_digest = checkpoint_digest(&config.distill.teacher.join("best.safetensors"))?;
+    let identity = Identity {
+        kind: RunKind::Student,
+        seed: config.seed,
+        recipe_digest: config.digest(),
+        data_fingerprint: dataset.fingerprint.clone(),
+        start_digest: teacher_digest.clone(),
+        code_version: report::code_version(),
+        command: report::command_line(),
+    };
+    let run = RunFolder::open(&args.recipe.run, &config, identity, args.recipe.resume)?;
+    std::fs::write(run.path.join("sam.json"), serde_json::to_string_pretty(&student.config)?)?;
+    let Some(cache) = views.teacher_cache(&run.path, &teacher, teacher_digest, &dataset)? else {
+        return Ok(Outcome::Interrupted);
+    };
+    drop(teacher);
+    train_student(&Student { views, cache, model: &student, validation: &validation }, &run)
+}
+
+/// The teacher's plain weights; tensors of the same name and shape start the student.
+fn student_start(teacher: &Model) -> Result<State> {
+    let state = teacher.loaded.state_dict()?;
+    Ok(match &teacher.config.lora {
+        Some(config) => lora::merge(state, config.rows, model::HEAD_DIM)?,
+        None => state,
+    })
+}
+
+fn train_student(student: &Student, run: &RunFolder) -> Result<Outcome> {
+    let distill = &student.views.config.distill;
+    let plan = Plan {
+        epochs: distill.embedding_epochs + distill.mask_epochs,
+        batches_per_epoch: student.views.len().div_ceil(distill.batch) as u64,
+        accumulate: 1,
+        clip_norm: distill.clip_norm,
+        ema: distill.ema,
+        validate_every_epochs: 1,
+        patience_epochs: u64::MAX,
+    };
+    let vars = &student.model.loaded.vars;
+    let config = AdamWConfig { weight_decay: distill.weight_decay, ..AdamWConfig::reference() };
+    let mut optimizer = AdamW::new(vars, config);
+    train::train(student, &plan, &mut optimizer, vars, run)
+}
+
+/// Every training image as it is (view 0) and augmented (the others), by index.
+struct Views<'a> {
+    config: &'a Config,
+    frames: &'a [Frame],
+}
+
+impl Views<'_> {
+    fn len(&self) -> usize {
+        self.frames.len() * self.config.distill.views
+    }
+
+    /// A function of (seed, index) alone, so the cached teacher outputs belong to it.
+    fn frame(&self, index: usize) -> Frame {
+        let frame = &self.frames[index / self.config.distill.views];
+        if index % self.config.distill.views == 0 {
+            return frame.clone();
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
+        rng.set_stream(1 + index as u64);
+        augment(frame, &self.config.augmentation, &mut rng)
+    }
+
+    fn images(&self, indices: &[usize]) -> Result<(Tensor, Tensor)> {
+        let size = self.config.input.size;
+        let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+        for &index in indices {
+            let frame = self.frame(index);
+            pixels.extend(frame.pixels);
+            labels.extend(frame.labels.data.iter().map(|&label| u32::from(label)));
+        }
+        let n = indices.len();
+        Ok((
+            Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?,
+            Tensor::from_vec(labels, (n, size, size), &Device::Cpu)?,
+        ))
+    }
+
+    /// Teacher embedding, averaged to the student's grid, and logits at the input size, of every view.
+    /// `None` after Ctrl-C: what is done stays.
+    fn teacher_cache(
+        &self,
+        run: &Path,
+        teacher: &Model,
+        teacher_digest: String,
+        dataset: &Dataset,
+    ) -> Result<Option<TeacherCache>> {
+        let size = self.config.input.size;
+        let grid = size / 16;
+        let preparation = serde_json::to_string(&(self.config.input, &self.config.augmentation))?;
+        let key = Key {
+            teacher_digest,
+            data_fingerprint: dataset.fingerprint.clone(),
+            preparation_digest: hex::encode(Sha256::digest(preparation)),
+            seed: self.config.seed,
+            n_records: self.len(),
+            embedding: [256, grid, grid],
+            logits: [self.config.num_cls(), size, size],
+        };
+        let progress = Progress::images("teacher outputs", self.len() as u64);
+        let output = |index: usize| {
+            let (image, _) = self.images(&[index])?;
+            let embedding = teacher.sam.embed(&image, Mode::Eval)?;
+            let decoded = teacher.sam.decode(&embedding, Prompts::default(), Tokens::Classes)?;
+            let shrink = embedding.dim(2)? / grid;
+            let embedding =
+                if shrink > 1 { embedding.avg_pool2d(shrink)? } else { embedding };
+            Ok((embedding, teacher.at_input_size(&decoded.masks)?))
+        };
+        let mut stopped = false;
+        let cache = TeacherCache::fill(&run.join("teacher"), key, output, |done| {
+            progress.images_done(done as u64);
+            stopped = INTERRUPTED.load(std::sync::atomic::Ordering::Relaxed);
+            ensure!(!stopped, "interrupted");
+            Ok(())
+        });
+        if stopped { Ok(None) } else { cache.map(Some) }
+    }
+}
+
+struct Student<'a> {
+    views: Views<'a>,
+    cache: TeacherCache,
+    model: &'a Model,
+    validation: &'a [Sample],
+}
+
+impl Student<'_> {
+    fn in_embedding_stage(&self, epoch: u64) -> bool {
+        epoch < self.views.config.distill.embedding_epochs
+    }
+}
+
+impl Task for Student<'_> {
+    /// View indices.
+    type Batch = Vec<usize>;
+
+    fn batches(&self, epoch: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<usize>>> + '_>> {
+        let mut order: Vec<usize> = (0..self.views.len()).collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(self.views.config.seed ^ 0x5eed);
+        rng.set_stream(epoch);
+        order.shuffle(&mut rng);
+        let batch = self.views.config.distill.batch;
+        let batches: Vec<_> = order.chunks(batch).map(|indices| Ok(indices.to_vec())).collect();
+        Ok(Box::new(batches.into_iter()))
+    }
+
+    fn loss(&self, batch: &Vec<usize>, epoch: u64) -> Result<(Tensor, Vec<(&'static str, f32)>)> {
+        let distill = &self.views.config.distill;
+        let (images, labels) = self.views.images(batch)?;
+        let (teacher_embedding, teacher_logits) = self.cache.batch(batch)?;
+        let epochs = distill.embedding_epochs + distill.mask_epochs;
+        let frozen = epoch + distill.batch_norm_frozen_epochs >= epochs;
+        let mode = if frozen { Mode::Eval } else { Mode::Train };
+        let embedding = self.model.sam.embed(&images, mode)?;
+        let mse = embedding_mse(&embedding, &teacher_embedding)?;
+        if self.in_embedding_stage(epoch) {
+            let parts = vec![("embedding", mse.to_scalar()?)];
+            return Ok((mse, parts));
+        }
+        let decoded = self.model.sam.decode(&embedding, Prompts::default(), Tokens::Classes)?;
+        let logits = self.model.at_input_size(&decoded.masks)?;
+        let truth = dice_ce(&logits, &labels)?;
+        let soft = mask_distillation(&logits, &teacher_logits)?;
+        let parts = vec![
+            ("embedding", mse.to_scalar()?),
+            ("dice", truth.dice.to_scalar()?),
+            ("cross_entropy", truth.cross_entropy.to_scalar()?),
+            ("teacher", soft.to_scalar()?),
+        ];
+        let hard = ((truth.dice + truth.cross_entropy)? * (1.0 - distill.teacher_weight))?;
+        let masks = (hard + (soft * distill.teacher_weight)?)?;
+        Ok(((masks + (mse * distill.embedding_weight)?)?, parts))
+    }
+
+    fn learning_rate(&self, step: u64) -> f64 {
+        let distill = &self.views.config.distill;
+        let per_epoch = self.views.len().div_ceil(distill.batch) as u64;
+        let first = distill.embedding_epochs * per_epoch;
+        let (step, peak, epochs) = if step < first {
+            (step, distill.embedding_learning_rate, distill.embedding_epochs)
+        } else {
+            (step - first, distill.mask_learning_rate, distill.mask_epochs)
+        };
+        warmup_poly(step, peak, distill.warmup_steps, epochs * per_epoch)
+    }
+
+    fn state(&self) -> Result<State> {
+        Ok(self.model.loaded.state_dict()?)
+    }
+
+    fn restore(&self, state: &State) -> Result<()> {
+        Ok(self.model.loaded.restore(state)?)
+    }
+
+    fn validate(&self) -> Result<f64> {
+        validation_dice(self.model, self.validation)
+    }
+}
+
+/// The identity of a run folder, for the bundle's provenance.
+pub fn teacher_of(run: &Path) -> Result<String> {
+    let identity = run_folder::read_identity(run)?;
+    Ok(match identity.kind {
+        RunKind::Student => format!("sha256:{}", identity.start_digest),
+        RunKind::Teacher => String::new(),
+    })
+}

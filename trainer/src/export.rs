@@ -1,0 +1,272 @@
+//! A trained SAM to two bundles, f32 and int8, with proof that both say what the network says.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{Device, Tensor};
+use contract::geometry::{InputRules, Placement};
+use contract::manifest::{Class, Precision, Provenance};
+use contract::mask::{Logits, Overlap};
+use contract::{Image, LabelMap};
+use nets::sam::EncoderConfig;
+use nets::{Mode, lora};
+use segmenter::infer::Probe;
+
+use crate::bundle::{self, BundleSpec, write_bundle};
+use crate::cli::ExportArgs;
+use crate::config::{self, Config};
+use crate::dataset::{Dataset, Sample, Split};
+use crate::model::{HEAD_DIM, Model};
+use crate::onnx::automatic::OUTPUT;
+use crate::onnx::{self, lower_automatic};
+use crate::quantize::{self, Layer};
+use crate::{report, run_folder};
+
+/// Largest difference between a logit of candle and of tract that is rounding.
+const PARITY: f32 = 1e-3;
+
+/// What to export. `calibration` are training images: their activations set the int8 ranges.
+pub struct Request<'a> {
+    /// Upstream's names, LoRA merged.
+    pub state: &'a BTreeMap<String, Tensor>,
+    pub input: InputRules,
+    pub classes: &'a [Class],
+    pub recipe: &'a config::Export,
+    pub provenance: Provenance,
+    pub calibration: &'a [Image],
+    /// Images the two graphs are compared on; the one with the largest masks becomes the golden image.
+    pub validation: &'a [Image],
+    pub quantization: quantize::Options,
+    /// Logits of the network itself for a prepared image (3 x size x size).
+    pub reference: &'a dyn Fn(&[f32]) -> Result<Vec<f32>>,
+    /// Folder of the bundles `f32` and `int8`.
+    pub out: &'a Path,
+}
+
+/// What an export wrote and how well the parts agree.
+#[derive(Debug)]
+pub struct Report {
+    pub f32: PathBuf,
+    pub int8: PathBuf,
+    pub f32_bytes: usize,
+    pub int8_bytes: usize,
+    pub layers: Vec<Layer>,
+    /// Largest difference of a logit, network against f32 graph.
+    pub parity: f32,
+    /// Foreground Dice of the int8 against the f32 graph's masks, pixels of all images together.
+    pub agreement: Option<f64>,
+    /// The lowest of a single image.
+    pub worst_agreement: Option<f64>,
+    pub n_images: usize,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for layer in &self.layers {
+            writeln!(f, "{layer}")?;
+        }
+        let percent = |dice: Option<f64>| {
+            dice.map_or("nothing found".to_owned(), |dice| format!("{:.2} %", 100.0 * dice))
+        };
+        writeln!(f, "f32   {:>10} bytes  {}", self.f32_bytes, self.f32.display())?;
+        writeln!(f, "int8  {:>10} bytes  {}", self.int8_bytes, self.int8.display())?;
+        writeln!(f, "network against f32 graph: logits differ by at most {:.2e}", self.parity)?;
+        write!(
+            f,
+            "f32 against int8 masks on {} images: Dice {}, worst image {}",
+            self.n_images,
+            percent(self.agreement),
+            percent(self.worst_agreement)
+        )
+    }
+}
+
+/// `trainer export`.
+pub fn run(args: &ExportArgs) -> Result<()> {
+    let recipe = args.run.join("config.toml");
+    let recorded = Config::read(&recipe)?.digest();
+    let config = Config::resolve(Some(&recipe), &args.overrides)?;
+    let model = Model::open(&args.run)?;
+    let identity = run_folder::read_identity(&args.run)?;
+    let mut state = run_folder::read_best(&args.run)?;
+    if let Some(lora) = &model.config.lora {
+        let EncoderConfig::TinyVit(_) = &model.config.encoder;
+        state = lora::merge(state, lora.rows, HEAD_DIM)?;
+    }
+    let dataset = Dataset::read_many(&config.data.lists)?;
+    let calibration = images(&dataset, Split::Train, &config, config.export.calibration_images)?;
+    let validation = images(&dataset, Split::Validation, &config, usize::MAX)?;
+    let size = config.input.size;
+    let reference = |chw: &[f32]| {
+        let image = Tensor::from_slice(chw, (1, 3, size, size), &Device::Cpu)?;
+        Ok(model.low_res_logits(&image, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
+    };
+    let exported = export(&Request {
+        state: &state,
+        input: config.input,
+        classes: &config.data.classes,
+        recipe: &config.export,
+        provenance: Provenance {
+            command: report::command_line(),
+            recipe_digest: recorded,
+            data_fingerprint: identity.data_fingerprint,
+            teacher: config.distill.teacher.display().to_string(),
+            dice: BTreeMap::new(),
+            code_version: identity.code_version,
+        },
+        calibration: &calibration,
+        validation: if validation.is_empty() { &calibration } else { &validation },
+        quantization: quantize::Options::default(),
+        reference: &reference,
+        out: &args.out,
+    })?;
+    report::say(&exported.to_string());
+    Ok(())
+}
+
+/// At most `limit` images of a split, spread evenly over it.
+fn images(dataset: &Dataset, split: Split, config: &Config, limit: usize) -> Result<Vec<Image>> {
+    let entries = dataset.of(split);
+    let count = entries.len().min(limit);
+    (0..count)
+        .map(|i| {
+            let sample: Sample = dataset.load(entries[i * entries.len() / count], &config.data.target)?;
+            Ok(sample.image)
+        })
+        .collect()
+}
+
+/// Lowers, checks against the network, calibrates, quantizes, and writes both bundles.
+pub fn export(request: &Request<'_>) -> Result<Report> {
+    let lowered = lower_automatic(request.state, request.input.size)?;
+    ensure!(
+        lowered.classes == request.classes.len() + 1,
+        "the network has {} classes with background, the recipe lists {} besides it",
+        lowered.classes,
+        request.classes.len()
+    );
+    ensure!(!request.validation.is_empty(), "no images to compare the graphs on");
+    let f32_graph = onnx::serialize(&lowered.model);
+    let probe = open(&f32_graph, request.input.size)?;
+    let frames: Vec<(Vec<f32>, Placement)> =
+        request.validation.iter().map(|image| request.input.prepare(image)).collect();
+    let parity = parity(&probe, &frames[0].0, request.reference)?;
+
+    let calibration: Vec<Vec<f32>> =
+        request.calibration.iter().map(|image| request.input.prepare(image).0).collect();
+    let size = request.input.size;
+    let options = &request.quantization;
+    let ranges = quantize::calibrate(&lowered.model, size, &calibration, options)?;
+    let (small, layers) = quantize::quantize(&lowered.model, &ranges, options)?;
+    let int8_graph = onnx::serialize(&small);
+    let int8_probe = open(&int8_graph, size)?;
+    let compared = compare(&probe, &int8_probe, &frames)?;
+
+    let golden = &request.validation[compared.golden];
+    let paths = ["f32", "int8"].map(|name| request.out.join(name));
+    let graphs = [(Precision::F32, &f32_graph), (Precision::Int8, &int8_graph)];
+    for (path, (precision, graph)) in paths.iter().zip(graphs) {
+        write_bundle(path, &spec(request, lowered.side, precision, (graph, golden)))?;
+    }
+    let [f32, int8] = paths;
+    Ok(Report {
+        f32,
+        int8,
+        f32_bytes: f32_graph.len(),
+        int8_bytes: int8_graph.len(),
+        layers,
+        parity,
+        agreement: compared.pooled.dice(),
+        worst_agreement: compared.worst,
+        n_images: frames.len(),
+    })
+}
+
+fn spec(
+    request: &Request<'_>,
+    side: usize,
+    precision: Precision,
+    (graph, golden): (&[u8], &Image),
+) -> BundleSpec {
+    BundleSpec {
+        name: request.recipe.name.clone(),
+        version: request.recipe.version.clone(),
+        counter: request.recipe.counter,
+        licence: request.recipe.licence.clone(),
+        classes: request.classes.to_vec(),
+        input: request.input,
+        side,
+        precision,
+        provenance: request.provenance.clone(),
+        onnx: graph.to_vec(),
+        golden: golden.clone(),
+    }
+}
+
+fn open(graph: &[u8], size: usize) -> Result<Probe> {
+    Probe::open(graph, size, &[OUTPUT.to_owned()]).context("the exported graph does not load")
+}
+
+fn parity(
+    probe: &Probe,
+    chw: &[f32],
+    reference: &dyn Fn(&[f32]) -> Result<Vec<f32>>,
+) -> Result<f32> {
+    let found = bundle::logits(probe, chw)?.data;
+    let expected = reference(chw)?;
+    ensure!(
+        found.len() == expected.len(),
+        "the graph gives {} logits, the network {}",
+        found.len(),
+        expected.len()
+    );
+    let differences = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());
+    // NaN must not pass: fold with max would drop it.
+    let worst = differences.fold(0f32, |worst, x| if x <= worst { worst } else { x });
+    ensure!(
+        worst <= PARITY,
+        "the exported graph and the network differ by {worst} in a logit (at most {PARITY} is \
+         rounding): the export is wrong, please report it with the run's sam.json"
+    );
+    Ok(worst)
+}
+
+/// int8 masks measured against f32 ones.
+#[derive(Default)]
+struct Comparison {
+    pooled: Overlap,
+    worst: Option<f64>,
+    /// Index of the image with the most foreground in both.
+    golden: usize,
+}
+
+fn compare(f32: &Probe, int8: &Probe, frames: &[(Vec<f32>, Placement)]) -> Result<Comparison> {
+    let mut out = Comparison::default();
+    let mut largest = 0;
+    for (index, (chw, placement)) in frames.iter().enumerate() {
+        let truth = placement.labels_from_logits(&bundle::logits(f32, chw)?);
+        let logits: Logits = bundle::logits(int8, chw)?;
+        let found = placement.labels_from_logits(&logits);
+        let overlap = foreground(&found, &truth, logits.classes);
+        if overlap.intersection > largest {
+            largest = overlap.intersection;
+            out.golden = index;
+        }
+        if let Some(dice) = overlap.dice() {
+            out.worst = Some(out.worst.map_or(dice, |worst| worst.min(dice)));
+        }
+        out.pooled += overlap;
+    }
+    Ok(out)
+}
+
+/// Overlap of all foreground classes, class by class.
+fn foreground(found: &LabelMap, truth: &LabelMap, classes: usize) -> Overlap {
+    let mut sum = Overlap::default();
+    for class in 1..classes {
+        sum += Overlap::of(found, truth, class as u8);
+    }
+    sum
+}

@@ -1,0 +1,58 @@
+//! From labelled images to a bundle. Modules in the order of the flow.
+
+pub mod cli;
+pub mod config;
+pub mod dataset;
+pub mod augment;
+pub mod batch;
+pub mod model;
+pub mod train;
+pub mod finetune;
+pub mod teacher_cache;
+pub mod distill;
+pub mod evaluate;
+pub mod eval;
+pub mod run_folder;
+pub mod report;
+pub mod onnx;
+pub mod quantize;
+pub mod bundle;
+pub mod export;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Command};
+use crate::train::Outcome;
+
+/// Runs one command; an interrupted run exits with 130, as a shell expects after Ctrl-C.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    let outcome = match cli.command {
+        Command::Dataset(command) => {
+            dataset::run(command)?;
+            Outcome::Finished
+        }
+        Command::Finetune(args) => finetune::run(&args)?,
+        Command::Distill(args) => distill::run(&args)?,
+        Command::Export(args) => {
+            export::run(&args)?;
+            Outcome::Finished
+        }
+        Command::Bundle(command) => {
+            bundle::run(&command)?;
+            Outcome::Finished
+        }
+        Command::Eval(args) => {
+            eval::run(&args)?;
+            Outcome::Finished
+        }
+    };
+    Ok(match outcome {
+        Outcome::Finished => ExitCode::SUCCESS,
+        Outcome::Interrupted => {
+            report::say("interrupted and saved: the same command with --resume goes on");
+            ExitCode::from(130)
+        }
+    })
+}

@@ -1,0 +1,247 @@
+//! What a user sees of a run: lines on the console, a progress bar, `metrics.jsonl`.
+//!
+//! Only this module and the command line print. Results go to standard output, progress and
+//! complaints to standard error.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use candle_core::Var;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+
+/// A line (or table) of output.
+#[expect(clippy::print_stdout, reason = "the module that prints")]
+pub fn say(text: &str) {
+    println!("{text}");
+}
+
+/// Why the program stops, with all its causes.
+#[expect(clippy::print_stderr, reason = "the module that prints")]
+pub fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+pub fn code_version() -> String {
+    env!("CARGO_PKG_VERSION").to_owned()
+}
+
+/// The command as it was typed.
+pub fn command_line() -> String {
+    std::env::args().collect::<Vec<_>>().join(" ")
+}
+
+/// How many parameters train, by part of the network.
+pub fn trainable_table(vars: &BTreeMap<String, Var>) -> String {
+    let mut parts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (name, var) in vars {
+        let part: Vec<&str> = name.split('.').take(2).collect();
+        let (n_tensors, n_values) = parts.entry(part.join(".")).or_default();
+        *n_tensors += 1;
+        *n_values += var.elem_count();
+    }
+    let total: usize = parts.values().map(|(_, n_values)| n_values).sum();
+    let width = parts.keys().map(String::len).max().unwrap_or(0).max("trains".len());
+    let mut table = format!("{:width$}  {:>7}  {:>10}", "trains", "tensors", "parameters");
+    for (part, (n_tensors, n_values)) in &parts {
+        write!(table, "\n{part:width$}  {n_tensors:>7}  {n_values:>10}")
+            .expect("a string takes everything");
+    }
+    write!(table, "\n{:width$}  {:>7}  {total:>10}", "all", vars.len())
+        .expect("a string takes everything");
+    table
+}
+
+/// One line that shows how far an epoch (or an evaluation) is; hidden where nobody looks.
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// `epoch` counts from 0.
+    pub fn epoch(epoch: u64, n_epochs: u64, n_batches: u64) -> Self {
+        Self::new(&format!("epoch {}/{n_epochs}", epoch + 1), n_batches)
+    }
+
+    pub fn images(label: &str, n_images: u64) -> Self {
+        Self::new(label, n_images)
+    }
+
+    /// `n_done` batches are done, the last with this loss.
+    pub fn advance(&self, n_done: u64, loss: f32) {
+        self.bar.set_message(format!("loss {loss:.4}"));
+        self.bar.set_position(n_done);
+    }
+
+    pub fn images_done(&self, n_done: u64) {
+        self.bar.set_position(n_done);
+    }
+
+    fn new(label: &str, length: u64) -> Self {
+        let style = ProgressStyle::with_template(
+            "{prefix} [{bar:30}] {pos}/{len} {elapsed_precise} (left {eta}) {msg}",
+        )
+        .expect("the template is well formed")
+        .progress_chars("=> ");
+        let bar = ProgressBar::new(length).with_style(style).with_prefix(label.to_owned());
+        bar.enable_steady_tick(Duration::from_secs(1));
+        Self { bar }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// `metrics.jsonl`: one object a line, `kind` is `step` or `validation`. Flushed line by line.
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Line<'a> {
+    Step {
+        step: u64,
+        epoch: u64,
+        learning_rate: f64,
+        gradient_norm: f64,
+        loss: f32,
+        #[serde(flatten)]
+        parts: BTreeMap<&'a str, f32>,
+    },
+    Validation {
+        step: u64,
+        epoch: u64,
+        best_dice: f64,
+    },
+}
+
+#[derive(Deserialize)]
+struct StepOnly {
+    step: u64,
+}
+
+impl Metrics {
+    /// Opens the file to go on after optimizer step `step` (0: from the start). Lines of later steps
+    /// are from after the checkpoint and will be written again; a torn last line goes too.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let keep = kept_bytes(&text, step).with_context(|| path.display().to_string())?;
+        file.set_len(keep as u64).with_context(|| format!("cannot shorten {}", path.display()))?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Self { path: path.to_owned(), file })
+    }
+
+    /// After optimizer step `step`, counted from 1.
+    pub fn step(
+        &mut self,
+        step: u64,
+        epoch: u64,
+        learning_rate: f64,
+        gradient_norm: f64,
+        loss: f32,
+        parts: &[(&'static str, f32)],
+    ) -> Result<()> {
+        let parts = parts.iter().copied().collect();
+        self.append(&Line::Step { step, epoch, learning_rate, gradient_norm, loss, parts })
+    }
+
+    /// After `epoch` epochs.
+    pub fn validation(&mut self, step: u64, epoch: u64, best_dice: f64) -> Result<()> {
+        say(&format!("epoch {epoch}: best foreground Dice on validation so far {best_dice:.4}"));
+        self.append(&Line::Validation { step, epoch, best_dice })
+    }
+
+    fn append(&mut self, line: &Line<'_>) -> Result<()> {
+        let mut text = serde_json::to_string(line)?;
+        text.push('\n');
+        self.file
+            .write_all(text.as_bytes())
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+}
+
+/// Length of the leading lines that are whole and of steps up to `step`.
+fn kept_bytes(text: &[u8], step: u64) -> Result<usize> {
+    let mut keep = 0;
+    for (number, line) in (1..).zip(text.split_inclusive(|&byte| byte == b'\n')) {
+        if !line.ends_with(b"\n") {
+            break;
+        }
+        let parsed: Result<StepOnly, _> = serde_json::from_slice(line);
+        let torn_at_the_end = parsed.is_err() && keep + line.len() == text.len();
+        if torn_at_the_end {
+            break;
+        }
+        let parsed = parsed
+            .with_context(|| format!("line {number} is no metrics line: move the file away"))?;
+        if parsed.step > step {
+            break;
+        }
+        keep += line.len();
+    }
+    Ok(keep)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_steps(path: &Path, from: u64, to: u64) {
+        let mut metrics = Metrics::open(path, from).unwrap();
+        for step in from + 1..=to {
+            metrics.step(step, 0, 1e-3, 0.5, 1.0 / step as f32, &[("dice", 0.25)]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_resumed_file_equals_an_uninterrupted_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, resumed) = (folder.path().join("a"), folder.path().join("b"));
+        write_steps(&whole, 0, 9);
+        write_steps(&resumed, 0, 6);
+        // The checkpoint is of step 4, and the last line was cut by a power failure.
+        let mut torn = std::fs::read(&resumed).unwrap();
+        torn.extend(b"{\"kind\":\"st");
+        std::fs::write(&resumed, torn).unwrap();
+        write_steps(&resumed, 4, 9);
+        assert_eq!(std::fs::read(&resumed).unwrap(), std::fs::read(&whole).unwrap());
+    }
+
+    #[test]
+    fn a_foreign_file_is_not_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::write(&path, "not ours\nnot ours\n").unwrap();
+        let Err(error) = Metrics::open(&path, 3) else { panic!("opened") };
+        assert!(format!("{error:#}").contains("line 1 is no metrics line"), "{error:#}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "not ours\nnot ours\n");
+    }
+
+    #[test]
+    fn a_line_holds_the_parts_of_the_loss() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        write_steps(&path, 0, 1);
+        let line: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(line["kind"], "step");
+        assert_eq!(line["dice"], 0.25);
+    }
+}

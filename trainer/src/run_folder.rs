@@ -1,0 +1,164 @@
+//! One folder a run: `config.toml`, `run.json`, `metrics.jsonl`, `last.safetensors` (weights, averaged
+//! weights, optimizer moments and position in one file, so one rename commits all) and `best.safetensors`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use nets::checkpoint;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+
+pub type State = BTreeMap<String, Tensor>;
+
+/// What a run is a function of, besides its configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    pub kind: RunKind,
+    pub seed: u64,
+    pub recipe_digest: String,
+    pub data_fingerprint: String,
+    /// SHA-256 of the weights it started from; empty for random ones.
+    pub start_digest: String,
+    pub code_version: String,
+    pub command: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunKind {
+    Teacher,
+    Student,
+}
+
+/// Where a run stands; the next batch to do is `batch` of `epoch`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    pub epoch: u64,
+    pub batch: u64,
+    /// Optimizer steps done.
+    pub step: u64,
+    pub best_dice: f64,
+    pub best_epoch: u64,
+    pub finished: bool,
+}
+
+/// Everything a resumed run needs, as it lies in `last.safetensors`.
+pub struct Checkpoint {
+    pub position: Position,
+    pub model: State,
+    pub averaged: State,
+    pub optimizer: State,
+}
+
+pub struct RunFolder {
+    pub path: PathBuf,
+    pub identity: Identity,
+}
+
+impl RunFolder {
+    /// Creates `path`, or opens it again when `resume` and nothing the run depends on has changed.
+    pub fn open(path: &Path, config: &Config, identity: Identity, resume: bool) -> Result<Self> {
+        let run_json = path.join("run.json");
+        if run_json.exists() {
+            ensure!(
+                resume,
+                "{} holds a run already: add --resume to go on with it, or name another folder",
+                path.display()
+            );
+            let old = read_identity(path)?;
+            for (field, was, is) in [
+                ("configuration", &old.recipe_digest, &identity.recipe_digest),
+                ("data", &old.data_fingerprint, &identity.data_fingerprint),
+                ("start weights", &old.start_digest, &identity.start_digest),
+            ] {
+                if was != is {
+                    bail!(
+                        "{}: the {field} changed since the run began ({was} -> {is}): \
+                         start another folder, or restore it",
+                        path.display()
+                    );
+                }
+            }
+        } else {
+            std::fs::create_dir_all(path)
+                .with_context(|| format!("cannot create the run folder {}", path.display()))?;
+            std::fs::write(path.join("config.toml"), config.to_toml())?;
+            std::fs::write(&run_json, serde_json::to_string_pretty(&identity)?)?;
+        }
+        Ok(Self { path: path.to_owned(), identity })
+    }
+
+    /// The last checkpoint, if there is one.
+    pub fn last(&self) -> Result<Option<Checkpoint>> {
+        let path = self.path.join("last.safetensors");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let (tensors, metadata) = checkpoint::read_with_metadata(&path, &Device::Cpu)?;
+        let text = metadata
+            .get("position")
+            .with_context(|| format!("{} lacks its position", path.display()))?;
+        let position = serde_json::from_str(text)
+            .with_context(|| format!("{}: position is damaged", path.display()))?;
+        let part = |prefix: &str| -> State {
+            tensors
+                .iter()
+                .filter_map(|(name, tensor)| {
+                    name.strip_prefix(prefix).map(|name| (name.to_owned(), tensor.clone()))
+                })
+                .collect()
+        };
+        Ok(Some(Checkpoint {
+            position,
+            model: part("model/"),
+            averaged: part("averaged/"),
+            optimizer: part("optimizer/"),
+        }))
+    }
+
+    /// Replaces `last.safetensors` in one rename.
+    pub fn save_last(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let mut tensors = State::new();
+        for (prefix, part) in [
+            ("model/", &checkpoint.model),
+            ("averaged/", &checkpoint.averaged),
+            ("optimizer/", &checkpoint.optimizer),
+        ] {
+            tensors.extend(part.iter().map(|(name, t)| (format!("{prefix}{name}"), t.clone())));
+        }
+        let position = serde_json::to_string(&checkpoint.position)?;
+        let metadata = HashMap::from([("position".to_owned(), position)]);
+        checkpoint::write(&self.path.join("last.safetensors"), &tensors, &metadata)?;
+        Ok(())
+    }
+
+    /// Keeps `state` as the run's result.
+    pub fn save_best(&self, state: &State, position: &Position) -> Result<()> {
+        let metadata =
+            HashMap::from([("position".to_owned(), serde_json::to_string(position)?)]);
+        checkpoint::write(&self.path.join("best.safetensors"), state, &metadata)?;
+        Ok(())
+    }
+}
+
+pub fn read_identity(path: &Path) -> Result<Identity> {
+    let file = path.join("run.json");
+    let text = std::fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {}: is this a run folder?", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
+}
+
+/// The weights a finished (or interrupted) run is judged by.
+pub fn read_best(path: &Path) -> Result<State> {
+    let file = path.join("best.safetensors");
+    ensure!(
+        file.exists(),
+        "{} is missing: let the run reach its first validation",
+        file.display()
+    );
+    Ok(checkpoint::read(&file, &Device::Cpu)?)
+}
