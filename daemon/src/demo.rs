@@ -1,4 +1,6 @@
 //! demo
+pub mod broker;
+mod packet;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[arg(long)]

@@ -21,7 +21,7 @@ use crate::accept::{AcceptError, Shelves};
 use crate::config::Config;
 use crate::encode::Speaker;
 use crate::failure::Failure;
-use crate::outbox::{Key, Message, Outbox, OutboxError, Queued};
+use crate::outbox::{Key, Message, Outbox, OutboxError};
 use crate::shutdown::stopped;
 use crate::status::Status;
 
@@ -258,8 +258,8 @@ impl Publisher {
                 if !self.window.admits(row.key) {
                     return Ok(false);
                 }
-                if packet_bytes(&self.root, &row) > session.packet_max_bytes {
-                    let overhead = packet_bytes(&self.root, &row) - row.message.payload.len();
+                if packet_bytes(&self.root, &row.message) > session.packet_max_bytes {
+                    let overhead = packet_bytes(&self.root, &row.message) - row.message.payload.len();
                     let room = session.packet_max_bytes.saturating_sub(overhead);
                     self.letters.too_large(row, room).await?;
                     // The place now holds other messages or none.
@@ -312,12 +312,12 @@ impl Publisher {
     }
 
     fn present(&mut self, session: &mut Session, topic: &str, payload: Vec<u8>) {
-        let message = Message {
-            topic: topic.to_owned(),
-            payload,
-        };
-        if !self.send(session, Item::Presence, message, true) {
-            tracing::warn!(topic, "no room for a retained message, it follows later");
+        let message = Message { topic: topic.to_owned(), payload };
+        // Handed over, it would end the connection, on every connection.
+        if packet_bytes(&self.root, &message) > session.packet_max_bytes {
+            tracing::warn!(topic, "a retained message is above the broker's packet limit");
+        } else if !self.send(session, Item::Presence, message, true) {
+            tracing::warn!(topic, "no room for a retained message");
         }
     }
 
@@ -380,6 +380,6 @@ impl Publisher {
 }
 
 /// Size of the PUBLISH packet: fixed header (at most 5), topic, packet id, no properties, payload.
-fn packet_bytes(root: &str, row: &Queued) -> usize {
-    5 + 2 + root.len() + row.message.topic.len() + 2 + 1 + row.message.payload.len()
+fn packet_bytes(root: &str, message: &Message) -> usize {
+    5 + 2 + root.len() + message.topic.len() + 2 + 1 + message.payload.len()
 }

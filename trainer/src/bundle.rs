@@ -47,7 +47,10 @@ pub struct BundleSpec {
 /// Writes the bundle folder `directory`, replacing an older bundle there.
 pub fn write_bundle(directory: &Path, spec: &BundleSpec) -> Result<()> {
     if directory.exists() && !directory.join(MANIFEST).exists() {
-        bail!("{} exists and is no bundle: name another folder", directory.display());
+        bail!(
+            "{} exists and is no bundle: name another folder",
+            directory.display()
+        );
     }
     let parent = parent_of(directory);
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
@@ -55,7 +58,9 @@ pub fn write_bundle(directory: &Path, spec: &BundleSpec) -> Result<()> {
     remove_all(&partial)?;
     fs::create_dir(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
     let written = fill(&partial, spec).and_then(|()| {
-        Segmenter::open(&partial).context("the new bundle does not open").map(drop)
+        Segmenter::open(&partial)
+            .context("the new bundle does not open")
+            .map(drop)
     });
     if let Err(error) = written {
         remove_all(&partial)?;
@@ -76,18 +81,26 @@ fn fill(directory: &Path, spec: &BundleSpec) -> Result<()> {
     let golden = Golden::new(&spec.golden)?;
     let labels = golden.mask(spec)?;
     ensure!(
-        spec.classes.iter().any(|class| labels.area_px(class.id) > 0),
+        spec.classes
+            .iter()
+            .any(|class| labels.area_px(class.id) > 0),
         "the graph finds nothing in the golden image, so the pair would prove nothing: \
          train longer or give another golden image"
     );
     let masks: Vec<ClassMask> = spec
         .classes
         .iter()
-        .map(|class| ClassMask { id: class.id, rle: labels.rle(class.id) })
+        .map(|class| ClassMask {
+            id: class.id,
+            rle: labels.rle(class.id),
+        })
         .collect();
     save(&directory.join(GRAPH), &spec.onnx)?;
     save(&directory.join(GOLDEN_IMAGE), &golden.png)?;
-    save(&directory.join(GOLDEN_MASK), serde_json::to_string_pretty(&masks)?.as_bytes())?;
+    save(
+        &directory.join(GOLDEN_MASK),
+        serde_json::to_string_pretty(&masks)?.as_bytes(),
+    )?;
     let files = [GRAPH, GOLDEN_IMAGE, GOLDEN_MASK]
         .into_iter()
         .map(|name| Ok((name.to_owned(), file_digest(&directory.join(name))?)))
@@ -113,7 +126,10 @@ fn fill(directory: &Path, spec: &BundleSpec) -> Result<()> {
         digest: String::new(),
     };
     manifest.validate()?;
-    save(&directory.join(MANIFEST), manifest.seal().to_json().as_bytes())
+    save(
+        &directory.join(MANIFEST),
+        manifest.seal().to_json().as_bytes(),
+    )
 }
 
 /// The golden image as its file holds it.
@@ -124,9 +140,16 @@ struct Golden {
 
 impl Golden {
     fn new(image: &Image) -> Result<Self> {
-        let low = image.data.iter().fold(0f32, |low, &value| low.min(value)).floor();
-        let data: Vec<f32> =
-            image.data.iter().map(|value| (value - low).round().clamp(0.0, 65535.0)).collect();
+        let low = image
+            .data
+            .iter()
+            .fold(0f32, |low, &value| low.min(value))
+            .floor();
+        let data: Vec<f32> = image
+            .data
+            .iter()
+            .map(|value| (value - low).round().clamp(0.0, 65535.0))
+            .collect();
         let wide = data.iter().any(|&value| value > 255.0);
         let color = match (image.channels, wide) {
             (1, false) => ExtendedColorType::L8,
@@ -136,7 +159,9 @@ impl Golden {
         };
         // The image crate takes 16-bit samples in the machine's byte order.
         let bytes: Vec<u8> = if wide {
-            data.iter().flat_map(|&value| (value as u16).to_ne_bytes()).collect()
+            data.iter()
+                .flat_map(|&value| (value as u16).to_ne_bytes())
+                .collect()
         } else {
             data.iter().map(|&value| value as u8).collect()
         };
@@ -144,7 +169,13 @@ impl Golden {
         let (cols, rows) = (u32::try_from(image.cols)?, u32::try_from(image.rows)?);
         image::write_buffer_with_format(&mut png, &bytes, cols, rows, color, ImageFormat::Png)
             .context("cannot encode the golden image")?;
-        Ok(Self { png: png.into_inner(), image: Image { data, ..image.clone() } })
+        Ok(Self {
+            png: png.into_inner(),
+            image: Image {
+                data,
+                ..image.clone()
+            },
+        })
     }
 
     /// What this very graph makes of it.
@@ -168,9 +199,18 @@ pub fn logits(probe: &Probe, chw: &[f32]) -> Result<Logits> {
     let mut arrays = probe.run(chw).context("the exported graph does not run")?;
     let array = arrays.pop().context("the graph gave no output")?;
     let &[1, classes, rows, cols] = array.shape.as_slice() else {
-        bail!("the graph's {} have the shape {:?}, expected (1, C, h, w)", array.name, array.shape);
+        bail!(
+            "the graph's {} have the shape {:?}, expected (1, C, h, w)",
+            array.name,
+            array.shape
+        );
     };
-    Ok(Logits { classes, rows, cols, data: array.data })
+    Ok(Logits {
+        classes,
+        rows,
+        cols,
+        data: array.data,
+    })
 }
 
 /// Puts measured Dice values into the manifest of a bundle and seals it again.
@@ -187,8 +227,8 @@ pub fn record_dice(directory: &Path, dice: &BTreeMap<String, f64>) -> Result<()>
 pub fn pack(directory: &Path, out: &Path) -> Result<()> {
     let bundle = Bundle::open(directory)?;
     let partial = sibling(out, "partial")?;
-    let file = File::create(&partial)
-        .with_context(|| format!("cannot create {}", partial.display()))?;
+    let file =
+        File::create(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
     let mut archive = tar::Builder::new(file);
     let names = bundle.manifest.files.keys().map(String::as_str);
     for name in std::iter::once(MANIFEST).chain(names) {
@@ -203,7 +243,8 @@ pub fn pack(directory: &Path, out: &Path) -> Result<()> {
             .with_context(|| format!("cannot add {name} to {}", partial.display()))?;
     }
     archive.into_inner()?.sync_all()?;
-    fs::rename(&partial, out).with_context(|| format!("cannot put the archive at {}", out.display()))
+    fs::rename(&partial, out)
+        .with_context(|| format!("cannot put the archive at {}", out.display()))
 }
 
 fn save(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -216,12 +257,16 @@ fn save(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn parent_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// `.NAME.suffix` beside `path`.
 fn sibling(path: &Path, suffix: &str) -> Result<PathBuf> {
-    let name = path.file_name().with_context(|| format!("{} names nothing", path.display()))?;
+    let name = path
+        .file_name()
+        .with_context(|| format!("{} names nothing", path.display()))?;
     Ok(parent_of(path).join(format!(".{}.{suffix}", name.to_string_lossy())))
 }
 
@@ -246,8 +291,16 @@ mod tests {
 
     fn spec() -> BundleSpec {
         let lowered = lower_automatic(&random_state(&config(Stem::Stride4)), SIZE).unwrap();
-        let golden = image(0.0)[..SIZE * SIZE].iter().map(|x| 900.0 * x - 20.0).collect();
-        let class = |id: u8| Class { id, label: format!("class {id}"), snomed: None, color: [id; 3] };
+        let golden = image(0.0)[..SIZE * SIZE]
+            .iter()
+            .map(|x| 900.0 * x - 20.0)
+            .collect();
+        let class = |id: u8| Class {
+            id,
+            label: format!("class {id}"),
+            snomed: None,
+            color: [id; 3],
+        };
         BundleSpec {
             name: "small".into(),
             version: "0.1.0".into(),
@@ -271,7 +324,12 @@ mod tests {
                 code_version: "0".into(),
             },
             onnx: serialize(&lowered.model),
-            golden: Image { rows: SIZE, cols: SIZE, channels: 1, data: golden },
+            golden: Image {
+                rows: SIZE,
+                cols: SIZE,
+                channels: 1,
+                data: golden,
+            },
         }
     }
 
@@ -280,7 +338,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("zoo/small");
         write_bundle(&path, &spec()).unwrap();
-        write_bundle(&path, &BundleSpec { counter: 2, ..spec() }).unwrap();
+        write_bundle(
+            &path,
+            &BundleSpec {
+                counter: 2,
+                ..spec()
+            },
+        )
+        .unwrap();
         let segmenter = Segmenter::open(&path).unwrap();
         assert_eq!(segmenter.manifest().counter, 2);
         let beside: Vec<_> = fs::read_dir(folder.path().join("zoo")).unwrap().collect();
@@ -300,7 +365,10 @@ mod tests {
     fn a_broken_graph_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("small");
-        let broken = BundleSpec { onnx: spec().onnx[..1000].to_vec(), ..spec() };
+        let broken = BundleSpec {
+            onnx: spec().onnx[..1000].to_vec(),
+            ..spec()
+        };
         assert!(write_bundle(&path, &broken).is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
@@ -324,7 +392,13 @@ mod tests {
         for archive in &archives {
             pack(&path, archive).unwrap();
         }
-        assert_eq!(fs::read(&archives[0]).unwrap(), fs::read(&archives[1]).unwrap());
-        assert_eq!(Segmenter::open(&archives[0]).unwrap().manifest().name, "small");
+        assert_eq!(
+            fs::read(&archives[0]).unwrap(),
+            fs::read(&archives[1]).unwrap()
+        );
+        assert_eq!(
+            Segmenter::open(&archives[0]).unwrap().manifest().name,
+            "small"
+        );
     }
 }

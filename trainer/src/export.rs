@@ -68,11 +68,27 @@ impl fmt::Display for Report {
             writeln!(f, "{layer}")?;
         }
         let percent = |dice: Option<f64>| {
-            dice.map_or("nothing found".to_owned(), |dice| format!("{:.2} %", 100.0 * dice))
+            dice.map_or("nothing found".to_owned(), |dice| {
+                format!("{:.2} %", 100.0 * dice)
+            })
         };
-        writeln!(f, "f32   {:>10} bytes  {}", self.f32_bytes, self.f32.display())?;
-        writeln!(f, "int8  {:>10} bytes  {}", self.int8_bytes, self.int8.display())?;
-        writeln!(f, "network against f32 graph: logits differ by at most {:.2e}", self.parity)?;
+        writeln!(
+            f,
+            "f32   {:>10} bytes  {}",
+            self.f32_bytes,
+            self.f32.display()
+        )?;
+        writeln!(
+            f,
+            "int8  {:>10} bytes  {}",
+            self.int8_bytes,
+            self.int8.display()
+        )?;
+        writeln!(
+            f,
+            "network against f32 graph: logits differ by at most {:.2e}",
+            self.parity
+        )?;
         write!(
             f,
             "f32 against int8 masks on {} images: Dice {}, worst image {}",
@@ -96,12 +112,20 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         state = lora::merge(state, lora.rows, HEAD_DIM)?;
     }
     let dataset = Dataset::read_many(&config.data.lists)?;
-    let calibration = images(&dataset, Split::Train, &config, config.export.calibration_images)?;
+    let calibration = images(
+        &dataset,
+        Split::Train,
+        &config,
+        config.export.calibration_images,
+    )?;
     let validation = images(&dataset, Split::Validation, &config, usize::MAX)?;
     let size = config.input.size;
     let reference = |chw: &[f32]| {
         let image = Tensor::from_slice(chw, (1, 3, size, size), &Device::Cpu)?;
-        Ok(model.low_res_logits(&image, Mode::Eval)?.flatten_all()?.to_vec1::<f32>()?)
+        Ok(model
+            .low_res_logits(&image, Mode::Eval)?
+            .flatten_all()?
+            .to_vec1::<f32>()?)
     };
     let exported = export(&Request {
         state: &state,
@@ -117,7 +141,11 @@ pub fn run(args: &ExportArgs) -> Result<()> {
             code_version: identity.code_version,
         },
         calibration: &calibration,
-        validation: if validation.is_empty() { &calibration } else { &validation },
+        validation: if validation.is_empty() {
+            &calibration
+        } else {
+            &validation
+        },
         quantization: quantize::Options::default(),
         reference: &reference,
         out: &args.out,
@@ -132,7 +160,8 @@ fn images(dataset: &Dataset, split: Split, config: &Config, limit: usize) -> Res
     let count = entries.len().min(limit);
     (0..count)
         .map(|i| {
-            let sample: Sample = dataset.load(entries[i * entries.len() / count], &config.data.target)?;
+            let sample: Sample =
+                dataset.load(entries[i * entries.len() / count], &config.data.target)?;
             Ok(sample.image)
         })
         .collect()
@@ -147,15 +176,24 @@ pub fn export(request: &Request<'_>) -> Result<Report> {
         lowered.classes,
         request.classes.len()
     );
-    ensure!(!request.validation.is_empty(), "no images to compare the graphs on");
+    ensure!(
+        !request.validation.is_empty(),
+        "no images to compare the graphs on"
+    );
     let f32_graph = onnx::serialize(&lowered.model);
     let probe = open(&f32_graph, request.input.size)?;
-    let frames: Vec<(Vec<f32>, Placement)> =
-        request.validation.iter().map(|image| request.input.prepare(image)).collect();
+    let frames: Vec<(Vec<f32>, Placement)> = request
+        .validation
+        .iter()
+        .map(|image| request.input.prepare(image))
+        .collect();
     let parity = parity(&probe, &frames[0].0, request.reference)?;
 
-    let calibration: Vec<Vec<f32>> =
-        request.calibration.iter().map(|image| request.input.prepare(image).0).collect();
+    let calibration: Vec<Vec<f32>> = request
+        .calibration
+        .iter()
+        .map(|image| request.input.prepare(image).0)
+        .collect();
     let size = request.input.size;
     let options = &request.quantization;
     let ranges = quantize::calibrate(&lowered.model, size, &calibration, options)?;
@@ -168,7 +206,10 @@ pub fn export(request: &Request<'_>) -> Result<Report> {
     let paths = ["f32", "int8"].map(|name| request.out.join(name));
     let graphs = [(Precision::F32, &f32_graph), (Precision::Int8, &int8_graph)];
     for (path, (precision, graph)) in paths.iter().zip(graphs) {
-        write_bundle(path, &spec(request, lowered.side, precision, (graph, golden)))?;
+        write_bundle(
+            path,
+            &spec(request, lowered.side, precision, (graph, golden)),
+        )?;
     }
     let [f32, int8] = paths;
     Ok(Report {

@@ -11,6 +11,7 @@ mod mask_decoder;
 pub(crate) mod testing;
 mod tiny_vit;
 mod weights;
+mod window_attention;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +50,10 @@ pub struct GraphBuilder {
 
 impl GraphBuilder {
     pub fn input(&mut self, name: &str, shape: &[usize]) -> Value {
-        let value = Value { name: name.to_owned(), shape: shape.to_vec() };
+        let value = Value {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+        };
         self.inputs.push(value.clone());
         value
     }
@@ -58,28 +62,47 @@ impl GraphBuilder {
     pub fn constant(&mut self, name: &str, array: &Array) -> Value {
         let tensor = f32_tensor(name, &array.shape, &array.data);
         self.initializers.insert(name.to_owned(), tensor);
-        Value { name: name.to_owned(), shape: array.shape.clone() }
+        Value {
+            name: name.to_owned(),
+            shape: array.shape.clone(),
+        }
     }
 
     pub fn scalar(&mut self, value: f32) -> Value {
-        self.constant(&format!("constant/{value}"), &Array { shape: vec![], data: vec![value] })
+        self.constant(
+            &format!("constant/{value}"),
+            &Array {
+                shape: vec![],
+                data: vec![value],
+            },
+        )
     }
 
     /// A constant i32 tensor (indices).
     pub fn indices(&mut self, name: &str, shape: &[usize], data: &[i32]) -> Value {
         let raw = data.iter().flat_map(|index| index.to_le_bytes()).collect();
-        self.initializers.insert(name.to_owned(), tensor(name, DataType::Int32, shape, raw));
-        Value { name: name.to_owned(), shape: shape.to_vec() }
+        self.initializers
+            .insert(name.to_owned(), tensor(name, DataType::Int32, shape, raw));
+        Value {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+        }
     }
 
     /// A constant i64 vector: the shapes, axes and positions that operators take as inputs.
     pub fn integers(&mut self, values: &[i64]) -> Value {
         let text: Vec<String> = values.iter().map(i64::to_string).collect();
         let name = format!("constant/[{}]", text.join(","));
-        let raw = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let raw = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         let tensor = tensor(&name, DataType::Int64, &[values.len()], raw);
         self.initializers.insert(name.clone(), tensor);
-        Value { name, shape: vec![values.len()] }
+        Value {
+            name,
+            shape: vec![values.len()],
+        }
     }
 
     pub fn node(
@@ -92,7 +115,10 @@ impl GraphBuilder {
     ) -> Value {
         let inputs: Vec<&str> = inputs.iter().map(|value| value.name.as_str()).collect();
         self.nodes.push(node(operator, name, &inputs, attributes));
-        Value { name: name.to_owned(), shape: shape.to_vec() }
+        Value {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+        }
     }
 
     /// The finished model. Fails when two nodes share a name, which is an error of the lowering.
@@ -113,7 +139,10 @@ impl GraphBuilder {
         };
         Ok(ModelProto {
             ir_version: IR_VERSION,
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+            opset_import: vec![OperatorSetIdProto {
+                domain: String::new(),
+                version: OPSET,
+            }],
             producer_name: "scanside".to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(graph),
@@ -149,7 +178,12 @@ pub fn f32_tensor(name: &str, shape: &[usize], data: &[f32]) -> TensorProto {
 }
 
 pub fn i8_tensor(name: &str, shape: &[usize], data: &[i8]) -> TensorProto {
-    tensor(name, DataType::Int8, shape, data.iter().map(|&value| value.cast_unsigned()).collect())
+    tensor(
+        name,
+        DataType::Int8,
+        shape,
+        data.iter().map(|&value| value.cast_unsigned()).collect(),
+    )
 }
 
 fn tensor(name: &str, data_type: DataType, shape: &[usize], raw_data: Vec<u8>) -> TensorProto {

@@ -5,6 +5,7 @@
 //! (no zero points), so tract and ONNX Runtime multiply s8 by s8 the same way.
 
 mod range;
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,6 +17,7 @@ use tract_onnx::pb::{ModelProto, NodeProto, TensorProto};
 
 use crate::onnx::{self, f32_tensor, i8_tensor, int, node};
 pub use range::{Clip, Histogram};
+use weights::{Axis, Quantized, dims, f32_data, f32_len, last_dim};
 
 /// Largest magnitude of a quantized value; -128 stays unused so that both signs are alike.
 const LEVELS: f32 = 127.0;
@@ -41,7 +43,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { scales: WeightScales::PerChannel, clip: Clip::MeanSquare, keep_f32: Vec::new() }
+        Self {
+            scales: WeightScales::PerChannel,
+            clip: Clip::MeanSquare,
+            keep_f32: Vec::new(),
+        }
     }
 }
 
@@ -86,7 +92,10 @@ pub fn calibrate(
     images: &[Vec<f32>],
     options: &Options,
 ) -> Result<Ranges> {
-    ensure!(!images.is_empty(), "no calibration images: set export.calibration_images above 0");
+    ensure!(
+        !images.is_empty(),
+        "no calibration images: set export.calibration_images above 0"
+    );
     let inputs: BTreeSet<String> = integer_layers(model, options)?
         .into_iter()
         .map(|index| graph(model).node[index].input[0].clone())
@@ -96,7 +105,9 @@ pub fn calibrate(
         .context("cannot load the f32 graph for calibration")?;
     let mut ranges = Ranges::new();
     for image in images {
-        let arrays = probe.run(image).context("cannot run the f32 graph for calibration")?;
+        let arrays = probe
+            .run(image)
+            .context("cannot run the f32 graph for calibration")?;
         for (name, array) in names.iter().zip(arrays) {
             ranges.entry(name.clone()).or_default().add(&array.data);
         }
@@ -130,8 +141,11 @@ fn graph(model: &ModelProto) -> &tract_onnx::pb::GraphProto {
 /// Indices of the encoder's products with a constant matrix. The neck feeds the decoder directly and
 /// is one layer of forty: it stays f32.
 fn integer_layers(model: &ModelProto, options: &Options) -> Result<Vec<usize>> {
-    let weights: BTreeSet<&str> =
-        graph(model).initializer.iter().map(|tensor| tensor.name.as_str()).collect();
+    let weights: BTreeSet<&str> = graph(model)
+        .initializer
+        .iter()
+        .map(|tensor| tensor.name.as_str())
+        .collect();
     let chosen: Vec<usize> = graph(model)
         .node
         .iter()
@@ -141,12 +155,18 @@ fn integer_layers(model: &ModelProto, options: &Options) -> Result<Vec<usize>> {
         .filter(|(_, node)| !kept(&node.name, options))
         .map(|(index, _)| index)
         .collect();
-    ensure!(!chosen.is_empty(), "no linear layer left to quantize: shorten keep_f32");
+    ensure!(
+        !chosen.is_empty(),
+        "no linear layer left to quantize: shorten keep_f32"
+    );
     Ok(chosen)
 }
 
 fn kept(name: &str, options: &Options) -> bool {
-    options.keep_f32.iter().any(|pattern| name.contains(pattern.as_str()))
+    options
+        .keep_f32
+        .iter()
+        .any(|pattern| name.contains(pattern.as_str()))
 }
 
 /// The graph being rewritten, node by node in order.
@@ -165,9 +185,16 @@ impl<'a> Rewrite<'a> {
             .filter(|tensor| tensor.data_type == DataType::Float as i32)
             .map(|tensor| (tensor.name.as_str(), tensor))
             .collect();
-        let zero = TensorProto { dims: vec![], ..i8_tensor(ZERO, &[], &[0]) };
+        let zero = TensorProto {
+            dims: vec![],
+            ..i8_tensor(ZERO, &[], &[0])
+        };
         let replaced = BTreeMap::from([(ZERO.to_owned(), vec![zero])]);
-        Self { weights, nodes: Vec::new(), replaced }
+        Self {
+            weights,
+            nodes: Vec::new(),
+            replaced,
+        }
     }
 
     /// x (f32) -> QuantizeLinear -> MatMulInteger -> Cast -> Mul, under the old output name.
@@ -198,9 +225,17 @@ impl<'a> Rewrite<'a> {
         let output_scales: Vec<f32> = small.scales.iter().map(|step| step * scale).collect();
 
         let [input_scale, output_scale] = [format!("{base}/input_scale"), format!("{base}/scale")];
-        let scale_shape = if axis.is_some() { vec![columns] } else { vec![] };
+        let scale_shape = if axis.is_some() {
+            vec![columns]
+        } else {
+            vec![]
+        };
         let stored = vec![
-            i8_tensor(weight_name, &dims(self.weights[weight_name.as_str()]), &small.values),
+            i8_tensor(
+                weight_name,
+                &dims(self.weights[weight_name.as_str()]),
+                &small.values,
+            ),
             f32_tensor(&input_scale, &[], &[scale]),
             f32_tensor(&output_scale, &scale_shape, &output_scales),
         ];
@@ -208,8 +243,18 @@ impl<'a> Rewrite<'a> {
         let names = ["quantize", "integer", "cast"].map(|part| format!("{base}/{part}"));
         let to_f32 = vec![int("to", i64::from(DataType::Float as i32))];
         self.nodes.extend([
-            node("QuantizeLinear", &names[0], &[&old.input[0], &input_scale, ZERO], vec![]),
-            node("MatMulInteger", &names[1], &[&names[0], weight_name], vec![]),
+            node(
+                "QuantizeLinear",
+                &names[0],
+                &[&old.input[0], &input_scale, ZERO],
+                vec![],
+            ),
+            node(
+                "MatMulInteger",
+                &names[1],
+                &[&names[0], weight_name],
+                vec![],
+            ),
             node("Cast", &names[2], &[&names[1]], to_f32),
             node("Mul", &old.output[0], &[&names[2], &output_scale], vec![]),
         ]);
@@ -225,7 +270,10 @@ impl<'a> Rewrite<'a> {
 
     /// Everything else stays as it is; a large constant weight is stored as int8.
     fn stored_layer(&mut self, old: &NodeProto, options: &Options) -> Result<()> {
-        let weight = old.input.get(1).and_then(|name| self.weights.get(name.as_str()).copied());
+        let weight = old
+            .input
+            .get(1)
+            .and_then(|name| self.weights.get(name.as_str()).copied());
         if let Some(weight) = weight
             && matches!(old.op_type.as_str(), "Conv" | "MatMul")
             && !kept(&old.name, options)
@@ -248,7 +296,12 @@ impl<'a> Rewrite<'a> {
             ];
             self.replaced.insert(name.clone(), stored);
             let attributes = vec![int("axis", position)];
-            self.nodes.push(node("DequantizeLinear", name, &[&values, &scales], attributes));
+            self.nodes.push(node(
+                "DequantizeLinear",
+                name,
+                &[&values, &scales],
+                attributes,
+            ));
         }
         self.nodes.push(old.clone());
         Ok(())
@@ -258,74 +311,14 @@ impl<'a> Rewrite<'a> {
         let mut out = model.clone();
         let graph = out.graph.as_mut().expect("a lowered model has a graph");
         graph.node = self.nodes;
-        graph.initializer.retain(|tensor| !self.replaced.contains_key(&tensor.name));
-        graph.initializer.extend(self.replaced.into_values().flatten());
+        graph
+            .initializer
+            .retain(|tensor| !self.replaced.contains_key(&tensor.name));
+        graph
+            .initializer
+            .extend(self.replaced.into_values().flatten());
         out
     }
-}
-
-/// Which axis has a scale for each of its channels.
-#[derive(Debug, Clone, Copy)]
-enum Axis {
-    First(usize),
-    Last(usize),
-}
-
-struct Quantized {
-    values: Vec<i8>,
-    scales: Vec<f32>,
-    /// Root mean square of the rounding error, relative to that of the weights.
-    error: f32,
-}
-
-impl Quantized {
-    fn of(data: &[f32], axis: Option<Axis>) -> Self {
-        let channels = match axis {
-            None => 1,
-            Some(Axis::First(n) | Axis::Last(n)) => n,
-        };
-        let per_channel = data.len() / channels;
-        let channel = |index: usize| match axis {
-            None => 0,
-            Some(Axis::First(_)) => index / per_channel,
-            Some(Axis::Last(_)) => index % channels,
-        };
-        let mut maxima = vec![0f32; channels];
-        for (index, value) in data.iter().enumerate() {
-            let maximum = &mut maxima[channel(index)];
-            *maximum = maximum.max(value.abs());
-        }
-        // A channel of zeros has any scale.
-        let scales: Vec<f32> =
-            maxima.iter().map(|&top| if top > 0.0 { top / LEVELS } else { 1.0 }).collect();
-        let mut values = Vec::with_capacity(data.len());
-        let (mut noise, mut power) = (0f64, 0f64);
-        for (index, &value) in data.iter().enumerate() {
-            let scale = scales[channel(index)];
-            let step = (value / scale).round_ties_even().clamp(-LEVELS, LEVELS);
-            noise += f64::from(value - step * scale).powi(2);
-            power += f64::from(value).powi(2);
-            values.push(step as i8);
-        }
-        Self { values, scales, error: (noise / power.max(f64::MIN_POSITIVE)).sqrt() as f32 }
-    }
-}
-
-fn dims(tensor: &TensorProto) -> Vec<usize> {
-    tensor.dims.iter().map(|&side| side as usize).collect()
-}
-
-fn last_dim(tensor: &TensorProto) -> usize {
-    *dims(tensor).last().expect("weights have axes")
-}
-
-fn f32_len(tensor: &TensorProto) -> usize {
-    tensor.raw_data.len() / 4
-}
-
-fn f32_data(tensor: &TensorProto) -> Vec<f32> {
-    let (values, _) = tensor.raw_data.as_chunks::<4>();
-    values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
 }
 
 #[cfg(test)]
@@ -338,7 +331,9 @@ mod tests {
     use crate::onnx::testing::{SIZE, config, image, random_state};
 
     fn lowered() -> ModelProto {
-        lower_automatic(&random_state(&config(Stem::Stride4)), SIZE).unwrap().model
+        lower_automatic(&random_state(&config(Stem::Stride4)), SIZE)
+            .unwrap()
+            .model
     }
 
     fn logits(model: &ModelProto, chw: &[f32]) -> Vec<f32> {
@@ -350,7 +345,11 @@ mod tests {
     /// Root mean square of the difference, relative to the spread of `expected`.
     fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
         let mean = expected.iter().sum::<f32>() / expected.len() as f32;
-        let noise: f32 = found.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum();
+        let noise: f32 = found
+            .iter()
+            .zip(expected)
+            .map(|(a, b)| (a - b).powi(2))
+            .sum();
         let power: f32 = expected.iter().map(|x| (x - mean).powi(2)).sum();
         (noise / power).sqrt()
     }
@@ -362,8 +361,16 @@ mod tests {
         let options = Options::default();
         let ranges = calibrate(&model, SIZE, &images, &options).unwrap();
         let (small, layers) = quantize(&model, &ranges, &options).unwrap();
-        assert_eq!(layers.len(), 16, "four linear layers in each of four blocks");
-        assert!(layers.iter().all(|layer| layer.weight_error < 0.02 && layer.input_error < 0.1));
+        assert_eq!(
+            layers.len(),
+            16,
+            "four linear layers in each of four blocks"
+        );
+        assert!(
+            layers
+                .iter()
+                .all(|layer| layer.weight_error < 0.02 && layer.input_error < 0.1)
+        );
         let chw = image(9.5);
         let error = relative_error(&logits(&small, &chw), &logits(&model, &chw));
         assert!(error > 0.0 && error < 0.1, "relative error {error}");
@@ -374,11 +381,18 @@ mod tests {
     #[test]
     fn per_tensor_scales_are_scalars() {
         let model = lowered();
-        let options = Options { scales: WeightScales::PerTensor, ..Options::default() };
+        let options = Options {
+            scales: WeightScales::PerTensor,
+            ..Options::default()
+        };
         let ranges = calibrate(&model, SIZE, &[image(0.0)], &options).unwrap();
         let (small, _) = quantize(&model, &ranges, &options).unwrap();
         let scale = "image_encoder/layers.1/blocks.0/attn/qkv/scale";
-        let found = graph(&small).initializer.iter().find(|it| it.name == scale).unwrap();
+        let found = graph(&small)
+            .initializer
+            .iter()
+            .find(|it| it.name == scale)
+            .unwrap();
         assert!(found.dims.is_empty());
         let chw = image(9.5);
         let error = relative_error(&logits(&small, &chw), &logits(&model, &chw));
@@ -389,20 +403,31 @@ mod tests {
     fn kept_layers_are_untouched() {
         let model = lowered();
         let keep_f32 = vec!["layers.1/".to_owned(), "mlp/fc2".to_owned()];
-        let options = Options { keep_f32, ..Options::default() };
+        let options = Options {
+            keep_f32,
+            ..Options::default()
+        };
         let ranges = calibrate(&model, SIZE, &[image(0.0)], &options).unwrap();
         let (small, layers) = quantize(&model, &ranges, &options).unwrap();
         assert_eq!(layers.len(), 9);
         let weight = "image_encoder/layers.1/blocks.0/attn/qkv.weight";
         let of = |model: &ModelProto| {
-            graph(model).initializer.iter().find(|it| it.name == weight).cloned().unwrap()
+            graph(model)
+                .initializer
+                .iter()
+                .find(|it| it.name == weight)
+                .cloned()
+                .unwrap()
         };
         assert_eq!(of(&small), of(&model));
     }
 
     #[test]
     fn keeping_everything_is_refused() {
-        let options = Options { keep_f32: vec!["image_encoder".to_owned()], ..Options::default() };
+        let options = Options {
+            keep_f32: vec!["image_encoder".to_owned()],
+            ..Options::default()
+        };
         let error = calibrate(&lowered(), SIZE, &[image(0.0)], &options).unwrap_err();
         assert!(error.to_string().contains("keep_f32"), "{error}");
     }

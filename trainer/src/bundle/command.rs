@@ -16,7 +16,11 @@ pub fn run(command: &BundleCommand) -> Result<()> {
     match command {
         BundleCommand::Inspect { bundle } => inspect(bundle),
         BundleCommand::Pack { bundle, out } => super::pack(bundle, out),
-        BundleCommand::Dump { bundle, out, images } => dump(bundle, out, images),
+        BundleCommand::Dump {
+            bundle,
+            out,
+            images,
+        } => dump(bundle, out, images),
     }
 }
 
@@ -25,9 +29,14 @@ fn inspect(path: &Path) -> Result<()> {
     report::say(segmenter.manifest().to_json().trim_end());
     let test = segmenter.self_test()?;
     for (class, dice) in &test.dice {
-        report::say(&format!("golden: class {class}, Dice {dice:.4} to the expected mask"));
+        report::say(&format!(
+            "golden: class {class}, Dice {dice:.4} to the expected mask"
+        ));
     }
-    report::say(&format!("golden: inference {} ms", test.timing.infer.as_millis()));
+    report::say(&format!(
+        "golden: inference {} ms",
+        test.timing.infer.as_millis()
+    ));
     Ok(())
 }
 
@@ -36,13 +45,19 @@ fn dump(path: &Path, out: &Path, images: &[PathBuf]) -> Result<()> {
     let segmenter = Segmenter::open(path)?;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
     let golden = [Bundle::open(path)?.path(GOLDEN_IMAGE)];
-    for (number, file) in (if images.is_empty() { &golden } else { images }).iter().enumerate() {
+    for (number, file) in (if images.is_empty() { &golden } else { images })
+        .iter()
+        .enumerate()
+    {
         let image = read(file)?;
         let (input, _) = segmenter.manifest().input.prepare(&image);
         let (logits, _) = segmenter.logits(&image)?;
         for (kind, values) in [("input", &input), ("logits", &logits.data)] {
             let target = out.join(format!("{number}.{kind}.f32"));
-            let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes: Vec<u8> = values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
             fs::write(&target, bytes)
                 .with_context(|| format!("cannot write {}", target.display()))?;
         }
@@ -55,5 +70,8 @@ fn read(file: &Path) -> Result<Image> {
     let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let scan = decode(&bytes, &Limits::default())
         .with_context(|| format!("cannot decode {}", file.display()))?;
-    scan.frames.into_iter().next().with_context(|| format!("{} has no frame", file.display()))
+    scan.frames
+        .into_iter()
+        .next()
+        .with_context(|| format!("{} has no frame", file.display()))
 }

@@ -43,7 +43,11 @@ pub fn lower_automatic(state: &BTreeMap<String, Tensor>, size: usize) -> Result<
         .context("cannot export the mask decoder")?;
     weights.finish()?;
     let (classes, side) = (logits.shape[1], logits.shape[2]);
-    Ok(Lowered { model: graph.finish("sam_automatic", &logits)?, classes, side })
+    Ok(Lowered {
+        model: graph.finish("sam_automatic", &logits)?,
+        classes,
+        side,
+    })
 }
 
 #[cfg(test)]
@@ -54,7 +58,9 @@ mod tests {
     use segmenter::infer::Probe;
 
     use super::*;
-    use crate::onnx::testing::{SIZE, config, image, network, random_state, with_adapters, with_lora};
+    use crate::onnx::testing::{
+        SIZE, config, image, network, random_state, with_adapters, with_lora,
+    };
     use crate::onnx::{OPSET, serialize};
 
     fn assert_graph_equals_network(config: &SamConfig) {
@@ -68,12 +74,18 @@ mod tests {
         let chw = image(0.3);
         let found = probe.run(&chw).unwrap().remove(0);
         let expected = network(config, state, &chw);
-        assert_eq!(found.shape, [1, lowered.classes, lowered.side, lowered.side]);
+        assert_eq!(
+            found.shape,
+            [1, lowered.classes, lowered.side, lowered.side]
+        );
         assert_eq!(found.data.len(), expected.len());
         let size = expected.iter().fold(0f32, |top, x| top.max(x.abs()));
         assert!(size > 0.05, "the logits are too small to compare: {size}");
         for (a, b) in found.data.iter().zip(&expected) {
-            assert!((a - b).abs() < 1e-4, "{a} against {b}, largest logit {size}");
+            assert!(
+                (a - b).abs() < 1e-4,
+                "{a} against {b}, largest logit {size}"
+            );
         }
     }
 
@@ -102,19 +114,30 @@ mod tests {
     #[test]
     fn a_missing_tensor_is_named() {
         let mut state = random_state(&config(Stem::Stride4));
-        state.remove("image_encoder.layers.2.blocks.1.mlp.fc1.bias").unwrap();
+        state
+            .remove("image_encoder.layers.2.blocks.1.mlp.fc1.bias")
+            .unwrap();
         let error = lower_automatic(&state, SIZE).unwrap_err();
         let text = format!("{error:#}");
-        assert!(text.contains("layers.2.blocks.1.mlp.fc1.bias is missing"), "{text}");
+        assert!(
+            text.contains("layers.2.blocks.1.mlp.fc1.bias is missing"),
+            "{text}"
+        );
     }
 
     #[test]
     fn an_unknown_tensor_is_named() {
         let mut state = random_state(&config(Stem::Stride4));
         let extra = state["mask_decoder.iou_token.weight"].clone();
-        state.insert("image_encoder.layers.1.blocks.0.attn.gate.weight".to_owned(), extra);
+        state.insert(
+            "image_encoder.layers.1.blocks.0.attn.gate.weight".to_owned(),
+            extra,
+        );
         let text = format!("{:#}", lower_automatic(&state, SIZE).unwrap_err());
-        assert!(text.contains("layers.1.blocks.0.attn.gate.weight"), "{text}");
+        assert!(
+            text.contains("layers.1.blocks.0.attn.gate.weight"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -133,6 +156,13 @@ mod tests {
         let model = lower_automatic(&state, SIZE).unwrap().model;
         assert_eq!(model.opset_import.len(), 1);
         assert_eq!(model.opset_import[0].version, OPSET);
-        assert!(model.graph.unwrap().node.iter().all(|node| node.domain.is_empty()));
+        assert!(
+            model
+                .graph
+                .unwrap()
+                .node
+                .iter()
+                .all(|node| node.domain.is_empty())
+        );
     }
 }

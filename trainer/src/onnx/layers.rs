@@ -22,12 +22,18 @@ impl Linear {
             bias.shape[0],
             weight.shape[0]
         );
-        Ok(Self { weight, bias: Some(bias) })
+        Ok(Self {
+            weight,
+            bias: Some(bias),
+        })
     }
 
     pub(super) fn scaled(self, factor: f32) -> Self {
         let scale = |array: Array| array.map(|x| x * factor);
-        Self { weight: scale(self.weight), bias: self.bias.map(scale) }
+        Self {
+            weight: scale(self.weight),
+            bias: self.bias.map(scale),
+        }
     }
 }
 
@@ -39,7 +45,13 @@ impl GraphBuilder {
 
     pub(super) fn transpose(&mut self, name: &str, x: &Value, order: &[usize]) -> Value {
         let shape: Vec<usize> = order.iter().map(|&axis| x.shape[axis]).collect();
-        self.node("Transpose", name, &[x], vec![ints("perm", &to_i64(order))], &shape)
+        self.node(
+            "Transpose",
+            name,
+            &[x],
+            vec![ints("perm", &to_i64(order))],
+            &shape,
+        )
     }
 
     /// `x[begin..end]` along `axis`.
@@ -66,7 +78,12 @@ impl GraphBuilder {
     }
 
     pub(super) fn add(&mut self, name: &str, a: &Value, b: &Value) -> Value {
-        let shape = if a.shape.len() >= b.shape.len() { &a.shape } else { &b.shape }.clone();
+        let shape = if a.shape.len() >= b.shape.len() {
+            &a.shape
+        } else {
+            &b.shape
+        }
+        .clone();
         self.node("Add", name, &[a, b], vec![], &shape)
     }
 
@@ -75,7 +92,13 @@ impl GraphBuilder {
     }
 
     pub(super) fn softmax(&mut self, name: &str, x: &Value) -> Value {
-        self.node("Softmax", name, &[x], vec![int("axis", -1)], &x.shape.clone())
+        self.node(
+            "Softmax",
+            name,
+            &[x],
+            vec![int("axis", -1)],
+            &x.shape.clone(),
+        )
     }
 
     pub(super) fn relu(&mut self, name: &str, x: &Value) -> Value {
@@ -84,10 +107,19 @@ impl GraphBuilder {
 
     /// The exact GELU, in the form tract recognizes (Gelu itself is opset 20).
     pub(super) fn gelu(&mut self, name: &str, x: &Value) -> Value {
-        let (root, one, half) =
-            (self.scalar(2f32.sqrt().recip()), self.scalar(1.0), self.scalar(0.5));
+        let (root, one, half) = (
+            self.scalar(2f32.sqrt().recip()),
+            self.scalar(1.0),
+            self.scalar(0.5),
+        );
         let scaled = self.mul(&format!("{name}/scaled"), x, &root);
-        let erf = self.node("Erf", &format!("{name}/erf"), &[&scaled], vec![], &x.shape.clone());
+        let erf = self.node(
+            "Erf",
+            &format!("{name}/erf"),
+            &[&scaled],
+            vec![],
+            &x.shape.clone(),
+        );
         let weight = self.add(&format!("{name}/weight"), &erf, &one);
         let half_x = self.mul(&format!("{name}/half"), x, &half);
         self.mul(name, &half_x, &weight)
@@ -104,14 +136,26 @@ impl GraphBuilder {
         let scale = self.constant(&format!("{name}.weight"), weight);
         let shift = self.constant(&format!("{name}.bias"), bias);
         let attributes = vec![int("axis", -1), float("epsilon", epsilon)];
-        self.node("LayerNormalization", name, &[x, &scale, &shift], attributes, &x.shape.clone())
+        self.node(
+            "LayerNormalization",
+            name,
+            &[x, &scale, &shift],
+            attributes,
+            &x.shape.clone(),
+        )
     }
 
     /// `x` must have two axes: with more, tract multiplies once per leading index.
     pub(super) fn linear(&mut self, name: &str, x: &Value, layer: &Linear) -> Value {
-        assert_eq!(x.shape.len(), 2, "operand of the linear layer {name} is flat");
+        assert_eq!(
+            x.shape.len(),
+            2,
+            "operand of the linear layer {name} is flat"
+        );
         let weight = self.constant(&format!("{name}.weight"), &layer.weight.transposed());
-        let Some(bias) = &layer.bias else { return self.matmul(name, x, &weight) };
+        let Some(bias) = &layer.bias else {
+            return self.matmul(name, x, &weight);
+        };
         let product = self.matmul(&format!("{name}/matmul"), x, &weight);
         let bias = self.constant(&format!("{name}.bias"), bias);
         self.add(name, &product, &bias)

@@ -84,7 +84,11 @@ fn output_tokens(weights: &mut Weights) -> Result<Array> {
 fn dense_position(weights: &mut Weights, grid: usize) -> Result<Array> {
     let name = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix";
     let gauss = weights.ranked(name, 2)?;
-    ensure!(gauss.rows() == 2, "tensor {name} has {} rows, expected x and y", gauss.rows());
+    ensure!(
+        gauss.rows() == 2,
+        "tensor {name} has {} rows, expected x and y",
+        gauss.rows()
+    );
     let features = gauss.shape[1];
     let centre = |i: usize| 2.0 * ((i as f64 + 0.5) / grid as f64) - 1.0;
     let mut data = Vec::with_capacity(grid * grid * 2 * features);
@@ -105,7 +109,10 @@ fn first_self_attention(weights: &mut Weights, tokens: &Array) -> Result<Array> 
     let key = "mask_decoder.transformer.layers.0";
     let mut project = |part: &str, x: &Array| -> Result<Array> {
         let layer = Linear::read(weights, &format!("{key}.self_attn.{part}"))?;
-        x.linear(&layer.weight, layer.bias.as_ref().expect("Linear::read gives a bias"))
+        x.linear(
+            &layer.weight,
+            layer.bias.as_ref().expect("Linear::read gives a bias"),
+        )
     };
     let q = project("q_proj", tokens)?;
     let k = project("k_proj", tokens)?;
@@ -124,19 +131,41 @@ fn two_way_layer(
     let name = format!("mask_decoder/layers.{layer}");
     let key = format!("mask_decoder.transformer.layers.{layer}");
     if layer > 0 {
-        let q = graph.add(&format!("{name}/self_attn/query"), &state.queries, &state.point);
-        let parts = (&format!("{key}.self_attn")[..], &format!("{name}/self_attn")[..]);
+        let q = graph.add(
+            &format!("{name}/self_attn/query"),
+            &state.queries,
+            &state.point,
+        );
+        let parts = (
+            &format!("{key}.self_attn")[..],
+            &format!("{name}/self_attn")[..],
+        );
         let attended = attention(graph, weights, parts, [&q, &q, &state.queries])?;
-        state.queries = normed_sum(graph, weights, (&key, &name, "norm1"), &state.queries, &attended)?;
+        state.queries = normed_sum(
+            graph,
+            weights,
+            (&key, &name, "norm1"),
+            &state.queries,
+            &attended,
+        )?;
     }
     let part = "cross_attn_token_to_image";
     let parts = (&format!("{key}.{part}")[..], &format!("{name}/{part}")[..]);
     let attended = tokens_to_image(graph, weights, parts, state)?;
-    let mut queries = graph.add(&format!("{parts_1}/residual", parts_1 = parts.1), &state.queries, &attended);
+    let mut queries = graph.add(
+        &format!("{parts_1}/residual", parts_1 = parts.1),
+        &state.queries,
+        &attended,
+    );
     let adapter = format!("{key}.Adapter");
     let adapted = weights.has(&format!("{adapter}.D_fc1.weight"));
     if adapted {
-        queries = skip_adapter(graph, weights, (&adapter, &format!("{name}/Adapter/queries")), &queries)?;
+        queries = skip_adapter(
+            graph,
+            weights,
+            (&adapter, &format!("{name}/Adapter/queries")),
+            &queries,
+        )?;
     }
     queries = layer_norm(graph, weights, (&key, &name, "norm2"), &queries)?;
     let mut out = mlp(graph, weights, (&key, &name), &queries)?;
@@ -151,14 +180,23 @@ fn two_way_layer(
     state.queries = normed_sum(graph, weights, (&key, &name, "norm3"), &queries, &out)?;
 
     let part = "cross_attn_image_to_token";
-    let q = graph.add(&format!("{name}/{part}/query"), &state.keys, &state.position);
+    let q = graph.add(
+        &format!("{name}/{part}/query"),
+        &state.keys,
+        &state.position,
+    );
     let k = graph.add(&format!("{name}/{part}/key"), &state.queries, &state.point);
     let parts = (&format!("{key}.{part}")[..], &format!("{name}/{part}")[..]);
     let attended = attention(graph, weights, parts, [&q, &k, &state.queries])?;
     let mut keys = graph.add(&format!("{name}/{part}/residual"), &state.keys, &attended);
     if adapted {
         // Upstream's fork runs the image tokens through the queries' adapter.
-        keys = skip_adapter(graph, weights, (&adapter, &format!("{name}/Adapter/keys")), &keys)?;
+        keys = skip_adapter(
+            graph,
+            weights,
+            (&adapter, &format!("{name}/Adapter/keys")),
+            &keys,
+        )?;
     }
     state.keys = layer_norm(graph, weights, (&key, &name, "norm4"), &keys)?;
     Ok(())
@@ -234,7 +272,10 @@ fn attention(
     ] {
         let mut layer = Linear::read(weights, &format!("{key}.{part}"))?;
         let inner = layer.weight.rows();
-        ensure!(inner.is_multiple_of(HEADS), "{key}.{part} has {inner} rows for {HEADS} heads");
+        ensure!(
+            inner.is_multiple_of(HEADS),
+            "{key}.{part} has {inner} rows for {HEADS} heads"
+        );
         if part == "q_proj" {
             layer = layer.scaled(((inner / HEADS) as f32).sqrt().recip());
         }
@@ -266,7 +307,10 @@ fn hypernetworks(
         let key = format!("{KEY}.output_hypernetworks_mlps.{class}.layers");
         let mut x = graph.slice(&format!("{name}/token"), queries, 0, class + 1..class + 2);
         let layers = weights.count(&format!("{key}.{{}}.weight"));
-        ensure!(layers > 0, "tensor {key}.0.weight is missing from the weights");
+        ensure!(
+            layers > 0,
+            "tensor {key}.0.weight is missing from the weights"
+        );
         for index in 0..layers {
             let layer = Linear::read(weights, &format!("{key}.{index}"))?;
             x = graph.linear(&format!("{name}/layers.{index}"), &x, &layer);
@@ -280,7 +324,13 @@ fn hypernetworks(
     let inputs: Vec<&Value> = rows.iter().collect();
     let name = "mask_decoder/kernels";
     let axis = vec![super::int("axis", 0)];
-    let stacked = graph.node("Concat", &format!("{name}/rows"), &inputs, axis, &[classes, width]);
+    let stacked = graph.node(
+        "Concat",
+        &format!("{name}/rows"),
+        &inputs,
+        axis,
+        &[classes, width],
+    );
     Ok(graph.transpose(name, &stacked, &[1, 0]))
 }
 
@@ -288,11 +338,26 @@ fn hypernetworks(
 fn upscale(graph: &mut GraphBuilder, weights: &mut Weights, keys: &Value) -> Result<Value> {
     let key = format!("{KEY}.output_upscaling");
     let name = "mask_decoder/output_upscaling";
-    let x = transposed_conv(graph, weights, (&format!("{key}.0"), &format!("{name}.0")), keys)?;
+    let x = transposed_conv(
+        graph,
+        weights,
+        (&format!("{key}.0"), &format!("{name}.0")),
+        keys,
+    )?;
     let (scale, shift) = norm(weights, &format!("{key}.1"))?;
-    let x = graph.layer_norm(&format!("{name}.1"), &x, (&scale, &shift), UPSCALING_EPSILON);
+    let x = graph.layer_norm(
+        &format!("{name}.1"),
+        &x,
+        (&scale, &shift),
+        UPSCALING_EPSILON,
+    );
     let x = graph.gelu(&format!("{name}.2"), &x);
-    let x = transposed_conv(graph, weights, (&format!("{key}.3"), &format!("{name}.3")), &x)?;
+    let x = transposed_conv(
+        graph,
+        weights,
+        (&format!("{key}.3"), &format!("{name}.3")),
+        &x,
+    )?;
     Ok(graph.gelu(&format!("{name}.4"), &x))
 }
 
@@ -306,7 +371,11 @@ fn transposed_conv(
     let kernel = weights.ranked(&format!("{key}.weight"), 4)?;
     let bias = weights.ranked(&format!("{key}.bias"), 1)?;
     let (inputs, outputs) = (kernel.rows(), kernel.shape[1]);
-    ensure!(kernel.shape[2..] == [2, 2], "{key}.weight has the shape {:?}", kernel.shape);
+    ensure!(
+        kernel.shape[2..] == [2, 2],
+        "{key}.weight has the shape {:?}",
+        kernel.shape
+    );
     // (in, out, dy * dx) -> rows (dy * dx, out) of `in` values.
     let data = (0..4 * outputs)
         .flat_map(|row| {

@@ -20,17 +20,36 @@ pub(crate) fn config(stem: Stem) -> SamConfig {
         stem,
         ..TinyVitConfig::mobile_sam(SIZE)
     };
-    SamConfig { encoder: EncoderConfig::TinyVit(encoder), num_cls: 3, lora: None, adapter: None }
+    SamConfig {
+        encoder: EncoderConfig::TinyVit(encoder),
+        num_cls: 3,
+        lora: None,
+        adapter: None,
+    }
 }
 
 pub(crate) fn with_adapters(config: SamConfig) -> SamConfig {
-    let adapter = AdapterConfig { encoder_stages: vec![0, 2], decoder_depth: 1 };
-    SamConfig { adapter: Some(adapter), ..config }
+    let adapter = AdapterConfig {
+        encoder_stages: vec![0, 2],
+        decoder_depth: 1,
+    };
+    SamConfig {
+        adapter: Some(adapter),
+        ..config
+    }
 }
 
 pub(crate) fn with_lora(config: SamConfig, rows: LoraRows) -> SamConfig {
-    let lora = LoraConfig { rank: 2, encoder_stages: vec![0, 1, 2], decoder: true, rows };
-    SamConfig { lora: Some(lora), ..config }
+    let lora = LoraConfig {
+        rank: 2,
+        encoder_stages: vec![0, 1, 2],
+        decoder: true,
+        rows,
+    };
+    SamConfig {
+        lora: Some(lora),
+        ..config
+    }
 }
 
 /// Every tensor of the network filled: no zero biases, no unit norms, variances above 0.
@@ -38,11 +57,16 @@ pub(crate) fn random_state(config: &SamConfig) -> BTreeMap<String, Tensor> {
     let params = Params::new(BTreeMap::new(), |_| false, 7);
     Sam::new(config, &params).unwrap();
     let state = params.finish().state_dict().unwrap();
-    state.into_iter().map(|(name, tensor)| (name.clone(), filled(&name, &tensor))).collect()
+    state
+        .into_iter()
+        .map(|(name, tensor)| (name.clone(), filled(&name, &tensor)))
+        .collect()
 }
 
 fn filled(name: &str, like: &Tensor) -> Tensor {
-    let seed = name.bytes().fold(5381u32, |hash, byte| hash.wrapping_mul(33) ^ u32::from(byte));
+    let seed = name.bytes().fold(5381u32, |hash, byte| {
+        hash.wrapping_mul(33) ^ u32::from(byte)
+    });
     let fan_in: usize = like.dims().iter().skip(1).product();
     let data: Vec<f32> = (0..like.elem_count() as u32)
         .map(|i| {
@@ -65,7 +89,10 @@ pub(crate) fn image(phase: f32) -> Vec<f32> {
     (0..3 * SIZE * SIZE)
         .map(|i| {
             let (c, y, x) = (i / (SIZE * SIZE), i / SIZE % SIZE, i % SIZE);
-            let (dy, dx) = (y as f32 - 32.0 - 9.0 * phase.sin(), x as f32 - 32.0 - 9.0 * phase.cos());
+            let (dy, dx) = (
+                y as f32 - 32.0 - 9.0 * phase.sin(),
+                x as f32 - 32.0 - 9.0 * phase.cos(),
+            );
             let blob = (-(dy * dy + dx * dx) / 90.0).exp();
             blob + 0.2 * (0.37 * (x * y) as f32 + c as f32 + phase).sin()
         })
@@ -73,7 +100,11 @@ pub(crate) fn image(phase: f32) -> Vec<f32> {
 }
 
 /// Logits of candle.
-pub(crate) fn network(config: &SamConfig, state: BTreeMap<String, Tensor>, chw: &[f32]) -> Vec<f32> {
+pub(crate) fn network(
+    config: &SamConfig,
+    state: BTreeMap<String, Tensor>,
+    chw: &[f32],
+) -> Vec<f32> {
     let params = Params::new(state, |_| false, 0);
     let sam = Sam::new(config, &params).unwrap();
     assert_eq!(params.finish().report.random, Vec::<String>::new());

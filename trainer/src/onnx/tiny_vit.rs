@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use super::layers::{Linear, norm};
 use super::weights::Weights;
+use super::window_attention::window_attention;
 use super::{Array, GraphBuilder, Value, ints};
 
 const EPSILON: f32 = 1e-5;
@@ -27,12 +28,25 @@ pub(super) fn lower(
         x = mb_conv(graph, weights, &format!("layers.0.blocks.{block}"), &x)?;
     }
     let stages = weights.count("image_encoder.layers.{}.downsample.conv1.c.weight");
-    ensure!(stages > 0, "tensor {KEY}.layers.0.downsample.conv1.c.weight is missing");
+    ensure!(
+        stages > 0,
+        "tensor {KEY}.layers.0.downsample.conv1.c.weight is missing"
+    );
     for stage in 1..=stages {
-        x = patch_merging(graph, weights, &format!("layers.{}.downsample", stage - 1), &x)?;
+        x = patch_merging(
+            graph,
+            weights,
+            &format!("layers.{}.downsample", stage - 1),
+            &x,
+        )?;
         let pattern = format!("{KEY}.layers.{stage}.blocks.{{}}.attn.qkv.weight");
         for block in 0..weights.count(&pattern) {
-            x = tiny_vit_block(graph, weights, &format!("layers.{stage}.blocks.{block}"), &x)?;
+            x = tiny_vit_block(
+                graph,
+                weights,
+                &format!("layers.{stage}.blocks.{block}"),
+                &x,
+            )?;
         }
     }
     neck(graph, weights, &x, no_mask)
@@ -64,7 +78,9 @@ fn stem(graph: &mut GraphBuilder, weights: &mut Weights, image: &Value) -> Resul
         if index > 0 {
             x = graph.gelu(&format!("{KEY}/patch_embed/act"), &x);
         }
-        let kernel = weights.ranked(&format!("{KEY}.{module}.c.weight"), 4)?.shape[2];
+        let kernel = weights
+            .ranked(&format!("{KEY}.{module}.c.weight"), 4)?
+            .shape[2];
         x = conv_bn(graph, weights, &module, &x, if kernel == 1 { 1 } else { 2 })?;
     }
     Ok(x)
@@ -81,9 +97,14 @@ fn conv_bn(
 ) -> Result<Value> {
     let mut kernel = weights.ranked(&format!("{KEY}.{module}.c.weight"), 4)?;
     let bn = |field: &str| format!("{KEY}.{module}.bn.{field}");
-    let (gamma, beta) = (weights.ranked(&bn("weight"), 1)?, weights.ranked(&bn("bias"), 1)?);
-    let (mean, variance) =
-        (weights.ranked(&bn("running_mean"), 1)?, weights.ranked(&bn("running_var"), 1)?);
+    let (gamma, beta) = (
+        weights.ranked(&bn("weight"), 1)?,
+        weights.ranked(&bn("bias"), 1)?,
+    );
+    let (mean, variance) = (
+        weights.ranked(&bn("running_mean"), 1)?,
+        weights.ranked(&bn("running_var"), 1)?,
+    );
     let per_channel = kernel.data.len() / kernel.rows();
     let mut bias = Vec::with_capacity(kernel.rows());
     for channel in 0..kernel.rows() {
@@ -153,7 +174,11 @@ fn patch_merging(
     let y = conv_bn(graph, weights, &format!("{module}.conv1"), x, 1)?;
     let y = graph.gelu(&format!("{name}/act1"), &y);
     // Upstream's rule: a stage of one of these widths keeps the grid.
-    let stride = if [320, 448, 576].contains(&y.shape[1]) { 1 } else { 2 };
+    let stride = if [320, 448, 576].contains(&y.shape[1]) {
+        1
+    } else {
+        2
+    };
     let y = conv_bn(graph, weights, &format!("{module}.conv2"), &y, stride)?;
     let y = graph.gelu(&format!("{name}/act2"), &y);
     conv_bn(graph, weights, &format!("{module}.conv3"), &y, 1)
@@ -169,7 +194,8 @@ fn tiny_vit_block(
     let name = title(module);
     let (channels, height, width) = (x.shape[1], x.shape[2], x.shape[3]);
     let tokens = to_tokens(graph, &format!("{name}/tokens"), x);
-    let mut attended = window_attention(graph, weights, module, (&tokens, height, width))?;
+    let (key, title) = (format!("{KEY}.{module}.attn"), format!("{name}/attn"));
+    let mut attended = window_attention(graph, weights, (&key, &title), (&tokens, height, width))?;
     let adapter_key = format!("{KEY}.{module}.Space_Adapter");
     if weights.has(&format!("{adapter_key}.D_fc1.weight")) {
         let title = format!("{name}/Space_Adapter");
@@ -179,7 +205,11 @@ fn tiny_vit_block(
     let x = graph.add(&format!("{name}/attn/residual"), &tokens, &attended);
 
     let map = graph.transpose(&format!("{name}/local_conv/channels_first"), &x, &[1, 0]);
-    let map = graph.reshape(&format!("{name}/local_conv/map"), &map, &[1, channels, height, width]);
+    let map = graph.reshape(
+        &format!("{name}/local_conv/map"),
+        &map,
+        &[1, channels, height, width],
+    );
     let map = conv_bn(graph, weights, &format!("{module}.local_conv"), &map, 1)?;
     let x = to_tokens(graph, &format!("{name}/local_conv/tokens"), &map);
 
@@ -210,133 +240,6 @@ fn to_tokens(graph: &mut GraphBuilder, name: &str, x: &Value) -> Value {
     graph.transpose(name, &flat, &[1, 0])
 }
 
-/// Self-attention inside windows, on tokens (H * W, C). The map is padded with zeros before the
-/// attention's norm, so padding tokens become its bias and take part in the softmax, as upstream.
-fn window_attention(
-    graph: &mut GraphBuilder,
-    weights: &mut Weights,
-    module: &str,
-    (tokens, height, width): (&Value, usize, usize),
-) -> Result<Value> {
-    let (name, key) = (format!("{}/attn", title(module)), format!("{KEY}.{module}.attn"));
-    let table = weights.ranked(&format!("{key}.attention_biases"), 2)?;
-    let window = table.shape[1].isqrt();
-    ensure!(
-        window * window == table.shape[1],
-        "{key}.attention_biases has {} columns, not those of a square window",
-        table.shape[1]
-    );
-    let channels = tokens.shape[1];
-    let (tall, wide) = (height.div_ceil(window), width.div_ceil(window));
-    let padded = (tall * window, wide * window);
-
-    let mut x = graph.reshape(&format!("{name}/map"), tokens, &[1, height, width, channels]);
-    if padded != (height, width) {
-        let (down, right) = ((padded.0 - height) as i64, (padded.1 - width) as i64);
-        let pads = graph.integers(&[0, 0, 0, 0, 0, down, right, 0]);
-        let shape = [1, padded.0, padded.1, channels];
-        x = graph.node("Pad", &format!("{name}/pad"), &[&x, &pads], vec![], &shape);
-    }
-    let split = [tall, window, wide, window, channels];
-    let x = graph.reshape(&format!("{name}/split"), &x, &split);
-    let x = graph.transpose(&format!("{name}/windows"), &x, &[0, 2, 1, 3, 4]);
-    let x = graph.reshape(&format!("{name}/flat"), &x, &[padded.0 * padded.1, channels]);
-    let (scale, shift) = norm(weights, &format!("{key}.norm"))?;
-    let x = graph.layer_norm(&format!("{name}/norm"), &x, (&scale, &shift), EPSILON);
-    let x = attention(graph, weights, (&key, &name), &x, &table)?;
-    let x = graph.reshape(&format!("{name}/unflat"), &x, &[tall, wide, window, window, channels]);
-    let x = graph.transpose(&format!("{name}/unwindow"), &x, &[0, 2, 1, 3, 4]);
-    let mut x = graph.reshape(&format!("{name}/join"), &x, &[padded.0, padded.1, channels]);
-    if padded.0 != height {
-        x = graph.slice(&format!("{name}/crop_rows"), &x, 0, 0..height);
-    }
-    if padded.1 != width {
-        x = graph.slice(&format!("{name}/crop_columns"), &x, 1, 0..width);
-    }
-    Ok(graph.reshape(&format!("{name}/tokens"), &x, &[height * width, channels]))
-}
-
-/// (windows * N, C) to the same, with a bias for each head and offset inside the window.
-fn attention(
-    graph: &mut GraphBuilder,
-    weights: &mut Weights,
-    (key, name): (&str, &str),
-    x: &Value,
-    table: &Array,
-) -> Result<Value> {
-    let (heads, area) = (table.rows(), table.shape[1]);
-    let channels = x.shape[1];
-    let windows = x.shape[0] / area;
-    let qkv = qkv_by_kind(Linear::read(weights, &format!("{key}.qkv"))?, heads, channels)?;
-    let proj = Linear::read(weights, &format!("{key}.proj"))?;
-    let width = channels / heads;
-
-    let x = graph.linear(&format!("{name}/qkv"), x, &qkv);
-    let x = graph.reshape(&format!("{name}/heads"), &x, &[windows, area, 3, heads, width]);
-    let mut parts = Vec::new();
-    for (index, (part, order)) in
-        [("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])].into_iter().enumerate()
-    {
-        let one = graph.slice(&format!("{name}/{part}/slice"), &x, 2, index..index + 1);
-        let shape = [windows, area, heads, width];
-        let one = graph.reshape(&format!("{name}/{part}/squeeze"), &one, &shape);
-        parts.push(graph.transpose(&format!("{name}/{part}"), &one, &order));
-    }
-    let scores = graph.matmul(&format!("{name}/scores"), &parts[0], &parts[1]);
-    let bias = bias_of_offsets(graph, name, table);
-    let scores = graph.add(&format!("{name}/biased"), &scores, &bias);
-    let scores = graph.softmax(&format!("{name}/softmax"), &scores);
-    let mixed = graph.matmul(&format!("{name}/mixed"), &scores, &parts[2]);
-    let mixed = graph.transpose(&format!("{name}/mixed/tokens"), &mixed, &[0, 2, 1, 3]);
-    let mixed = graph.reshape(&format!("{name}/mixed/flat"), &mixed, &[windows * area, channels]);
-    Ok(graph.linear(&format!("{name}/proj"), &mixed, &proj))
-}
-
-/// Upstream's rows are q, k, v of head 0, then of head 1 ...; ours are all q, all k, all v, with the
-/// scale of the scores in q.
-fn qkv_by_kind(qkv: Linear, heads: usize, channels: usize) -> Result<Linear> {
-    ensure!(
-        qkv.weight.shape == [3 * channels, channels] && channels.is_multiple_of(heads),
-        "qkv of shape {:?} does not fit {heads} heads of {channels} channels",
-        qkv.weight.shape
-    );
-    let width = channels / heads;
-    let order: Vec<usize> = (0..3 * channels)
-        .map(|i| {
-            let (kind, head, c) = (i / channels, i % channels / width, i % width);
-            (head * 3 + kind) * width + c
-        })
-        .collect();
-    let scale = (width as f32).sqrt().recip();
-    let reorder = |array: Array| {
-        let mut array = array.select_rows(&order);
-        let q = array.data.len() / 3;
-        array.data[..q].iter_mut().for_each(|value| *value *= scale);
-        array
-    };
-    Ok(Linear { weight: reorder(qkv.weight), bias: qkv.bias.map(reorder) })
-}
-
-/// (heads, N, N) from the table (heads, N) of offsets. Gathered when the graph is loaded: the file
-/// holds N values a head instead of N * N.
-fn bias_of_offsets(graph: &mut GraphBuilder, name: &str, table: &Array) -> Value {
-    let area = table.shape[1];
-    let window = area.isqrt();
-    let mut offsets = Vec::with_capacity(area * area);
-    for a in 0..area {
-        for b in 0..area {
-            let dy = (a / window).abs_diff(b / window);
-            let dx = (a % window).abs_diff(b % window);
-            offsets.push((dy * window + dx) as i32);
-        }
-    }
-    let index = graph.indices(&format!("constant/offsets_{window}"), &[area, area], &offsets);
-    let biases = graph.constant(&format!("{name}/attention_biases"), table);
-    let shape = [table.rows(), area, area];
-    let attributes = vec![super::int("axis", 1)];
-    graph.node("Gather", &format!("{name}/bias"), &[&biases, &index], attributes, &shape)
-}
-
 /// 1x1, LayerNorm2d, 3x3, LayerNorm2d; the norms on tokens, where channels lie side by side.
 fn neck(
     graph: &mut GraphBuilder,
@@ -350,7 +253,10 @@ fn neck(
     first.shape.truncate(2);
     let (scale, shift) = norm(weights, &format!("{KEY}.neck.1"))?;
     let tokens = to_tokens(graph, &format!("{name}/tokens"), x);
-    let projection = Linear { weight: first, bias: None };
+    let projection = Linear {
+        weight: first,
+        bias: None,
+    };
     let y = graph.linear(&format!("{name}.0"), &tokens, &projection);
     let y = graph.layer_norm(&format!("{name}.1"), &y, (&scale, &shift), NECK_EPSILON);
 

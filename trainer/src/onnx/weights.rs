@@ -44,7 +44,10 @@ impl Weights {
             );
             tensors.insert(name.clone(), Array::new(tensor.dims(), data));
         }
-        Ok(Self { tensors, used: BTreeSet::new() })
+        Ok(Self {
+            tensors,
+            used: BTreeSet::new(),
+        })
     }
 
     pub(super) fn get(&mut self, name: &str) -> Result<Array> {
@@ -73,7 +76,9 @@ impl Weights {
 
     /// How many of `pattern` (with `{}` for 0, 1, 2 ...) there are.
     pub(super) fn count(&self, pattern: &str) -> usize {
-        (0..).take_while(|i| self.has(&pattern.replace("{}", &i.to_string()))).count()
+        (0..)
+            .take_while(|i| self.has(&pattern.replace("{}", &i.to_string())))
+            .count()
     }
 
     /// Fails with the tensors nobody read.

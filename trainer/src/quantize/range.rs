@@ -63,7 +63,10 @@ impl Histogram {
 
     /// Root mean square error with this clip, relative to the root mean square of the values.
     pub fn relative_error(&self, clip: f32) -> f32 {
-        let power: f64 = self.bins().map(|(centre, count)| count * centre * centre).sum();
+        let power: f64 = self
+            .bins()
+            .map(|(centre, count)| count * centre * centre)
+            .sum();
         let count: f64 = self.bins().map(|(_, count)| count).sum();
         (self.squared_error(f64::from(clip)) * count / power.max(f64::MIN_POSITIVE)).sqrt() as f32
     }
@@ -96,7 +99,11 @@ impl Histogram {
         let step = clip / LEVELS;
         let (mut sum, mut total) = (0.0, 0.0);
         for (centre, count) in self.bins() {
-            let error = if centre > clip { (centre - clip).powi(2) } else { step * step / 12.0 };
+            let error = if centre > clip {
+                (centre - clip).powi(2)
+            } else {
+                step * step / 12.0
+            };
             sum += count * error;
             total += count;
         }
