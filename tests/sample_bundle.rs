@@ -11,13 +11,13 @@ use contract::intensity::{Normalize, Window};
 use contract::manifest::{Class, Kind, Output, Precision, Provenance, SCHEMA};
 use contract::{LabelMap, Manifest};
 
-pub const SIZE: usize = 64;
+pub(crate) const SIZE: usize = 64;
 const SIDE: usize = SIZE / 4;
 const OPSET: i64 = 17;
 const GRAPH: &str = "model.onnx";
 
 /// Writes the bundle into an existing directory.
-pub fn write(directory: &Path) -> Manifest {
+pub(crate) fn write(directory: &Path) -> Manifest {
     std::fs::write(directory.join(GRAPH), graph()).unwrap();
     std::fs::write(directory.join(GOLDEN_IMAGE), golden_png()).unwrap();
     let masks = [ClassMask {
@@ -33,7 +33,7 @@ pub fn write(directory: &Path) -> Manifest {
 }
 
 /// Writes `manifest.json` for the files as they lie in `directory` now.
-pub fn seal(directory: &Path) -> Manifest {
+pub(crate) fn seal(directory: &Path) -> Manifest {
     let files: BTreeMap<String, String> = [GRAPH, GOLDEN_IMAGE, GOLDEN_MASK]
         .into_iter()
         .map(|name| (name.to_owned(), file_digest(&directory.join(name)).unwrap()))
@@ -81,7 +81,7 @@ pub fn seal(directory: &Path) -> Manifest {
 }
 
 /// An 8-bit grey PNG with a bright band across it.
-pub fn golden_png() -> Vec<u8> {
+pub(crate) fn golden_png() -> Vec<u8> {
     let pixels: Vec<u8> = golden_labels()
         .data
         .iter()
@@ -94,14 +94,14 @@ pub fn golden_png() -> Vec<u8> {
 }
 
 /// The band's edges lie on cell borders of the output grid, where interpolated logits change sign.
-pub fn golden_labels() -> LabelMap {
+pub(crate) fn golden_labels() -> LabelMap {
     let mut labels = LabelMap::new(SIZE, SIZE);
     labels.data[16 * SIZE..48 * SIZE].fill(1);
     labels
 }
 
 /// `AveragePool` (4 x 4) and a 1 x 1 `Conv` to background and foreground logits.
-pub fn graph() -> Vec<u8> {
+pub(crate) fn graph() -> Vec<u8> {
     let pool = node(
         "AveragePool",
         &["image"],

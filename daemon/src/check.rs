@@ -72,7 +72,7 @@ fn state(config: &Config) -> Finding {
 }
 
 /// Reads the folder, then makes and removes a hidden file as the daemon would.
-fn writable(folder: &Path) -> Result<(), String> {
+pub(crate) fn writable(folder: &Path) -> Result<(), String> {
     let name = folder.display();
     fs::read_dir(folder)
         .map_err(|error| format!("cannot read {name}: {error}; create it or give read access"))?;

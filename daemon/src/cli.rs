@@ -58,6 +58,17 @@ pub enum Command {
     Demo(crate::demo::Args),
 }
 
+impl Command {
+    /// What the log says unless SCANSIDE_LOG is set: the demo's own lines should be seen.
+    pub fn log_level(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "demo")]
+            Self::Demo(_) => "warn",
+            _ => "info",
+        }
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub struct SegmentArgs {
     /// Bundle directory or `.tar`.

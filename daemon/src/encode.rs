@@ -76,6 +76,8 @@ pub struct TimingMs {
     pub preprocess: f64,
     pub infer: f64,
     pub postprocess: f64,
+    /// Masks to run lengths, areas and boxes.
+    pub encode: f64,
 }
 
 /// An instance with its mask inline, or without when the masks travel apart.
@@ -110,7 +112,8 @@ pub struct Masks {
 #[derive(Serialize)]
 struct Event<'a> {
     schema: &'static str,
-    event: &'static str,
+    #[serde(rename = "event")]
+    kind: &'static str,
     seq: u64,
     node: &'a str,
     boot: Uuid,
@@ -150,6 +153,7 @@ impl Speaker {
                 preprocess: ms(found.timing.preprocess),
                 infer: ms(found.timing.infer),
                 postprocess: ms(found.timing.postprocess),
+                encode: ms(found.encode),
             },
             instances: found.instances.into_iter().map(Entry::Inline).collect(),
             masks: None,
@@ -172,7 +176,7 @@ impl Speaker {
     pub fn quarantined(&self, job: &Job, id: Option<Uuid>, seq: u64, reason: &Reason) -> Message {
         let event = Event {
             schema: "event/1",
-            event: "quarantined",
+            kind: "quarantined",
             seq,
             node: &self.node,
             boot: self.boot,

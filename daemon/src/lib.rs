@@ -22,6 +22,8 @@ pub mod shutdown;
 pub mod source;
 pub mod status;
 
+use std::time::Instant;
+
 use segmenter::{OpenError, Segmenter};
 
 pub use config::Config;
@@ -34,17 +36,26 @@ pub enum RunError {
         path: std::path::PathBuf,
         source: OpenError,
     },
+    #[error("folder `{name}`: {problem}")]
+    Inbox { name: String, problem: String },
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
 }
 
 /// The daemon from open bundle to clean stop. The bundle's golden pair runs first.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let started = Instant::now();
+    for folder in &config.folder {
+        check::writable(&folder.directory).map_err(|problem| RunError::Inbox {
+            name: folder.name.clone(),
+            problem,
+        })?;
+    }
     let path = config.model.bundle.clone();
     let opened = tokio::task::spawn_blocking(move || {
         Segmenter::open(&path).map_err(|source| RunError::Bundle { path, source })
     });
     let segmenter = opened.await.map_err(|_| PipelineError::Panicked)??;
-    pipeline::run(config, segmenter, shutdown).await?;
+    pipeline::run(config, segmenter, started, shutdown).await?;
     Ok(())
 }

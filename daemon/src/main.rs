@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log(cli.log_json);
+    log(cli.log_json, cli.command.log_level());
     match run(cli.command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -55,9 +55,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-fn log(json: bool) {
+fn log(json: bool, level: &str) {
     let filter = EnvFilter::try_from_env("SCANSIDE_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,rumqttc=off,rumqttd=off,tract=warn"));
+        .unwrap_or_else(|_| EnvFilter::new(format!("{level},rumqttc=off,tract=warn")));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);

@@ -11,11 +11,12 @@ mod letters;
 mod presence;
 mod window;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::accept::{AcceptError, Shelves};
 use crate::config::Config;
@@ -62,6 +63,8 @@ struct Session {
     cursor: Option<Key>,
     /// When the broker last answered, or was first asked.
     progress: Instant,
+    /// When each message in flight was handed over.
+    sent: HashMap<Key, Instant>,
     health_due: Instant,
     /// State as last published.
     said: Option<(&'static str, Vec<&'static str>)>,
@@ -161,6 +164,7 @@ impl Publisher {
             packet_max_bytes: 0,
             cursor: None,
             progress: now,
+            sent: HashMap::new(),
             health_due: now + Duration::from_secs(self.config.mqtt.health_interval_s),
             said: None,
         };
@@ -225,7 +229,14 @@ impl Publisher {
                 Signal::Answered(packet_id, verdict) => {
                     session.progress = Instant::now();
                     match self.window.answered(packet_id, verdict) {
-                        Outcome::Delivered(key) => delivered.push(key),
+                        Outcome::Delivered(key) => {
+                            let publish_ms = session
+                                .sent
+                                .remove(&key)
+                                .map(|sent| sent.elapsed().as_millis() as u64);
+                            tracing::debug!(seq = key.0, part = key.1, publish_ms, "acknowledged");
+                            delivered.push(key);
+                        }
                         Outcome::Refused => end = Some(End::Refused),
                         Outcome::Invalid(key) => {
                             let failure = Failure::Refused {
@@ -259,7 +270,8 @@ impl Publisher {
                     return Ok(false);
                 }
                 if packet_bytes(&self.root, &row.message) > session.packet_max_bytes {
-                    let overhead = packet_bytes(&self.root, &row.message) - row.message.payload.len();
+                    let overhead =
+                        packet_bytes(&self.root, &row.message) - row.message.payload.len();
                     let room = session.packet_max_bytes.saturating_sub(overhead);
                     self.letters.too_large(row, room).await?;
                     // The place now holds other messages or none.
@@ -268,6 +280,7 @@ impl Publisher {
                 if !self.send(session, Item::Durable(row.key), row.message, false) {
                     return Ok(false);
                 }
+                session.sent.insert(row.key, Instant::now());
                 session.cursor = Some(row.key);
             }
             if exhausted {
@@ -297,85 +310,6 @@ impl Publisher {
 
     fn topic(&self, below: &str) -> String {
         format!("{}{below}", self.root)
-    }
-}
-
-/// Presence.
-impl Publisher {
-    /// After every CONNACK: a will of an earlier connection may have said `offline` since.
-    async fn greet(&mut self, session: &mut Session) -> Result<(), MqttError> {
-        self.present(session, "availability", b"online".to_vec());
-        let info = presence::info(&self.config, &self.speaker);
-        self.present(session, "info", info.to_string().into_bytes());
-        session.said = None;
-        self.tell(session).await
-    }
-
-    fn present(&mut self, session: &mut Session, topic: &str, payload: Vec<u8>) {
-        let message = Message { topic: topic.to_owned(), payload };
-        // Handed over, it would end the connection, on every connection.
-        if packet_bytes(&self.root, &message) > session.packet_max_bytes {
-            tracing::warn!(topic, "a retained message is above the broker's packet limit");
-        } else if !self.send(session, Item::Presence, message, true) {
-            tracing::warn!(topic, "no room for a retained message");
-        }
-    }
-
-    /// `state` when it changed, `health` when it is due.
-    async fn tell(&mut self, session: &mut Session) -> Result<(), MqttError> {
-        if !session.connected {
-            return Ok(());
-        }
-        let current = (self.status.word(), self.status.reasons());
-        let healthy = Instant::now() >= session.health_due;
-        if session.said.as_ref() == Some(&current) && !healthy {
-            return Ok(());
-        }
-        let (config, status) = (Arc::clone(&self.config), Arc::clone(&self.status));
-        let (outbox, speaker) = (Arc::clone(&self.outbox), self.speaker.clone());
-        let (shelves, started) = (self.letters.shelves.clone(), self.started);
-        let (state, health) = tokio::task::spawn_blocking(move || {
-            if let Err(error) = shelves.expire() {
-                tracing::error!(%error, "kept inputs cannot be removed");
-            }
-            let state = presence::state(&config, &speaker, &status, &outbox)?;
-            let health = presence::health(&config, &status, &outbox, started)?;
-            Ok::<_, OutboxError>((state, health))
-        })
-        .await??;
-        self.present(session, "state", state.to_string().into_bytes());
-        session.said = Some(current);
-        if healthy {
-            let interval = Duration::from_secs(self.config.mqtt.health_interval_s);
-            session.health_due = Instant::now() + interval;
-            let payload = health.to_string().into_bytes();
-            if !session.connection.announce(self.topic("health"), payload) {
-                tracing::debug!("no room for a health message");
-            }
-        }
-        Ok(())
-    }
-
-    /// `stopped` instead of the will's `offline`.
-    async fn farewell(&mut self, mut session: Session) -> Result<(), MqttError> {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        self.tell(&mut session).await?;
-        self.present(&mut session, "availability", b"stopped".to_vec());
-        let answered = async {
-            while !self.window.is_empty() {
-                let signals = session.connection.signals().await;
-                if self.handle(&mut session, signals).await?.is_some() {
-                    break;
-                }
-            }
-            Ok::<_, MqttError>(())
-        };
-        match timeout(PATIENCE, answered).await {
-            Ok(result) => result?,
-            Err(_) => tracing::warn!("the broker did not acknowledge the farewell"),
-        }
-        session.connection.close().await;
-        Ok(())
     }
 }
 

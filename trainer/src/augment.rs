@@ -119,7 +119,12 @@ impl Affine {
                 }
             }
         }
-        Frame { size, pixels, labels, placement: frame.placement }
+        Frame {
+            size,
+            pixels,
+            labels,
+            placement: frame.placement,
+        }
     }
 }
 
@@ -134,7 +139,10 @@ impl Taps {
         let (x0, y0) = (x.floor(), y.floor());
         let (wx, wy) = (x - x0, y - y0);
         let (x0, y0) = (x0 as isize, y0 as isize);
-        let mut taps = Self { indices: [0; 4], weights: [0.0; 4] };
+        let mut taps = Self {
+            indices: [0; 4],
+            weights: [0.0; 4],
+        };
         let corners = [
             (x0, y0, (1.0 - wx) * (1.0 - wy)),
             (x0 + 1, y0, wx * (1.0 - wy)),
@@ -151,7 +159,11 @@ impl Taps {
     }
 
     fn sum(&self, plane: &[f32]) -> f32 {
-        self.indices.iter().zip(self.weights).map(|(&index, weight)| plane[index] * weight).sum()
+        self.indices
+            .iter()
+            .zip(self.weights)
+            .map(|(&index, weight)| plane[index] * weight)
+            .sum()
     }
 }
 
@@ -222,7 +234,11 @@ impl Intensity {
 
     fn gamma_table(&self) -> GammaTable {
         let steps = GAMMA_STEPS as f32;
-        GammaTable((0..=GAMMA_STEPS).map(|i| (i as f32 / steps).powf(self.gamma)).collect())
+        GammaTable(
+            (0..=GAMMA_STEPS)
+                .map(|i| (i as f32 / steps).powf(self.gamma))
+                .collect(),
+        )
     }
 }
 
@@ -263,8 +279,13 @@ mod tests {
     /// A 48 x 64 image in a 64 px frame: a ramp with a labelled, bright rectangle.
     fn frame() -> Frame {
         let size = 64;
-        let placement =
-            Placement { rows: 48, cols: 64, scaled_rows: 48, scaled_cols: 64, size };
+        let placement = Placement {
+            rows: 48,
+            cols: 64,
+            scaled_rows: 48,
+            scaled_cols: 64,
+            size,
+        };
         let mut pixels = vec![0.0; 3 * size * size];
         let mut labels = LabelMap::new(size, size);
         for y in 0..48 {
@@ -277,7 +298,12 @@ mod tests {
                 }
             }
         }
-        Frame { size, pixels, labels, placement }
+        Frame {
+            size,
+            pixels,
+            labels,
+            placement,
+        }
     }
 
     fn rng(seed: u64) -> ChaCha8Rng {
@@ -300,15 +326,29 @@ mod tests {
 
     #[test]
     fn the_seed_decides() {
-        let rule = Augmentation { rotation_deg: 30.0, noise: 0.1, ..STILL };
+        let rule = Augmentation {
+            rotation_deg: 30.0,
+            noise: 0.1,
+            ..STILL
+        };
         let frame = frame();
-        assert_eq!(augment(&frame, &rule, &mut rng(5)), augment(&frame, &rule, &mut rng(5)));
-        assert_ne!(augment(&frame, &rule, &mut rng(5)), augment(&frame, &rule, &mut rng(6)));
+        assert_eq!(
+            augment(&frame, &rule, &mut rng(5)),
+            augment(&frame, &rule, &mut rng(5))
+        );
+        assert_ne!(
+            augment(&frame, &rule, &mut rng(5)),
+            augment(&frame, &rule, &mut rng(6))
+        );
     }
 
     #[test]
     fn flips_mirror_within_the_image() {
-        let rule = Augmentation { flip_horizontal: true, flip_vertical: true, ..STILL };
+        let rule = Augmentation {
+            flip_horizontal: true,
+            flip_vertical: true,
+            ..STILL
+        };
         let frame = frame();
         let mirrored = |flip_x: bool, flip_y: bool| {
             let mut labels = LabelMap::new(64, 64);
@@ -347,15 +387,24 @@ mod tests {
             let moved = augment(&frame(), &rule, &mut rng(seed));
             // The rectangle is 1.0, all else at most 0.42; only the interpolated rim is in doubt.
             for (label, pixel) in moved.labels.data.iter().zip(&moved.pixels) {
-                assert!(*label == 1 || *pixel < 0.95, "bright pixel without label, seed {seed}");
-                assert!(*label == 0 || *pixel > 0.2, "label on dark pixel {pixel}, seed {seed}");
+                assert!(
+                    *label == 1 || *pixel < 0.95,
+                    "bright pixel without label, seed {seed}"
+                );
+                assert!(
+                    *label == 0 || *pixel > 0.2,
+                    "label on dark pixel {pixel}, seed {seed}"
+                );
             }
         }
     }
 
     #[test]
     fn zoom_scales_the_area() {
-        let rule = Augmentation { scale: [0.5, 0.5], ..STILL };
+        let rule = Augmentation {
+            scale: [0.5, 0.5],
+            ..STILL
+        };
         let small = augment(&frame(), &rule, &mut rng(1));
         let count = |labels: &LabelMap| labels.data.iter().filter(|&&value| value == 1).count();
         assert_eq!(count(&small.labels) * 4, count(&frame().labels));

@@ -55,7 +55,10 @@ struct Shared {
 impl Loader {
     /// Decodes and prepares all images once; they stay in memory.
     pub fn new(dataset: &Dataset, entries: &[&Entry], options: LoaderOptions) -> Result<Self> {
-        ensure!(!entries.is_empty(), "there are no images to load: is the split empty?");
+        ensure!(
+            !entries.is_empty(),
+            "there are no images to load: is the split empty?"
+        );
         ensure!(options.batch > 0, "batch is 0: it must be at least 1");
         let samples: Vec<Sample> = entries
             .iter()
@@ -63,15 +66,27 @@ impl Loader {
             .collect::<Result<_>>()?;
         // A wrong label rule would otherwise train a network that finds nothing.
         ensure!(
-            samples.iter().any(|sample| sample.labels.data.iter().any(|&label| label > 0)),
+            samples
+                .iter()
+                .any(|sample| sample.labels.data.iter().any(|&label| label > 0)),
             "no image has a foreground pixel under the rule {:?}: the label files hold the grey \
              values {:?}",
             options.labels,
             dataset.classes
         );
-        let frames = samples.iter().map(|sample| frame(sample, &options.input)).collect();
+        let frames = samples
+            .iter()
+            .map(|sample| frame(sample, &options.input))
+            .collect();
         let names = samples.iter().map(|sample| sample.name.clone()).collect();
-        Ok(Self { shared: Arc::new(Shared { frames, names, options }), samples })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                frames,
+                names,
+                options,
+            }),
+            samples,
+        })
     }
 
     /// One frame an entry, as given, not augmented.
@@ -107,9 +122,17 @@ impl Loader {
             .spawn(move || shared.send_epoch(epoch, skip, &sender));
         let n_left = self.n_batches().saturating_sub(skip);
         match thread {
-            Ok(thread) => Batches { receiver: Some(receiver), thread: Some(thread), n_left },
+            Ok(thread) => Batches {
+                receiver: Some(receiver),
+                thread: Some(thread),
+                n_left,
+            },
             // The first `next` reports it.
-            Err(_) => Batches { receiver: None, thread: None, n_left },
+            Err(_) => Batches {
+                receiver: None,
+                thread: None,
+                n_left,
+            },
         }
     }
 }
@@ -117,7 +140,12 @@ impl Loader {
 fn frame(sample: &Sample, input: &InputRules) -> Frame {
     let (pixels, placement) = input.prepare(&sample.image);
     let labels = placement.labels_to_frame(&sample.labels, input.size);
-    Frame { size: input.size, pixels, labels, placement }
+    Frame {
+        size: input.size,
+        pixels,
+        labels,
+        placement,
+    }
 }
 
 impl Shared {
@@ -144,9 +172,11 @@ impl Shared {
         let mut labels = Vec::with_capacity(indices.len() * size * size);
         for &index in indices {
             let frame = &self.frames[index];
-            let changed = self.options.augmentation.as_ref().map(|rule| {
-                augment(frame, rule, &mut self.stream(epoch, index as u64 + 1))
-            });
+            let changed = self
+                .options
+                .augmentation
+                .as_ref()
+                .map(|rule| augment(frame, rule, &mut self.stream(epoch, index as u64 + 1)));
             let frame = changed.as_ref().unwrap_or(frame);
             pixels.extend_from_slice(&frame.pixels);
             labels.extend(frame.labels.data.iter().map(|&label| u32::from(label)));
@@ -155,7 +185,10 @@ impl Shared {
         Ok(Batch {
             images: Tensor::from_vec(pixels, (n, 3, size, size), &Device::Cpu)?,
             labels: Tensor::from_vec(labels, (n, size, size), &Device::Cpu)?,
-            names: indices.iter().map(|&index| self.names[index].clone()).collect(),
+            names: indices
+                .iter()
+                .map(|&index| self.names[index].clone())
+                .collect(),
             indices: indices.to_vec(),
         })
     }
@@ -181,10 +214,14 @@ impl Iterator for Batches {
     fn next(&mut self) -> Option<Self::Item> {
         self.n_left = self.n_left.checked_sub(1)?;
         let Some(receiver) = &self.receiver else {
-            return Some(Err(anyhow!("cannot start the thread that prepares batches")));
+            return Some(Err(anyhow!(
+                "cannot start the thread that prepares batches"
+            )));
         };
         // An epoch that ends early would go unnoticed in the loss.
-        let batch = receiver.recv().context("the thread that prepares batches died");
+        let batch = receiver
+            .recv()
+            .context("the thread that prepares batches died");
         Some(batch.flatten())
     }
 

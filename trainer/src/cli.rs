@@ -52,6 +52,22 @@ pub enum DatasetCommand {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Write synthetic labelled cardiac MR: DICOM files, label PNGs and OUT/list.csv.
+    Phantom {
+        /// Folder to write.
+        out: PathBuf,
+        /// How many patients.
+        #[arg(long, default_value_t = 16)]
+        patients: usize,
+        /// Frames of each patient, spread over slices and phases.
+        #[arg(long, default_value_t = 6)]
+        frames: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Rows and columns.
+        #[arg(long, default_value_t = phantom::SIZE)]
+        size: usize,
+    },
     /// Count images, patients and label values of a list.
     Show { list: PathBuf },
 }

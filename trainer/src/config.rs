@@ -136,12 +136,15 @@ pub struct Export {
 impl Config {
     /// The defaults, then `recipe`, then `key.path=value` overrides (values in TOML syntax).
     pub fn resolve(recipe: Option<&Path>, overrides: &[String]) -> Result<Self> {
-        let mut table: toml::Table = DEFAULTS.parse().context("config/train.toml in the binary")?;
+        let mut table: toml::Table = DEFAULTS
+            .parse()
+            .context("config/train.toml in the binary")?;
         if let Some(path) = recipe {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read recipe {}", path.display()))?;
-            let delta: toml::Table =
-                text.parse().with_context(|| format!("{} is not TOML", path.display()))?;
+            let delta: toml::Table = text
+                .parse()
+                .with_context(|| format!("{} is not TOML", path.display()))?;
             merge(&mut table, delta, "").with_context(|| format!("in {}", path.display()))?;
         }
         for text in overrides {
@@ -150,7 +153,9 @@ impl Config {
             })?;
             merge(&mut table, delta, "").with_context(|| format!("in --set {text}"))?;
         }
-        let config: Self = toml::Value::Table(table).try_into().context("invalid configuration")?;
+        let config: Self = toml::Value::Table(table)
+            .try_into()
+            .context("invalid configuration")?;
         config.validate()?;
         Ok(config)
     }
@@ -178,10 +183,18 @@ impl Config {
 
     fn validate(&self) -> Result<()> {
         if self.input.size == 0 || !self.input.size.is_multiple_of(64) {
-            bail!("input.size is {} px: choose a multiple of 64", self.input.size);
+            bail!(
+                "input.size is {} px: choose a multiple of 64",
+                self.input.size
+            );
         }
         let ids: Vec<u8> = self.data.classes.iter().map(|class| class.id).collect();
-        if ids.is_empty() || !ids.iter().enumerate().all(|(i, &id)| usize::from(id) == i + 1) {
+        if ids.is_empty()
+            || !ids
+                .iter()
+                .enumerate()
+                .all(|(i, &id)| usize::from(id) == i + 1)
+        {
             bail!("data.classes has the ids {ids:?}: number them 1, 2, 3 ... without gaps");
         }
         let wanted = match self.data.target {
@@ -189,7 +202,10 @@ impl Config {
             LabelRule::Classes { n } => usize::from(n),
         };
         if ids.len() != wanted {
-            bail!("data.classes lists {} classes, data.target makes {wanted}", ids.len());
+            bail!(
+                "data.classes lists {} classes, data.target makes {wanted}",
+                ids.len()
+            );
         }
         for (key, value) in [
             ("finetune.batch", self.finetune.batch),
@@ -208,7 +224,11 @@ impl Config {
 /// Lays `delta` over `base`; a key that `base` lacks is an error, so defaults are the list of keys.
 fn merge(base: &mut toml::Table, delta: toml::Table, prefix: &str) -> Result<()> {
     for (key, value) in delta {
-        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let path = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
         let Some(old) = base.get_mut(&key) else {
             let known: Vec<&str> = base.keys().map(String::as_str).collect();
             bail!("unknown key {path}: known here are {}", known.join(", "));
@@ -254,8 +274,7 @@ mod tests {
 
     #[test]
     fn classes_must_match_the_target() {
-        let error =
-            Config::resolve(None, &["data.target={classes={n=3}}".into()]).unwrap_err();
+        let error = Config::resolve(None, &["data.target={classes={n=3}}".into()]).unwrap_err();
         assert!(error.to_string().contains("lists 1 classes"), "{error}");
     }
 }

@@ -8,6 +8,7 @@ pub mod index;
 mod label;
 mod list;
 mod nifti;
+pub mod phantom;
 mod split;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -83,8 +84,10 @@ pub struct Dataset {
     lines: Vec<String>,
     names: HashMap<(PathBuf, Option<usize>), String>,
     /// The volumes read last: neighbouring entries are slices of the same two files.
-    volumes: Mutex<[Option<(PathBuf, Arc<Volume>)>; 2]>,
+    volumes: Mutex<[Option<NamedVolume>; 2]>,
 }
+
+type NamedVolume = (PathBuf, Arc<Volume>);
 
 impl Dataset {
     /// Reads a list file and hashes every file in it.
@@ -96,8 +99,9 @@ impl Dataset {
 
     /// Concatenates lists; a patient must be in the same split in all of them.
     pub fn read_many(lists: &[PathBuf]) -> Result<Self> {
-        let (first, rest) =
-            lists.split_first().context("no dataset list given: set data.lists in the config")?;
+        let (first, rest) = lists
+            .split_first()
+            .context("no dataset list given: set data.lists in the config")?;
         let mut all = Self::read(first)?;
         for list in rest {
             let more = Self::read(list)?;
@@ -113,13 +117,19 @@ impl Dataset {
     }
 
     pub fn of(&self, split: Split) -> Vec<&Entry> {
-        self.entries.iter().filter(|entry| entry.split == split).collect()
+        self.entries
+            .iter()
+            .filter(|entry| entry.split == split)
+            .collect()
     }
 
     /// Patients of a split, sorted.
     pub fn patients(&self, split: Split) -> Vec<&str> {
-        let patients: BTreeSet<&str> =
-            self.of(split).into_iter().map(|entry| entry.patient.as_str()).collect();
+        let patients: BTreeSet<&str> = self
+            .of(split)
+            .into_iter()
+            .map(|entry| entry.patient.as_str())
+            .collect();
         patients.into_iter().collect()
     }
 
@@ -127,15 +137,29 @@ impl Dataset {
         let (image, spacing_mm) = self.image(entry)?;
         let grey = self.grey(entry)?;
         ensure_same_size(entry, &image, &grey)?;
-        let labels =
-            labels.apply(grey).with_context(|| format!("labels {}", entry.labels.display()))?;
+        let labels = labels
+            .apply(grey)
+            .with_context(|| format!("labels {}", entry.labels.display()))?;
         let key = (entry.image.clone(), entry.slice);
-        let name = self.names.get(&key).cloned().unwrap_or_else(|| name_of(&self.root, entry));
-        Ok(Sample { name, patient: entry.patient.clone(), image, labels, spacing_mm })
+        let name = self
+            .names
+            .get(&key)
+            .cloned()
+            .unwrap_or_else(|| name_of(&self.root, entry));
+        Ok(Sample {
+            name,
+            patient: entry.patient.clone(),
+            image,
+            labels,
+            spacing_mm,
+        })
     }
 
     fn assemble(root: PathBuf, entries: Vec<Entry>) -> Result<Self> {
-        ensure!(!entries.is_empty(), "there is no entry: nothing to train on");
+        ensure!(
+            !entries.is_empty(),
+            "there is no entry: nothing to train on"
+        );
         check_split(&entries)?;
         let mut hashes: HashMap<PathBuf, String> = HashMap::new();
         let mut classes = BTreeSet::new();
@@ -150,8 +174,13 @@ impl Dataset {
             let name = name_of(&root, entry);
             let label_name = relative(&root, &entry.labels);
             let split = entry.split.name();
-            lines.push(format!("{name}\t{image}\t{label_name}\t{labels}\t{split}\n"));
-            if names.insert((entry.image.clone(), entry.slice), name).is_some() {
+            lines.push(format!(
+                "{name}\t{image}\t{label_name}\t{labels}\t{split}\n"
+            ));
+            if names
+                .insert((entry.image.clone(), entry.slice), name)
+                .is_some()
+            {
                 bail!("{} is listed twice: remove one line", entry.image.display());
             }
         }
@@ -159,7 +188,15 @@ impl Dataset {
         let fingerprint = digest_lines(&mut lines);
         let classes = classes.into_iter().collect();
         let volumes = Mutex::new([None, None]);
-        Ok(Self { root, entries, classes, fingerprint, lines, names, volumes })
+        Ok(Self {
+            root,
+            entries,
+            classes,
+            fingerprint,
+            lines,
+            names,
+            volumes,
+        })
     }
 
     fn image(&self, entry: &Entry) -> Result<(Image, Option<[f64; 2]>)> {
@@ -256,7 +293,10 @@ fn name_of(root: &Path, entry: &Entry) -> String {
 }
 
 fn relative(root: &Path, path: &Path) -> String {
-    path.strip_prefix(root).unwrap_or(path).to_string_lossy().into_owned()
+    path.strip_prefix(root)
+        .unwrap_or(path)
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn hash(path: &Path, known: &mut HashMap<PathBuf, String>) -> Result<String> {

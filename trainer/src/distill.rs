@@ -36,7 +36,13 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
     );
     let own = Dataset::read_many(&config.data.lists)?;
     let validation = samples(&own, Split::Validation, &config)?;
-    let lists: Vec<_> = config.data.lists.iter().chain(&config.data.distill_lists).cloned().collect();
+    let lists: Vec<_> = config
+        .data
+        .lists
+        .iter()
+        .chain(&config.data.distill_lists)
+        .cloned()
+        .collect();
     let dataset = Dataset::read_many(&lists)?;
     let frames = Loader::new(
         &dataset,
@@ -59,8 +65,14 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
         |name| !name.starts_with("prompt_encoder.p") && !name.starts_with("prompt_encoder.mask"),
         config.seed,
     )?;
-    let views = Views { config: &config, frames: frames.frames() };
-    report::say(&model::describe_start(&student.loaded, &config.distill.teacher)?);
+    let views = Views {
+        config: &config,
+        frames: frames.frames(),
+    };
+    report::say(&model::describe_start(
+        &student.loaded,
+        &config.distill.teacher,
+    )?);
     report::say(&format!(
         "{} training images x {} views, {} validation images",
         views.frames.len(),
@@ -82,12 +94,23 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
         command: report::command_line(),
     };
     let run = RunFolder::open(&args.recipe.run, &config, identity, args.recipe.resume)?;
-    std::fs::write(run.path.join("sam.json"), serde_json::to_string_pretty(&student.config)?)?;
+    std::fs::write(
+        run.path.join("sam.json"),
+        serde_json::to_string_pretty(&student.config)?,
+    )?;
     let Some(cache) = views.teacher_cache(&run.path, &teacher, teacher_digest, &dataset)? else {
         return Ok(Outcome::Interrupted);
     };
     drop(teacher);
-    train_student(&Student { views, cache, model: &student, validation: &validation }, &run)
+    train_student(
+        &Student {
+            views,
+            cache,
+            model: &student,
+            validation: &validation,
+        },
+        &run,
+    )
 }
 
 /// The teacher's plain weights; tensors of the same name and shape start the student.
@@ -111,7 +134,10 @@ fn train_student(student: &Student, run: &RunFolder) -> Result<Outcome> {
         patience_epochs: u64::MAX,
     };
     let vars = &student.model.loaded.vars;
-    let config = AdamWConfig { weight_decay: distill.weight_decay, ..AdamWConfig::reference() };
+    let config = AdamWConfig {
+        weight_decay: distill.weight_decay,
+        ..AdamWConfig::reference()
+    };
     let mut optimizer = AdamW::new(vars, config);
     train::train(student, &plan, &mut optimizer, vars, run)
 }
@@ -130,7 +156,7 @@ impl Views<'_> {
     /// A function of (seed, index) alone, so the cached teacher outputs belong to it.
     fn frame(&self, index: usize) -> Frame {
         let frame = &self.frames[index / self.config.distill.views];
-        if index % self.config.distill.views == 0 {
+        if index.is_multiple_of(self.config.distill.views) {
             return frame.clone();
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
@@ -178,10 +204,15 @@ impl Views<'_> {
         let output = |index: usize| {
             let (image, _) = self.images(&[index])?;
             let embedding = teacher.sam.embed(&image, Mode::Eval)?;
-            let decoded = teacher.sam.decode(&embedding, Prompts::default(), Tokens::Classes)?;
+            let decoded = teacher
+                .sam
+                .decode(&embedding, Prompts::default(), Tokens::Classes)?;
             let shrink = embedding.dim(2)? / grid;
-            let embedding =
-                if shrink > 1 { embedding.avg_pool2d(shrink)? } else { embedding };
+            let embedding = if shrink > 1 {
+                embedding.avg_pool2d(shrink)?
+            } else {
+                embedding
+            };
             Ok((embedding, teacher.at_input_size(&decoded.masks)?))
         };
         let mut stopped = false;
@@ -218,7 +249,10 @@ impl Task for Student<'_> {
         rng.set_stream(epoch);
         order.shuffle(&mut rng);
         let batch = self.views.config.distill.batch;
-        let batches: Vec<_> = order.chunks(batch).map(|indices| Ok(indices.to_vec())).collect();
+        let batches: Vec<_> = order
+            .chunks(batch)
+            .map(|indices| Ok(indices.to_vec()))
+            .collect();
         Ok(Box::new(batches.into_iter()))
     }
 
@@ -235,7 +269,10 @@ impl Task for Student<'_> {
             let parts = vec![("embedding", mse.to_scalar()?)];
             return Ok((mse, parts));
         }
-        let decoded = self.model.sam.decode(&embedding, Prompts::default(), Tokens::Classes)?;
+        let decoded = self
+            .model
+            .sam
+            .decode(&embedding, Prompts::default(), Tokens::Classes)?;
         let logits = self.model.at_input_size(&decoded.masks)?;
         let truth = dice_ce(&logits, &labels)?;
         let soft = mask_distillation(&logits, &teacher_logits)?;
@@ -255,9 +292,17 @@ impl Task for Student<'_> {
         let per_epoch = self.views.len().div_ceil(distill.batch) as u64;
         let first = distill.embedding_epochs * per_epoch;
         let (step, peak, epochs) = if step < first {
-            (step, distill.embedding_learning_rate, distill.embedding_epochs)
+            (
+                step,
+                distill.embedding_learning_rate,
+                distill.embedding_epochs,
+            )
         } else {
-            (step - first, distill.mask_learning_rate, distill.mask_epochs)
+            (
+                step - first,
+                distill.mask_learning_rate,
+                distill.mask_epochs,
+            )
         };
         warmup_poly(step, peak, distill.warmup_steps, epochs * per_epoch)
     }

@@ -33,9 +33,15 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         SplitArg::Validation => dataset.of(Split::Validation),
         SplitArg::Test => dataset.of(Split::Test),
     };
-    ensure!(!entries.is_empty(), "the lists have no {:?} images", args.split);
-    let samples: Vec<Sample> =
-        entries.iter().map(|entry| dataset.load(entry, &rule)).collect::<Result<_>>()?;
+    ensure!(
+        !entries.is_empty(),
+        "the lists have no {:?} images",
+        args.split
+    );
+    let samples: Vec<Sample> = entries
+        .iter()
+        .map(|entry| dataset.load(entry, &rule))
+        .collect::<Result<_>>()?;
     if let Some(folder) = &args.masks {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
@@ -68,20 +74,36 @@ fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
         let input = Config::resolve(None, &[])?.input;
         let model = Model::build(config, input, start_state(path)?, |_| false, 0)?;
         let random = &model.loaded.report.random;
-        ensure!(random.is_empty(), "{} is no LiteMedSAM: it lacks {}", path.display(), random[0]);
+        ensure!(
+            random.is_empty(),
+            "{} is no LiteMedSAM: it lacks {}",
+            path.display(),
+            random[0]
+        );
         return Ok((Subject::Boxes(Box::new(model), margin), binary, 2));
     }
     if path.join("run.json").exists() {
         let config = Config::read(&path.join("config.toml"))?;
         let model = Model::open(path)?;
-        return Ok((Subject::Run(Box::new(model)), config.data.target, config.num_cls()));
+        return Ok((
+            Subject::Run(Box::new(model)),
+            config.data.target,
+            config.num_cls(),
+        ));
     }
     if path.is_file() && path.extension().is_none_or(|it| it != "tar") {
-        bail!("{} is a file: give a run folder, a bundle, or --boxes", path.display());
+        bail!(
+            "{} is a file: give a run folder, a bundle, or --boxes",
+            path.display()
+        );
     }
     let segmenter = Segmenter::open(path)?;
     let n_classes = segmenter.manifest().classes.len();
-    let rule = if n_classes == 1 { binary } else { LabelRule::Classes { n: n_classes as u8 } };
+    let rule = if n_classes == 1 {
+        binary
+    } else {
+        LabelRule::Classes { n: n_classes as u8 }
+    };
     Ok((Subject::Bundle(Box::new(segmenter)), rule, n_classes + 1))
 }
 

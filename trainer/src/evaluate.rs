@@ -81,7 +81,9 @@ pub fn evaluate(
         rows.push(Row {
             patient: sample.patient.clone(),
             name: sample.name.clone(),
-            overlaps: (1..=n_classes).map(|id| Overlap::of(&predicted, truth, id)).collect(),
+            overlaps: (1..=n_classes)
+                .map(|id| Overlap::of(&predicted, truth, id))
+                .collect(),
         });
         progress.images_done(done);
     }
@@ -137,7 +139,9 @@ fn figures(rows: &[&Row], n_classes: u8) -> Vec<Figures> {
             overlaps().for_each(|overlap| pooled += *overlap);
             Figures {
                 class,
-                n_images: overlaps().filter(|overlap| overlap.dice().is_some()).count(),
+                n_images: overlaps()
+                    .filter(|overlap| overlap.dice().is_some())
+                    .count(),
                 dice: mean(overlaps().filter_map(Overlap::dice)),
                 iou: mean(overlaps().filter_map(Overlap::iou)),
                 pooled_dice: pooled.dice(),
@@ -154,7 +158,13 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.patients.iter().map(|row| row.patient.len()).max().unwrap_or(0).max(8);
+        let width = self
+            .patients
+            .iter()
+            .map(|row| row.patient.len())
+            .max()
+            .unwrap_or(0)
+            .max(8);
         writeln!(
             f,
             "{:width$}  {:>5}  {:>6}  {:>6}  {:>6}  {:>11}  {:>10}",
@@ -202,23 +212,38 @@ mod tests {
         Sample {
             name: format!("{patient}/1.png"),
             patient: patient.into(),
-            image: Image { rows: 2, cols: 2, channels: 1, data: vec![0.0; 4] },
-            labels: LabelMap { rows: 2, cols: 2, data: labels.into() },
+            image: Image {
+                rows: 2,
+                cols: 2,
+                channels: 1,
+                data: vec![0.0; 4],
+            },
+            labels: LabelMap {
+                rows: 2,
+                cols: 2,
+                data: labels.into(),
+            },
             spacing_mm: None,
         }
     }
 
     fn map(data: [u8; 4]) -> LabelMap {
-        LabelMap { rows: 2, cols: 2, data: data.into() }
+        LabelMap {
+            rows: 2,
+            cols: 2,
+            data: data.into(),
+        }
     }
 
     #[test]
     fn absent_classes_are_skipped_and_false_alarms_count() {
-        let samples =
-            [sample("a", [1, 1, 0, 0]), sample("a", [0, 0, 0, 0]), sample("b", [0, 0, 0, 0])];
+        let samples = [
+            sample("a", [1, 1, 0, 0]),
+            sample("a", [0, 0, 0, 0]),
+            sample("b", [0, 0, 0, 0]),
+        ];
         // Half of it found; nothing found where nothing is; a false alarm.
-        let mut predictions =
-            [map([1, 0, 0, 0]), map([0, 0, 0, 0]), map([1, 0, 0, 0])].into_iter();
+        let mut predictions = [map([1, 0, 0, 0]), map([0, 0, 0, 0]), map([1, 0, 0, 0])].into_iter();
         let report = evaluate(&samples, 2, |_| Ok(predictions.next().unwrap())).unwrap();
         let class = &report.classes[0];
         assert_eq!(class.n_images, 2);
@@ -238,8 +263,16 @@ mod tests {
         // Class 1 found, class 2 missed, class 3 not there at all; background is no class.
         assert!((report.mean_foreground_dice - 0.5).abs() < 1e-12);
         assert_eq!(report.classes[2].dice, None);
-        assert_eq!(serde_json::from_str::<Report>(&report.to_json()).unwrap(), report);
-        assert!(report.to_string().contains("foreground Dice 0.5000 per image"), "{report}");
+        assert_eq!(
+            serde_json::from_str::<Report>(&report.to_json()).unwrap(),
+            report
+        );
+        assert!(
+            report
+                .to_string()
+                .contains("foreground Dice 0.5000 per image"),
+            "{report}"
+        );
     }
 
     #[test]
@@ -250,8 +283,10 @@ mod tests {
 
     #[test]
     fn a_mask_of_another_size_names_both() {
-        let error =
-            evaluate(&[sample("a", [0; 4])], 2, |_| Ok(LabelMap::new(3, 2))).unwrap_err();
-        assert!(error.to_string().contains("3 x 2 px, the labels 2 x 2"), "{error}");
+        let error = evaluate(&[sample("a", [0; 4])], 2, |_| Ok(LabelMap::new(3, 2))).unwrap_err();
+        assert!(
+            error.to_string().contains("3 x 2 px, the labels 2 x 2"),
+            "{error}"
+        );
     }
 }

@@ -1,5 +1,9 @@
 //! A trained SAM to two bundles, f32 and int8, with proof that both say what the network says.
 
+mod dice;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -151,6 +155,13 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         out: &args.out,
     })?;
     report::say(&exported.to_string());
+    let bundles = [
+        ("f32", exported.f32.as_path()),
+        ("int8", exported.int8.as_path()),
+    ];
+    for (row, dice) in dice::record(&dataset, config.data.target, &bundles)? {
+        report::say(&format!("Dice {dice:.4} {row}"));
+    }
     Ok(())
 }
 

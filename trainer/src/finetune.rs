@@ -56,7 +56,10 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         validate_every_epochs: config.finetune.validate_every_epochs,
         patience_epochs: config.finetune.patience_epochs,
     };
-    report::say(&model::describe_start(&model.loaded, &config.model.checkpoint)?);
+    report::say(&model::describe_start(
+        &model.loaded,
+        &config.model.checkpoint,
+    )?);
     report::say(&report::trainable_table(&model.loaded.vars));
     report::say(&format!(
         "{} training images, {} validation images, {} batches an epoch, {} epochs",
@@ -79,12 +82,24 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         command: report::command_line(),
     };
     let run = RunFolder::open(&args.recipe.run, &config, identity, args.recipe.resume)?;
-    std::fs::write(run.path.join("sam.json"), serde_json::to_string_pretty(&model.config)?)?;
+    std::fs::write(
+        run.path.join("sam.json"),
+        serde_json::to_string_pretty(&model.config)?,
+    )?;
     let mut optimizer = AdamW::new(
         &model.loaded.vars,
-        AdamWConfig { weight_decay: config.finetune.weight_decay, ..AdamWConfig::reference() },
+        AdamWConfig {
+            weight_decay: config.finetune.weight_decay,
+            ..AdamWConfig::reference()
+        },
     );
-    let task = Finetune { model: &model, loader: &loader, validation: &validation, config: &config, plan: &plan };
+    let task = Finetune {
+        model: &model,
+        loader: &loader,
+        validation: &validation,
+        config: &config,
+        plan: &plan,
+    };
     train::train(&task, &plan, &mut optimizer, &model.loaded.vars, &run)
 }
 
@@ -107,8 +122,10 @@ impl Task for Finetune<'_> {
         // Eval mode: the frozen encoder keeps its running statistics (the reference lets them drift).
         let logits = self.model.logits(&batch.images, Mode::Eval)?;
         let loss = dice_ce(&logits, &batch.labels)?;
-        let parts =
-            vec![("dice", loss.dice.to_scalar()?), ("cross_entropy", loss.cross_entropy.to_scalar()?)];
+        let parts = vec![
+            ("dice", loss.dice.to_scalar()?),
+            ("cross_entropy", loss.cross_entropy.to_scalar()?),
+        ];
         Ok(((loss.dice + loss.cross_entropy)?, parts))
     }
 
@@ -138,13 +155,17 @@ pub fn samples(dataset: &Dataset, split: Split, config: &Config) -> Result<Vec<S
         !entries.is_empty(),
         "the lists in data.lists have no {split:?} images: name such patients when indexing"
     );
-    entries.into_iter().map(|entry| dataset.load(entry, &config.data.target)).collect()
+    entries
+        .into_iter()
+        .map(|entry| dataset.load(entry, &config.data.target))
+        .collect()
 }
 
 /// Mean foreground Dice at native size.
 pub fn validation_dice(model: &Model, samples: &[Sample]) -> Result<f64> {
     let n_classes = model.config.num_cls;
-    let report = crate::evaluate::evaluate(samples, n_classes, |sample| model.predict(&sample.image))?;
+    let report =
+        crate::evaluate::evaluate(samples, n_classes, |sample| model.predict(&sample.image))?;
     Ok(report.mean_foreground_dice)
 }
 

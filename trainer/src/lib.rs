@@ -1,23 +1,23 @@
 //! From labelled images to a bundle. Modules in the order of the flow.
 
+pub mod augment;
+pub mod batch;
+pub mod bundle;
 pub mod cli;
 pub mod config;
 pub mod dataset;
-pub mod augment;
-pub mod batch;
-pub mod model;
-pub mod train;
-pub mod finetune;
-pub mod teacher_cache;
 pub mod distill;
-pub mod evaluate;
 pub mod eval;
-pub mod run_folder;
-pub mod report;
+pub mod evaluate;
+pub mod export;
+pub mod finetune;
+pub mod model;
 pub mod onnx;
 pub mod quantize;
-pub mod bundle;
-pub mod export;
+pub mod report;
+pub mod run_folder;
+pub mod teacher_cache;
+pub mod train;
 
 use std::process::ExitCode;
 

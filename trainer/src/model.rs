@@ -44,7 +44,7 @@ pub fn teacher_config(config: &Config) -> SamConfig {
             decoder: true,
             rows: LoraRows::PerHead,
         }),
-        adapter: (config.finetune.method == Method::Adapter).then(|| AdapterConfig {
+        adapter: (config.finetune.method == Method::Adapter).then_some(AdapterConfig {
             encoder_stages: stages,
             decoder_depth: config.finetune.decoder_adapter_depth,
         }),
@@ -73,7 +73,12 @@ impl Model {
         let state = fit_mask_tokens(state, config.num_cls)?;
         let params = Params::new(state, trainable, seed);
         let sam = Sam::new(&config, &params)?;
-        Ok(Self { sam, config, loaded: params.finish(), input })
+        Ok(Self {
+            sam,
+            config,
+            loaded: params.finish(),
+            input,
+        })
     }
 
     /// The best weights of a run folder, frozen.
@@ -84,10 +89,20 @@ impl Model {
             .with_context(|| format!("cannot read {}: is this a run folder?", file.display()))?;
         let sam_config: SamConfig = serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged", file.display()))?;
-        let model =
-            Self::build(sam_config, config.input, run_folder::read_best(run)?, |_| false, 0)?;
+        let model = Self::build(
+            sam_config,
+            config.input,
+            run_folder::read_best(run)?,
+            |_| false,
+            0,
+        )?;
         let random = &model.loaded.report.random;
-        ensure!(random.is_empty(), "{} lacks {}", run.display(), random.join(", "));
+        ensure!(
+            random.is_empty(),
+            "{} lacks {}",
+            run.display(),
+            random.join(", ")
+        );
         Ok(model)
     }
 
@@ -134,7 +149,10 @@ impl Model {
     fn prepare(&self, image: &Image) -> Result<(Tensor, Placement)> {
         let (chw, placement) = self.input.prepare(image);
         let size = self.input.size;
-        Ok((Tensor::from_vec(chw, (1, 3, size, size), &Device::Cpu)?, placement))
+        Ok((
+            Tensor::from_vec(chw, (1, 3, size, size), &Device::Cpu)?,
+            placement,
+        ))
     }
 }
 
@@ -142,7 +160,12 @@ impl Model {
 pub fn to_logits(tensor: &Tensor) -> Result<Logits> {
     let (_, classes, rows, cols) = tensor.dims4()?;
     let data = tensor.get(0)?.flatten_all()?.to_vec1::<f32>()?;
-    Ok(Logits { classes, rows, cols, data })
+    Ok(Logits {
+        classes,
+        rows,
+        cols,
+        data,
+    })
 }
 
 /// Reads the weights to start from; an empty path means random ones.
@@ -179,7 +202,10 @@ pub fn describe_start(loaded: &Loaded, from: &Path) -> Result<String> {
         return Ok("random start weights".to_owned());
     }
     if report.loaded.is_empty() {
-        bail!("{}: not one tensor fits this network; is it a SAM checkpoint?", from.display());
+        bail!(
+            "{}: not one tensor fits this network; is it a SAM checkpoint?",
+            from.display()
+        );
     }
     Ok(format!(
         "{}: {} tensors loaded, {} start random, {} unused",

@@ -15,16 +15,26 @@ use candle_core::Var;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
-/// A line (or table) of output.
-#[expect(clippy::print_stdout, reason = "the module that prints")]
+/// A line (or table) of output. A reader that went away (`| head`) is no reason to stop.
 pub fn say(text: &str) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Why the program stops, with all its causes.
+/// Why the program stops.
 #[expect(clippy::print_stderr, reason = "the module that prints")]
 pub fn complain(error: &anyhow::Error) {
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", causes(error));
+}
+
+/// An error and its causes, without those that the text before them quotes already.
+fn causes(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 pub fn code_version() -> String {
@@ -46,8 +56,16 @@ pub fn trainable_table(vars: &BTreeMap<String, Var>) -> String {
         *n_values += var.elem_count();
     }
     let total: usize = parts.values().map(|(_, n_values)| n_values).sum();
-    let width = parts.keys().map(String::len).max().unwrap_or(0).max("trains".len());
-    let mut table = format!("{:width$}  {:>7}  {:>10}", "trains", "tensors", "parameters");
+    let width = parts
+        .keys()
+        .map(String::len)
+        .max()
+        .unwrap_or(0)
+        .max("trains".len());
+    let mut table = format!(
+        "{:width$}  {:>7}  {:>10}",
+        "trains", "tensors", "parameters"
+    );
     for (part, (n_tensors, n_values)) in &parts {
         write!(table, "\n{part:width$}  {n_tensors:>7}  {n_values:>10}")
             .expect("a string takes everything");
@@ -88,7 +106,9 @@ impl Progress {
         )
         .expect("the template is well formed")
         .progress_chars("=> ");
-        let bar = ProgressBar::new(length).with_style(style).with_prefix(label.to_owned());
+        let bar = ProgressBar::new(length)
+            .with_style(style)
+            .with_prefix(label.to_owned());
         bar.enable_steady_tick(Duration::from_secs(1));
         Self { bar }
     }
@@ -141,11 +161,16 @@ impl Metrics {
             .truncate(false)
             .open(path)
             .with_context(|| format!("cannot open {}", path.display()))?;
-        let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let keep = kept_bytes(&text, step).with_context(|| path.display().to_string())?;
-        file.set_len(keep as u64).with_context(|| format!("cannot shorten {}", path.display()))?;
+        file.set_len(keep as u64)
+            .with_context(|| format!("cannot shorten {}", path.display()))?;
         file.seek(SeekFrom::End(0))?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+        })
     }
 
     /// After optimizer step `step`, counted from 1.
@@ -159,13 +184,26 @@ impl Metrics {
         parts: &[(&'static str, f32)],
     ) -> Result<()> {
         let parts = parts.iter().copied().collect();
-        self.append(&Line::Step { step, epoch, learning_rate, gradient_norm, loss, parts })
+        self.append(&Line::Step {
+            step,
+            epoch,
+            learning_rate,
+            gradient_norm,
+            loss,
+            parts,
+        })
     }
 
     /// After `epoch` epochs.
     pub fn validation(&mut self, step: u64, epoch: u64, best_dice: f64) -> Result<()> {
-        say(&format!("epoch {epoch}: best foreground Dice on validation so far {best_dice:.4}"));
-        self.append(&Line::Validation { step, epoch, best_dice })
+        say(&format!(
+            "epoch {epoch}: best foreground Dice on validation so far {best_dice:.4}"
+        ));
+        self.append(&Line::Validation {
+            step,
+            epoch,
+            best_dice,
+        })
     }
 
     fn append(&mut self, line: &Line<'_>) -> Result<()> {
@@ -206,7 +244,9 @@ mod tests {
     fn write_steps(path: &Path, from: u64, to: u64) {
         let mut metrics = Metrics::open(path, from).unwrap();
         for step in from + 1..=to {
-            metrics.step(step, 0, 1e-3, 0.5, 1.0 / step as f32, &[("dice", 0.25)]).unwrap();
+            metrics
+                .step(step, 0, 1e-3, 0.5, 1.0 / step as f32, &[("dice", 0.25)])
+                .unwrap();
         }
     }
 
@@ -221,7 +261,10 @@ mod tests {
         torn.extend(b"{\"kind\":\"st");
         std::fs::write(&resumed, torn).unwrap();
         write_steps(&resumed, 4, 9);
-        assert_eq!(std::fs::read(&resumed).unwrap(), std::fs::read(&whole).unwrap());
+        assert_eq!(
+            std::fs::read(&resumed).unwrap(),
+            std::fs::read(&whole).unwrap()
+        );
     }
 
     #[test]
@@ -229,9 +272,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, "not ours\nnot ours\n").unwrap();
-        let Err(error) = Metrics::open(&path, 3) else { panic!("opened") };
-        assert!(format!("{error:#}").contains("line 1 is no metrics line"), "{error:#}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "not ours\nnot ours\n");
+        let Err(error) = Metrics::open(&path, 3) else {
+            panic!("opened")
+        };
+        assert!(
+            format!("{error:#}").contains("line 1 is no metrics line"),
+            "{error:#}"
+        );
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "not ours\nnot ours\n"
+        );
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("not found")
+            .context("a.csv: not found; check the path")
+            .context("in list a");
+        assert_eq!(
+            causes(&error),
+            "in list a: a.csv: not found; check the path"
+        );
     }
 
     #[test]

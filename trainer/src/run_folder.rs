@@ -89,7 +89,10 @@ impl RunFolder {
             std::fs::write(path.join("config.toml"), config.to_toml())?;
             std::fs::write(&run_json, serde_json::to_string_pretty(&identity)?)?;
         }
-        Ok(Self { path: path.to_owned(), identity })
+        Ok(Self {
+            path: path.to_owned(),
+            identity,
+        })
     }
 
     /// The last checkpoint, if there is one.
@@ -108,7 +111,8 @@ impl RunFolder {
             tensors
                 .iter()
                 .filter_map(|(name, tensor)| {
-                    name.strip_prefix(prefix).map(|name| (name.to_owned(), tensor.clone()))
+                    name.strip_prefix(prefix)
+                        .map(|name| (name.to_owned(), tensor.clone()))
                 })
                 .collect()
         };
@@ -128,7 +132,10 @@ impl RunFolder {
             ("averaged/", &checkpoint.averaged),
             ("optimizer/", &checkpoint.optimizer),
         ] {
-            tensors.extend(part.iter().map(|(name, t)| (format!("{prefix}{name}"), t.clone())));
+            tensors.extend(
+                part.iter()
+                    .map(|(name, t)| (format!("{prefix}{name}"), t.clone())),
+            );
         }
         let position = serde_json::to_string(&checkpoint.position)?;
         let metadata = HashMap::from([("position".to_owned(), position)]);
@@ -138,8 +145,7 @@ impl RunFolder {
 
     /// Keeps `state` as the run's result.
     pub fn save_best(&self, state: &State, position: &Position) -> Result<()> {
-        let metadata =
-            HashMap::from([("position".to_owned(), serde_json::to_string(position)?)]);
+        let metadata = HashMap::from([("position".to_owned(), serde_json::to_string(position)?)]);
         checkpoint::write(&self.path.join("best.safetensors"), state, &metadata)?;
         Ok(())
     }

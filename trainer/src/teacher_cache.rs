@@ -74,9 +74,13 @@ impl TeacherCache {
                 }
             }
             if bytes.len() != record_bytes {
-                bail!("teacher output of {} bytes, expected {record_bytes}", bytes.len());
+                bail!(
+                    "teacher output of {} bytes, expected {record_bytes}",
+                    bytes.len()
+                );
             }
-            file.write_all(&bytes).with_context(|| format!("cannot write {}", path.display()))?;
+            file.write_all(&bytes)
+                .with_context(|| format!("cannot write {}", path.display()))?;
             advance(index + 1)?;
         }
         file.sync_all()?;
@@ -84,7 +88,11 @@ impl TeacherCache {
         #[expect(unsafe_code, reason = "the only way to map a file")]
         // SAFETY: the run folder belongs to this process; the file is complete and no longer written.
         let map = unsafe { Mmap::map(&file) }?;
-        ensure!(map.len() == record_bytes * key.n_records, "{} was changed", path.display());
+        ensure!(
+            map.len() == record_bytes * key.n_records,
+            "{} was changed",
+            path.display()
+        );
         Ok(Self { key, map })
     }
 
@@ -154,7 +162,10 @@ mod tests {
         .unwrap();
         assert_eq!(computed, [2, 3]);
         let (embeddings, logits) = cache.batch(&[3, 1]).unwrap();
-        assert_eq!(embeddings.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [3., 3., 1., 1.]);
+        assert_eq!(
+            embeddings.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            [3., 3., 1., 1.]
+        );
         assert_eq!(logits.dims(), [2, 1, 2, 2]);
     }
 

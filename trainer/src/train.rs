@@ -69,7 +69,10 @@ pub fn train<T: Task>(
         let progress = Progress::epoch(position.epoch, plan.epochs, plan.batches_per_epoch);
         let mut gradients = Gradients::default();
         let start = position.batch;
-        for (index, batch) in (0..).zip(task.batches(position.epoch)?).skip(start as usize) {
+        for (index, batch) in (0..)
+            .zip(task.batches(position.epoch)?)
+            .skip(start as usize)
+        {
             let (loss, parts) = task.loss(&batch?, position.epoch)?;
             let value = loss.to_scalar::<f32>()?;
             if !value.is_finite() {
@@ -91,7 +94,14 @@ pub fn train<T: Task>(
             averaged.update(vars, position.step)?;
             position.step += 1;
             position.batch = index + 1;
-            metrics.step(position.step, position.epoch, learning_rate, norm, value, &parts)?;
+            metrics.step(
+                position.step,
+                position.epoch,
+                learning_rate,
+                norm,
+                value,
+                &parts,
+            )?;
             if INTERRUPTED.load(Ordering::Relaxed) {
                 save(task, run, &position, optimizer, &averaged)?;
                 return Ok(Outcome::Interrupted);
@@ -160,7 +170,9 @@ impl Gradients {
     fn add(&mut self, loss: &Tensor, vars: &BTreeMap<String, Var>) -> Result<()> {
         let store = loss.backward()?;
         for (name, var) in vars {
-            let Some(gradient) = store.get(var.as_tensor()) else { continue };
+            let Some(gradient) = store.get(var.as_tensor()) else {
+                continue;
+            };
             let gradient = match self.sum.remove(name) {
                 Some(sum) => (sum + gradient)?,
                 None => gradient.clone(),

@@ -17,14 +17,14 @@ use super::packet::{self, Packet, Publish};
 /// Messages that a slow subscriber may lag behind before it is cut off.
 const LAG_MAX_MESSAGES: usize = 4096;
 
-pub struct Broker {
-    pub address: SocketAddr,
+pub(super) struct Broker {
+    pub(super) address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl Broker {
     /// Listens on a free loopback port until it is dropped.
-    pub async fn start() -> io::Result<Self> {
+    pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let hub = Hub::default();
@@ -69,9 +69,15 @@ impl Hub {
 
     fn publish(&self, publish: Publish) {
         let mut state = self.state();
-        let delivered = Publish { retain: false, ..publish.clone() };
+        let delivered = Publish {
+            retain: false,
+            ..publish.clone()
+        };
         state.clients.retain(|_, client| {
-            let wanted = client.filters.iter().any(|filter| matches(filter, &publish.topic));
+            let wanted = client
+                .filters
+                .iter()
+                .any(|filter| matches(filter, &publish.topic));
             let packet = || packet::publish(&delivered, client.level);
             // A full queue ends the client: its sender is dropped with it.
             !wanted || client.outgoing.try_send(packet()).is_ok()
@@ -88,11 +94,15 @@ impl Hub {
     fn subscribe(&self, number: u64, filters: Vec<String>) {
         let mut state = self.state();
         let State { retained, clients } = &mut *state;
-        let Some(client) = clients.get_mut(&number) else { return };
+        let Some(client) = clients.get_mut(&number) else {
+            return;
+        };
         for publish in retained.values() {
             if filters.iter().any(|filter| matches(filter, &publish.topic)) {
                 // A client that is full before its first message is cut off at the next one.
-                let _ = client.outgoing.try_send(packet::publish(publish, client.level));
+                let _ = client
+                    .outgoing
+                    .try_send(packet::publish(publish, client.level));
             }
         }
         client.filters.extend(filters);
@@ -108,7 +118,12 @@ impl Hub {
 /// One client from CONNECT to its end.
 async fn serve(hub: Hub, number: u64, stream: TcpStream) {
     let (mut reader, mut writer) = stream.into_split();
-    let Ok(Packet::Connect { level, will, client }) = packet::read(&mut reader, 0).await else {
+    let Ok(Packet::Connect {
+        level,
+        will,
+        client,
+    }) = packet::read(&mut reader, 0).await
+    else {
         return;
     };
     if !matches!(level, 4 | 5) {
@@ -118,9 +133,14 @@ async fn serve(hub: Hub, number: u64, stream: TcpStream) {
     }
     tracing::debug!(client, level, "demo broker: client connected");
     let (outgoing, mut queue) = mpsc::channel::<Vec<u8>>(LAG_MAX_MESSAGES);
-    hub.state()
-        .clients
-        .insert(number, Client { level, filters: Vec::new(), outgoing: outgoing.clone() });
+    hub.state().clients.insert(
+        number,
+        Client {
+            level,
+            filters: Vec::new(),
+            outgoing: outgoing.clone(),
+        },
+    );
     let write = tokio::spawn(async move {
         while let Some(bytes) = queue.recv().await {
             if writer.write_all(&bytes).await.is_err() {
@@ -128,7 +148,9 @@ async fn serve(hub: Hub, number: u64, stream: TcpStream) {
             }
         }
     });
-    let clean = listen(&hub, number, level, (&mut reader, outgoing)).await.is_ok();
+    let clean = listen(&hub, number, level, (&mut reader, outgoing))
+        .await
+        .is_ok();
     hub.state().clients.remove(&number);
     write.abort();
     if let Some(will) = will.filter(|_| !clean) {
@@ -194,7 +216,11 @@ mod tests {
     fn filters() {
         for (filter, topic, expected) in [
             ("sport/tennis/player1/#", "sport/tennis/player1", true),
-            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            (
+                "sport/tennis/player1/#",
+                "sport/tennis/player1/score/wimbledon",
+                true,
+            ),
             ("sport/#", "sport", true),
             ("sport/tennis/+", "sport/tennis/player1", true),
             ("sport/tennis/+", "sport/tennis/player1/ranking", false),

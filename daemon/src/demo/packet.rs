@@ -9,10 +9,23 @@ pub(super) const PACKET_MAX_BYTES: u32 = 4 * 1024 * 1024;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Packet {
-    Connect { level: u8, client: String, will: Option<Publish> },
-    Publish { publish: Publish, packet_id: Option<u16> },
-    Subscribe { packet_id: u16, filters: Vec<String> },
-    Unsubscribe { packet_id: u16, filters: Vec<String> },
+    Connect {
+        level: u8,
+        client: String,
+        will: Option<Publish>,
+    },
+    Publish {
+        publish: Publish,
+        packet_id: Option<u16>,
+    },
+    Subscribe {
+        packet_id: u16,
+        filters: Vec<String>,
+    },
+    Unsubscribe {
+        packet_id: u16,
+        filters: Vec<String>,
+    },
     PingReq,
     Disconnect,
     /// PUBACK of a client, which needs no answer.
@@ -31,10 +44,7 @@ fn malformed(what: &'static str) -> io::Error {
 }
 
 /// Reads one packet; `level` is that of the connection, 0 before CONNECT.
-pub(super) async fn read(
-    stream: &mut (impl AsyncRead + Unpin),
-    level: u8,
-) -> io::Result<Packet> {
+pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin), level: u8) -> io::Result<Packet> {
     let header = stream.read_u8().await?;
     let mut length = 0_u32;
     for shift in [0, 7, 14, 21] {
@@ -67,7 +77,11 @@ fn parse(header: u8, body: &[u8], level: u8) -> io::Result<Packet> {
                 rest.skip_properties()?;
             }
             let payload = rest.rest.to_vec();
-            let publish = Publish { topic, payload, retain: header & 1 == 1 };
+            let publish = Publish {
+                topic,
+                payload,
+                retain: header & 1 == 1,
+            };
             Ok(Packet::Publish { publish, packet_id })
         }
         4 => Ok(Packet::Answer),
@@ -114,9 +128,17 @@ fn connect(rest: &mut Reader<'_>) -> io::Result<Packet> {
         }
         let topic = rest.text()?;
         let payload = rest.bytes()?.to_vec();
-        Some(Publish { topic, payload, retain: flags & 0x20 != 0 })
+        Some(Publish {
+            topic,
+            payload,
+            retain: flags & 0x20 != 0,
+        })
     };
-    Ok(Packet::Connect { level, client, will })
+    Ok(Packet::Connect {
+        level,
+        client,
+        will,
+    })
 }
 
 /// CONNACK that accepts; version 5 clients also learn the limits.
@@ -188,8 +210,10 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn take(&mut self, count: usize) -> io::Result<&'a [u8]> {
-        let (taken, rest) =
-            self.rest.split_at_checked(count).ok_or_else(|| malformed("packet too short"))?;
+        let (taken, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or_else(|| malformed("packet too short"))?;
         self.rest = rest;
         Ok(taken)
     }
@@ -241,27 +265,44 @@ mod tests {
             (
                 0,
                 b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02id",
-                Packet::Connect { level: 4, client: "id".into(), will: None },
+                Packet::Connect {
+                    level: 4,
+                    client: "id".into(),
+                    will: None,
+                },
             ),
             (
                 0,
-                b"\x10\x18\x00\x04MQTT\x05\x26\x00\x3c\x00\x00\x01x\x00\x00\x03a/b\x00\x01w",
-                Packet::Connect { level: 5, client: "x".into(), will: Some(publish(b"w")) },
+                b"\x10\x17\x00\x04MQTT\x05\x26\x00\x3c\x00\x00\x01x\x00\x00\x03a/b\x00\x01w",
+                Packet::Connect {
+                    level: 5,
+                    client: "x".into(),
+                    will: Some(publish(b"w")),
+                },
             ),
             (
                 5,
                 b"\x33\x0a\x00\x03a/b\x00\x07\x00hi",
-                Packet::Publish { publish: publish(b"hi"), packet_id: Some(7) },
+                Packet::Publish {
+                    publish: publish(b"hi"),
+                    packet_id: Some(7),
+                },
             ),
             (
                 4,
                 b"\x31\x07\x00\x03a/bhi",
-                Packet::Publish { publish: publish(b"hi"), packet_id: None },
+                Packet::Publish {
+                    publish: publish(b"hi"),
+                    packet_id: None,
+                },
             ),
             (
                 4,
                 b"\x82\x06\x00\x01\x00\x01#\x00",
-                Packet::Subscribe { packet_id: 1, filters: vec!["#".into()] },
+                Packet::Subscribe {
+                    packet_id: 1,
+                    filters: vec!["#".into()],
+                },
             ),
         ];
         for (level, bytes, expected) in cases {
@@ -271,11 +312,25 @@ mod tests {
 
     #[tokio::test]
     async fn long_packets_and_nonsense() {
-        let sent = Publish { topic: "t".into(), payload: vec![7; 300], retain: false };
+        let sent = Publish {
+            topic: "t".into(),
+            payload: vec![7; 300],
+            retain: false,
+        };
         let bytes = publish(&sent, 5);
         let read_back = read(&mut &*bytes, 5).await.unwrap();
-        assert_eq!(read_back, Packet::Publish { publish: sent, packet_id: None });
-        for nonsense in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\x10\x02\x00\x09", b"\x30\xff\xff\xff\x7f"] {
+        assert_eq!(
+            read_back,
+            Packet::Publish {
+                publish: sent,
+                packet_id: None
+            }
+        );
+        for nonsense in [
+            &b"GET / HTTP/1.1\r\n\r\n"[..],
+            b"\x10\x02\x00\x09",
+            b"\x30\xff\xff\xff\x7f",
+        ] {
             assert!(read(&mut &*nonsense, 0).await.is_err());
         }
     }

@@ -1,4 +1,4 @@
-//! A client like any other: subscribes to one filter and passes payloads on as they come.
+//! A client like any other: subscribes to one filter and passes messages on as they come.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,39 +13,56 @@ use super::packet::PACKET_MAX_BYTES;
 /// Messages that wait to be printed.
 const QUEUE_MAX_MESSAGES: usize = 64;
 
-/// Payloads of everything below `filter`; the first item is empty and says that the subscription
-/// stands. Ends with the connection.
-pub(super) fn subscribe(broker: SocketAddr, filter: String) -> mpsc::Receiver<Vec<u8>> {
+/// What a subscriber learns.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The subscription stands.
+    Subscribed,
+    Message {
+        topic: String,
+        payload: Vec<u8>,
+        retained: bool,
+    },
+}
+
+/// Everything below `filter`, after [`Heard::Subscribed`]. Ends with the connection.
+pub(super) fn subscribe(broker: SocketAddr, filter: String) -> mpsc::Receiver<Heard> {
     let mut options = MqttOptions::new("scanside-demo", broker.ip().to_string(), broker.port());
     // rumqttc refuses what is above 10 KiB unless it is told otherwise.
-    options.set_max_packet_size(Some(PACKET_MAX_BYTES)).set_keep_alive(Duration::from_secs(30));
+    options
+        .set_max_packet_size(Some(PACKET_MAX_BYTES))
+        .set_keep_alive(Duration::from_secs(30));
     let (client, eventloop) = AsyncClient::new(options, 4);
-    let (sender, payloads) = mpsc::channel(QUEUE_MAX_MESSAGES);
+    let (sender, messages) = mpsc::channel(QUEUE_MAX_MESSAGES);
     tokio::spawn(listen(client, eventloop, filter, sender));
-    payloads
+    messages
 }
 
 async fn listen(
     client: AsyncClient,
     mut eventloop: EventLoop,
     filter: String,
-    payloads: mpsc::Sender<Vec<u8>>,
+    messages: mpsc::Sender<Heard>,
 ) {
     if let Err(error) = client.try_subscribe(filter, QoS::AtLeastOnce) {
         tracing::error!(%error, "the demo's subscriber cannot subscribe");
         return;
     }
     loop {
-        let payload = match eventloop.poll().await {
-            Ok(Event::Incoming(Packet::SubAck(_))) => Vec::new(),
-            Ok(Event::Incoming(Packet::Publish(publish))) => publish.payload.to_vec(),
+        let heard = match eventloop.poll().await {
+            Ok(Event::Incoming(Packet::SubAck(_))) => Heard::Subscribed,
+            Ok(Event::Incoming(Packet::Publish(publish))) => Heard::Message {
+                topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+                payload: publish.payload.to_vec(),
+                retained: publish.retain,
+            },
             Ok(_) => continue,
             Err(error) => {
                 tracing::error!(%error, "the demo's subscriber lost its connection");
                 return;
             }
         };
-        if payloads.send(payload).await.is_err() {
+        if messages.send(heard).await.is_err() {
             return;
         }
     }

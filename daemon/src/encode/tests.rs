@@ -52,6 +52,7 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
         warnings: Vec::new(),
         decode: Duration::from_micros(1500),
         timing: Timing::default(),
+        encode: Duration::ZERO,
         frames: Vec::new(),
         labels: Vec::new(),
     };

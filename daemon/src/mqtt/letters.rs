@@ -7,7 +7,7 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::MqttError;
-use crate::accept::Shelves;
+use crate::accept::{self, Shelves};
 use crate::encode::{self, Report, Speaker};
 use crate::failure::Failure;
 use crate::outbox::{Key, Message, Outbox, Queued};
@@ -40,6 +40,8 @@ impl Letters {
         let letters = self.clone();
         spawn_blocking(move || {
             for (ticket, job) in letters.outbox.acknowledge(&keys)? {
+                let total_ms = accept::waited(&job.file).as_millis() as u64;
+                tracing::info!(ticket, total_ms, "published");
                 match letters.shelves.depart(&job) {
                     Ok(()) => letters.outbox.forget(ticket),
                     // The row stays and the next start tries again.

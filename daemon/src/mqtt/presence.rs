@@ -1,17 +1,21 @@
-//! What the node says about itself: `state` and `info` (retained), `health`.
+//! What the node says about itself: `availability`, `state` and `info` (retained), `health`.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
 
+use super::window::Item;
+use super::{MqttError, Publisher, Session, packet_bytes};
 use crate::clock;
 use crate::config::Config;
 use crate::disk;
 use crate::encode::Speaker;
-use crate::outbox::{Outbox, OutboxError};
+use crate::outbox::{Message, Outbox, OutboxError};
 use crate::status::Status;
 
-pub(super) fn info(config: &Config, speaker: &Speaker) -> Value {
+fn info(config: &Config, speaker: &Speaker) -> Value {
     let sources: Vec<&str> = config
         .folder
         .iter()
@@ -36,7 +40,7 @@ pub(super) fn info(config: &Config, speaker: &Speaker) -> Value {
 }
 
 /// Blocking: reads the outbox.
-pub(super) fn state(
+fn state(
     config: &Config,
     speaker: &Speaker,
     status: &Status,
@@ -56,11 +60,11 @@ pub(super) fn state(
 }
 
 /// Blocking: reads the outbox.
-pub(super) fn health(
+fn health(
     config: &Config,
     status: &Status,
     outbox: &Outbox,
-    started: Instant,
+    started: std::time::Instant,
 ) -> Result<Value, OutboxError> {
     let oldest = outbox
         .jobs()?
@@ -77,6 +81,91 @@ pub(super) fn health(
         "since_start": status.counts(),
         "disk_free_bytes": disk::free_bytes(&config.state.directory),
     }))
+}
+
+impl Publisher {
+    /// After every CONNACK: a will of an earlier connection may have said `offline` since.
+    pub(super) async fn greet(&mut self, session: &mut Session) -> Result<(), MqttError> {
+        self.present(session, "availability", b"online".to_vec());
+        let info = info(&self.config, &self.speaker);
+        self.present(session, "info", info.to_string().into_bytes());
+        session.said = None;
+        self.tell(session).await
+    }
+
+    fn present(&mut self, session: &mut Session, topic: &str, payload: Vec<u8>) {
+        let message = Message {
+            topic: topic.to_owned(),
+            payload,
+        };
+        // Handed over, it would end the connection, on every connection.
+        if packet_bytes(&self.root, &message) > session.packet_max_bytes {
+            tracing::warn!(
+                topic,
+                "a retained message is above the broker's packet limit"
+            );
+        } else if !self.send(session, Item::Presence, message, true) {
+            tracing::warn!(topic, "no room for a retained message");
+        }
+    }
+
+    /// `state` when it changed, `health` when it is due.
+    pub(super) async fn tell(&mut self, session: &mut Session) -> Result<(), MqttError> {
+        if !session.connected {
+            return Ok(());
+        }
+        let current = (self.status.word(), self.status.reasons());
+        let healthy = Instant::now() >= session.health_due;
+        if session.said.as_ref() == Some(&current) && !healthy {
+            return Ok(());
+        }
+        let (config, status) = (Arc::clone(&self.config), Arc::clone(&self.status));
+        let (outbox, speaker) = (Arc::clone(&self.outbox), self.speaker.clone());
+        let (shelves, started) = (self.letters.shelves.clone(), self.started);
+        let (state, health) = tokio::task::spawn_blocking(move || {
+            if let Err(error) = shelves.expire() {
+                tracing::error!(%error, "kept inputs cannot be removed");
+            }
+            let state = state(&config, &speaker, &status, &outbox)?;
+            let health = health(&config, &status, &outbox, started)?;
+            Ok::<_, OutboxError>((state, health))
+        })
+        .await??;
+        self.present(session, "state", state.to_string().into_bytes());
+        session.said = Some(current);
+        if healthy {
+            let interval = Duration::from_secs(self.config.mqtt.health_interval_s);
+            session.health_due = Instant::now() + interval;
+            let payload = health.to_string().into_bytes();
+            if !session.connection.announce(self.topic("health"), payload) {
+                tracing::debug!("no room for a health message");
+            }
+        }
+        Ok(())
+    }
+
+    /// `stopped` instead of the will's `offline`.
+    pub(super) async fn farewell(&mut self, mut session: Session) -> Result<(), MqttError> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.tell(&mut session).await?;
+        self.present(&mut session, "availability", b"stopped".to_vec());
+        let answered = async {
+            while !self.window.is_empty() {
+                let signals = session.connection.signals().await;
+                if self.handle(&mut session, signals).await?.is_some() {
+                    break;
+                }
+            }
+            Ok::<_, MqttError>(())
+        };
+        if let Ok(result) = timeout(PATIENCE, answered).await {
+            result?;
+        } else {
+            tracing::warn!("the broker did not acknowledge the farewell");
+        }
+        session.connection.close().await;
+        Ok(())
+    }
 }
 
 /// Absent outside Linux.

@@ -195,65 +195,144 @@ impl Samples {
 mod tests {
     use super::*;
 
-    fn rules(fit: Fit) -> InputRules {
+    fn rules(fit: Fit, size: usize) -> InputRules {
         InputRules {
-            size: 64,
+            size,
             fit,
-            window: Window::MinMax,
-            normalize: Normalize::MinMax,
+            window: Window::None,
+            normalize: Normalize::Unit,
+        }
+    }
+
+    fn place(fit: Fit, size: usize, rows: usize, cols: usize) -> Placement {
+        rules(fit, size).placement(rows, cols)
+    }
+
+    #[test]
+    fn placements_are_sams() {
+        let cases = [
+            (Fit::LongestSidePad, 256, 200, 300, 171, 256),
+            (Fit::LongestSidePad, 1024, 600, 450, 1024, 768),
+            (Fit::LongestSidePad, 256, 1, 4000, 1, 256),
+            (Fit::LongestSidePad, 256, 256, 256, 256, 256),
+            (Fit::Stretch, 256, 200, 300, 256, 256),
+        ];
+        for (fit, size, rows, cols, scaled_rows, scaled_cols) in cases {
+            let found = place(fit, size, rows, cols);
+            assert_eq!(
+                (found.scaled_rows, found.scaled_cols),
+                (scaled_rows, scaled_cols)
+            );
         }
     }
 
     #[test]
-    fn the_longest_side_fills_the_frame_and_the_rest_is_zero() {
+    fn grey_is_repeated_and_padding_is_zero_after_normalization() {
         let image = Image {
-            rows: 10,
-            cols: 20,
+            rows: 1,
+            cols: 2,
             channels: 1,
-            data: (0..200).map(|v| v as f32).collect(),
+            data: vec![255.0, 51.0],
         };
-        let (chw, placement) = rules(Fit::LongestSidePad).prepare(&image);
-        assert_eq!(chw.len(), 3 * 64 * 64);
-        assert_eq!((placement.scaled_rows, placement.scaled_cols), (32, 64));
-        assert!(chw[32 * 64..64 * 64].iter().all(|&v| v == 0.0));
-        assert!(chw[..32 * 64].iter().any(|&v| v > 0.9));
-        assert_eq!(
-            chw[..64 * 64],
-            chw[64 * 64..2 * 64 * 64],
-            "grey is repeated"
+        let (input, _) = rules(Fit::LongestSidePad, 2).prepare(&image);
+        assert_eq!(input, [1.0, 0.2, 0.0, 0.0].repeat(3));
+        let rgb = Image {
+            rows: 1,
+            cols: 1,
+            channels: 3,
+            data: vec![0.0, 51.0, 255.0],
+        };
+        assert_eq!(rules(Fit::Stretch, 1).prepare(&rgb).0, [0.0, 0.2, 1.0]);
+        let sam = InputRules {
+            normalize: Normalize::Sam,
+            ..rules(Fit::LongestSidePad, 2)
+        };
+        let (input, _) = sam.prepare(&image);
+        assert!(
+            (input[4] - 2.428_571).abs() < 1e-5 && input[6] == 0.0,
+            "{input:?}"
         );
     }
 
-    #[test]
-    fn labels_survive_the_way_to_the_frame_and_back() {
-        for (fit, rows, cols) in [
-            (Fit::LongestSidePad, 48, 96),
-            (Fit::LongestSidePad, 100, 70),
-            (Fit::Stretch, 33, 90),
-        ] {
-            let mut labels = LabelMap::new(rows, cols);
-            for row in rows / 4..rows / 2 {
-                labels.data[row * cols + cols / 3..row * cols + cols / 2].fill(1);
-            }
-            let placement = rules(fit).placement(rows, cols);
-            let frame = placement.labels_to_frame(&labels, 64);
-            let logits: Vec<f32> = [0u8, 1]
+    /// One-hot logits of a label map.
+    fn logits(labels: &LabelMap, classes: usize) -> Logits {
+        let class = |c| {
+            labels
+                .data
                 .iter()
-                .flat_map(|class| {
-                    frame
-                        .data
-                        .iter()
-                        .map(move |l| f32::from(u8::from(l == class)))
-                })
-                .collect();
-            let back = placement.labels_from_logits(&Logits {
-                classes: 2,
-                rows: 64,
-                cols: 64,
-                data: logits,
-            });
-            let dice = crate::mask::Overlap::of(&back, &labels, 1).dice().unwrap();
-            assert!(dice > 0.93, "{fit:?} {rows} x {cols}: {dice}");
+                .map(move |&label| f32::from(u8::from(label == c)))
+        };
+        let data = (0..classes as u8).flat_map(class).collect();
+        Logits {
+            classes,
+            rows: labels.rows,
+            cols: labels.cols,
+            data,
         }
+    }
+
+    #[test]
+    fn labels_survive_the_way_into_the_frame_and_back() {
+        for fit in [Fit::Stretch, Fit::LongestSidePad] {
+            for (rows, cols) in [(48, 64), (64, 64), (64, 20), (1, 64), (64, 1), (30, 41)] {
+                let mut labels = LabelMap::new(rows, cols);
+                for (at, label) in labels.data.iter_mut().enumerate() {
+                    *label = ((at / cols * 3 / rows + at % cols * 2 / cols) % 3) as u8;
+                }
+                let place = place(fit, 256, rows, cols);
+                let frame = place.labels_to_frame(&labels, 256);
+                let back = place.labels_from_logits(&logits(&frame, 3));
+                let same = back
+                    .data
+                    .iter()
+                    .zip(&labels.data)
+                    .filter(|(a, b)| a == b)
+                    .count();
+                assert!(
+                    same * 50 >= rows * cols * 49,
+                    "{fit:?} {rows}x{cols}: {same}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn padding_is_background_and_never_read_back() {
+        let labels = LabelMap {
+            rows: 2,
+            cols: 4,
+            data: vec![1; 8],
+        };
+        let place = place(Fit::LongestSidePad, 8, 2, 4);
+        let frame = place.labels_to_frame(&labels, 4);
+        assert_eq!(frame.data, [[1; 8], [0; 8]].concat());
+        assert_eq!(place.labels_from_logits(&logits(&frame, 2)), labels);
+    }
+
+    #[test]
+    fn logits_are_sampled_at_half_pixel_centres() {
+        // 0, 1 over two columns, sampled at -0.25, 0.25, 0.75, 1.25: 0, 0.25, 0.75, 1.
+        let data = vec![0.3, 0.3, 0.0, 1.0];
+        let logits = Logits {
+            classes: 2,
+            rows: 1,
+            cols: 2,
+            data,
+        };
+        let place = place(Fit::Stretch, 64, 1, 4);
+        assert_eq!(place.labels_from_logits(&logits).data, [0, 0, 1, 1]);
+        let tied = Logits {
+            classes: 3,
+            rows: 1,
+            cols: 1,
+            data: vec![f32::NAN, 2.0, 2.0],
+        };
+        assert_eq!(place.labels_from_logits(&tied).data, [1; 4]);
+    }
+
+    #[test]
+    fn points_scale_with_the_image() {
+        let found = place(Fit::LongestSidePad, 256, 100, 200).point_to_frame(50.0, 25.0);
+        assert_eq!(found, (64.0, 32.0));
     }
 }

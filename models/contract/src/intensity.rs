@@ -163,3 +163,122 @@ fn percentile(order: &mut [f32], percent: f32) -> f32 {
     let (at, next) = (f64::from(at), f64::from(next));
     (at + (next - at) * (position - below as f64)) as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grey(data: &[f32]) -> Image {
+        Image {
+            rows: 1,
+            cols: data.len(),
+            channels: 1,
+            data: data.to_vec(),
+        }
+    }
+
+    fn close(ours: &[f32], expected: &[f32]) -> bool {
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-4;
+        ours.len() == expected.len() && ours.iter().zip(expected).all(near)
+    }
+
+    #[test]
+    fn windows_map_to_eight_bits() {
+        let nan = f32::NAN;
+        let level = |center, width| Window::Level { center, width };
+        let cases: [(&[f32], Window, &[f32]); 9] = [
+            (&[-1.0, 10.5, 300.0], Window::None, &[0.0, 10.5, 255.0]),
+            (&[-10.0, 0.0, 10.0], Window::MinMax, &[0.0, 127.5, 255.0]),
+            (
+                &[nan, 2.0, f32::INFINITY, 4.0],
+                Window::MinMax,
+                &[0.0, 0.0, 0.0, 255.0],
+            ),
+            (&[7.0, 7.0], Window::MinMax, &[0.0, 0.0]),
+            (&[nan, f32::NEG_INFINITY], Window::None, &[0.0, 0.0]),
+            (
+                &[f32::MIN, 0.0, f32::MAX],
+                Window::MinMax,
+                &[0.0, 127.5, 255.0],
+            ),
+            // PS3.3 C.11.2.1.2.1: center 2048, width 4096 maps 0..=4095 to the full range.
+            (
+                &[-1.0, 0.0, 4095.0, 5000.0],
+                level(2048.0, 4096.0),
+                &[0.0, 0.0, 255.0, 255.0],
+            ),
+            (&[99.0, 99.6, nan], level(100.0, 1.0), &[0.0, 255.0, 0.0]),
+            (&[1.0, 2.0], level(nan, nan), &[0.0, 0.0]),
+        ];
+        for (input, rule, expected) in cases {
+            let result = window(&grey(input), rule).data;
+            assert!(close(&result, expected), "{input:?} {rule:?}: {result:?}");
+        }
+    }
+
+    #[derive(Deserialize)]
+    struct Golden {
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        data: Vec<f32>,
+        low: f32,
+        high: f32,
+        ends: [f64; 2],
+    }
+
+    #[test]
+    fn percentiles_are_numpys() {
+        let json = include_str!("../../../tests/golden/contract/percentile.json");
+        let golden: Golden = serde_json::from_str(json).unwrap();
+        for Case {
+            data,
+            low,
+            high,
+            ends,
+        } in golden.cases
+        {
+            let (a, b) = percentiles(&data, low, high);
+            for (ours, numpy) in [(a, ends[0]), (b, ends[1])] {
+                assert!(
+                    (f64::from(ours) - numpy).abs() < 1e-4,
+                    "{ours} {numpy}, n {}",
+                    data.len()
+                );
+            }
+        }
+        // Reversed or absurd percentiles leave no contrast and do not panic.
+        let rule = Window::Percentile {
+            low: f32::NAN,
+            high: -4.0,
+        };
+        assert_eq!(window(&grey(&[1.0, 2.0]), rule).data, [0.0, 0.0]);
+    }
+
+    #[test]
+    fn normalizations_give_their_formula() {
+        let mut sam = grey(&[0.0, 255.0]);
+        normalize(&mut sam, Normalize::Sam);
+        assert_eq!(sam.channels, 3);
+        let expected = [
+            -2.117_904, -2.035_714, -1.804_444, 2.248_908, 2.428_571, 2.64,
+        ];
+        assert!(close(&sam.data, &expected), "{:?}", sam.data);
+        let cases: [(Normalize, &[f32]); 3] = [
+            (Normalize::MinMax, &[0.0, 0.5, 1.0]),
+            (Normalize::ZScore, &[-1.224_745, 0.0, 1.224_745]),
+            (Normalize::Unit, &[10.0 / 255.0, 20.0 / 255.0, 30.0 / 255.0]),
+        ];
+        for (rule, expected) in cases {
+            let mut image = grey(&[10.0, 20.0, 30.0]);
+            normalize(&mut image, rule);
+            assert!(close(&image.data, expected), "{rule:?}: {:?}", image.data);
+            let mut flat = grey(&[9.0, 9.0]);
+            normalize(&mut flat, rule);
+            assert!(flat.data.iter().all(|x| x.is_finite()), "{rule:?}");
+            normalize(&mut grey(&[]), rule);
+        }
+    }
+}

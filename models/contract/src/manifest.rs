@@ -267,3 +267,142 @@ pub(crate) fn is_plain_name(name: &str) -> bool {
     let forbidden = |c: char| matches!(c, '/' | '\\' | ':') || c.is_control();
     !name.is_empty() && !name.starts_with('.') && name.len() <= 255 && !name.contains(forbidden)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::geometry::Fit;
+    use crate::intensity::Normalize;
+
+    pub(crate) fn sample() -> Manifest {
+        let class = |id, label: &str| Class {
+            id,
+            label: label.into(),
+            snomed: None,
+            color: [9; 3],
+        };
+        let graph = "graph.onnx".to_string();
+        Manifest {
+            schema: SCHEMA.into(),
+            name: "cine".into(),
+            version: "1.0.0".into(),
+            counter: 4,
+            kind: Kind::Automatic {
+                graph: graph.clone(),
+                input: "image".into(),
+                output: "logits".into(),
+            },
+            classes: vec![class(1, "cavity"), class(2, "myocardium")],
+            input: InputRules {
+                size: 256,
+                fit: Fit::LongestSidePad,
+                window: Window::Percentile {
+                    low: 0.5,
+                    high: 99.5,
+                },
+                normalize: Normalize::MinMax,
+            },
+            output: Output { side: 64 },
+            precision: Precision::Int8,
+            opset: 17,
+            licence: "Apache-2.0".into(),
+            files: [(graph, "0".repeat(64))].into(),
+            provenance: Provenance {
+                command: "trainer export".into(),
+                recipe_digest: "ab".into(),
+                data_fingerprint: "cd".into(),
+                teacher: "sam".into(),
+                // Neither is a short decimal: both must come back bit for bit.
+                dice: [("a".into(), 0.1 + 0.2), ("b".into(), 1.0 / 3.0)].into(),
+                code_version: "0".into(),
+            },
+            digest: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_sealed_manifest_comes_back() {
+        let sealed = sample().seal();
+        assert_eq!(
+            Manifest::parse(sealed.to_json().as_bytes()).unwrap(),
+            sealed
+        );
+    }
+
+    #[test]
+    fn every_flipped_bit_outside_white_space_is_found() {
+        let sealed = sample().seal();
+        let json = sealed.to_json().into_bytes();
+        for at in (0..json.len()).filter(|&at| !json[at].is_ascii_whitespace()) {
+            let mut damaged = json.clone();
+            damaged[at] ^= 2;
+            // The last digit of a long number may mean the same number: then nothing has changed.
+            let harmless = Manifest::parse(&damaged).is_ok_and(|found| found == sealed);
+            assert!(!harmless || json[at].is_ascii_digit(), "byte {at}");
+            assert!(harmless || Manifest::parse(&damaged).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn errors_name_field_and_remedy() {
+        type Edit = fn(&mut Manifest);
+        let cases: [(Edit, &str); 13] = [
+            (|m| m.classes.clear(), "classes: no foreground"),
+            (
+                |m| m.classes[1].id = 3,
+                "classes: id 3 stands where 2 is due",
+            ),
+            (|m| m.classes.reverse(), "classes: id 2 stands where 1"),
+            (|m| m.classes[1].label = "cavity".into(), "stands twice"),
+            (
+                |m| m.input.size = 100,
+                "input.size: 100 px; use a multiple of 64",
+            ),
+            (|m| m.input.size = 0, "input.size"),
+            (|m| m.input.size = 4096, "input.size"),
+            (
+                |m| {
+                    m.input.window = Window::Level {
+                        center: 1.0,
+                        width: 0.0,
+                    }
+                },
+                "input.window",
+            ),
+            (|m| m.output.side = 300, "output.side: 300 px"),
+            (
+                |m| m.files.clear(),
+                "files: graph \"graph.onnx\" is missing",
+            ),
+            (
+                |m| drop(m.files.insert("../a".into(), "0".repeat(64))),
+                "not a plain file name",
+            ),
+            (
+                |m| drop(m.files.insert("a".into(), "0".into())),
+                "no SHA-256",
+            ),
+            (
+                |m| m.schema = "scanside-bundle/2".into(),
+                "schema is \"scanside-bundle/2\"",
+            ),
+        ];
+        for (edit, expected) in cases {
+            let mut manifest = sample();
+            edit(&mut manifest);
+            let error = Manifest::parse(manifest.seal().to_json().as_bytes()).unwrap_err();
+            let text = error.to_string();
+            assert!(
+                text.contains(expected) && text.contains("; "),
+                "{expected}: {text}"
+            );
+        }
+        let unsealed = Manifest::parse(sample().to_json().as_bytes()).unwrap_err();
+        assert!(unsealed.to_string().contains("damaged"), "{unsealed}");
+        let missing = Manifest::parse(br#"{"schema":"scanside-bundle/1"}"#).unwrap_err();
+        assert!(
+            missing.to_string().contains("missing field `name`"),
+            "{missing}"
+        );
+    }
+}

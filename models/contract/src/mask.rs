@@ -42,7 +42,10 @@ impl LabelMap {
 
     /// Number of pixels of `class`.
     pub fn area_px(&self, class: u8) -> usize {
-        self.data.iter().filter(|&&label| label == class).count()
+        self.data
+            .iter()
+            .map(|&label| usize::from(label == class))
+            .sum()
     }
 
     /// The smallest box that holds every pixel of `class`; `None` when there is none.
@@ -248,73 +251,147 @@ impl std::ops::AddAssign for Overlap {
 mod tests {
     use super::*;
 
-    #[derive(serde::Deserialize)]
+    #[derive(Deserialize)]
+    struct Golden {
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
     struct Case {
         name: String,
-        size: [usize; 2],
-        ones: Option<Vec<usize>>,
+        class: u8,
+        rows: usize,
+        cols: usize,
+        runs: Vec<(u8, usize)>,
         counts: String,
         area: usize,
-        bbox: BoundingBox,
+        #[serde(rename = "box")]
+        bounds: Option<BoundingBox>,
     }
 
-    /// Made by pycocotools: tests/golden/make_contract.py
-    const CASES: &str = include_str!("../../../tests/golden/contract.json");
+    fn golden() -> impl Iterator<Item = (Case, LabelMap)> {
+        let json = include_str!("../../../tests/golden/contract/masks.json");
+        let golden: Golden = serde_json::from_str(json).unwrap();
+        golden.cases.into_iter().map(|case| {
+            let data = case
+                .runs
+                .iter()
+                .flat_map(|&(label, run)| vec![label; run])
+                .collect();
+            let labels = LabelMap {
+                rows: case.rows,
+                cols: case.cols,
+                data,
+            };
+            (case, labels)
+        })
+    }
 
     #[test]
-    fn run_lengths_equal_pycocotools() {
-        for case in serde_json::from_str::<Vec<Case>>(CASES).unwrap() {
-            let name = &case.name;
-            let rle = Rle {
-                size: case.size,
-                counts: case.counts,
-            };
-            let mut labels = LabelMap::new(case.size[0], case.size[1]);
-            rle.paint(&mut labels, 3).unwrap();
-            if let Some(ones) = case.ones {
-                let painted: Vec<usize> = (0..labels.data.len())
-                    .filter(|&i| labels.data[i] == 3)
-                    .collect();
-                assert_eq!(painted, ones, "{name}");
-            }
-            assert_eq!(labels.rle(3), rle, "{name}");
-            assert_eq!(labels.area_px(3), case.area, "{name}");
-            let expected = (case.area > 0).then_some(case.bbox);
-            assert_eq!(labels.bounding_box(3), expected, "{name}");
+    fn masks_are_encoded_as_pycocotools_does() {
+        for (case, labels) in golden() {
+            let Case { name, class, .. } = &case;
+            assert_eq!(
+                labels.rle(*class).counts,
+                case.counts,
+                "{name}, class {class}"
+            );
+            assert_eq!(labels.area_px(*class), case.area, "{name}, class {class}");
+            assert_eq!(
+                labels.bounding_box(*class),
+                case.bounds,
+                "{name}, class {class}"
+            );
         }
     }
 
     #[test]
-    fn bad_run_lengths_are_errors() {
-        let mut labels = LabelMap::new(4, 4);
-        for (counts, is_expected) in [
-            (
-                "",
-                (|e| matches!(e, RleError::Length { runs: 0, .. })) as fn(&RleError) -> bool,
-            ),
-            ("P", |e| matches!(e, RleError::Truncated)),
-            ("\u{e9}", |e| matches!(e, RleError::Alphabet(_))),
-            ("9", |e| matches!(e, RleError::Length { .. })),
-        ] {
+    fn painting_all_classes_gives_the_labels_back() {
+        for (case, labels) in golden() {
+            let mut painted = LabelMap::new(labels.rows, labels.cols);
+            for class in [1, 2] {
+                labels.rle(class).paint(&mut painted, class).unwrap();
+            }
+            assert_eq!(painted, labels, "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn broken_counts_are_refused_and_paint_nothing() {
+        let cases = [
+            ("P", RleError::Truncated),
+            ("!", RleError::Alphabet('!')),
+            ("p", RleError::Alphabet('p')),
+            ("5é", RleError::Alphabet('é')),
+            ("O", RleError::Run { index: 0 }),
+            ("oooooooooooooooo0", RleError::Run { index: 0 }),
+            ("5", RleError::Length { runs: 5, size: 6 }),
+            ("", RleError::Length { runs: 0, size: 6 }),
+            ("007", RleError::Length { runs: 7, size: 6 }),
+        ];
+        for (counts, expected) in cases {
+            let mut labels = LabelMap::new(2, 3);
+            let rle = Rle {
+                size: [2, 3],
+                counts: counts.into(),
+            };
+            assert_eq!(rle.paint(&mut labels, 1), Err(expected), "{counts}");
+            assert_eq!(labels, LabelMap::new(2, 3), "{counts}");
+        }
+        let rle = Rle {
+            size: [3, 2],
+            counts: "6".into(),
+        };
+        let sizes = RleError::Size {
+            rle: [3, 2],
+            labels: [2, 3],
+        };
+        assert_eq!(rle.paint(&mut LabelMap::new(2, 3), 1), Err(sizes));
+    }
+
+    /// Every string of the alphabet decodes or is refused; nothing overflows.
+    #[test]
+    fn any_counts_end_without_a_panic() {
+        let mut state = 1_u64;
+        let mut refused = 0;
+        for length in (0..40).cycle().take(20_000) {
+            let text: String = (0..length)
+                .map(|_| {
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    char::from(48 + (state >> 58) as u8)
+                })
+                .collect();
             let rle = Rle {
                 size: [4, 4],
-                counts: counts.to_owned(),
+                counts: text,
             };
-            let error = rle.paint(&mut labels, 1).unwrap_err();
-            assert!(is_expected(&error), "{counts:?}: {error:?}");
+            refused += usize::from(rle.paint(&mut LabelMap::new(4, 4), 1).is_err());
         }
+        assert!(refused > 19_000, "{refused}");
     }
 
     #[test]
-    fn overlap_of_absent_classes_has_no_dice() {
-        let (mut a, mut b) = (LabelMap::new(2, 2), LabelMap::new(2, 2));
-        assert_eq!(Overlap::of(&a, &b, 1).dice(), None);
-        a.data = vec![1, 1, 0, 0];
-        b.data = vec![1, 0, 0, 1];
-        let overlap = Overlap::of(&a, &b, 1);
+    fn overlap_is_undefined_only_where_the_class_is_absent() {
+        let map = |data: &[u8]| LabelMap {
+            rows: 1,
+            cols: data.len(),
+            data: data.to_vec(),
+        };
+        let mut sum = Overlap::of(&map(&[1, 1, 0, 2]), &map(&[0, 1, 1, 2]), 1);
         assert_eq!(
-            (overlap.dice(), overlap.iou()),
-            (Some(0.5), Some(1.0 / 3.0))
+            sum,
+            Overlap {
+                intersection: 1,
+                predicted: 2,
+                truth: 2
+            }
         );
+        assert_eq!((sum.dice(), sum.iou()), (Some(0.5), Some(1.0 / 3.0)));
+        sum += Overlap::of(&map(&[1]), &map(&[0]), 1);
+        assert_eq!(sum.dice(), Some(0.4));
+        assert_eq!(Overlap::of(&map(&[0]), &map(&[0]), 1).dice(), None);
+        assert_eq!(Overlap::of(&map(&[0]), &map(&[1]), 1).iou(), Some(0.0));
     }
 }

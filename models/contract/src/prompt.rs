@@ -195,3 +195,82 @@ fn distance_5x5(mask: &LabelMap) -> Vec<u32> {
         .flat_map(|y| distance[line(y)..line(y) + mask.cols].to_vec())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[&str]) -> LabelMap {
+        let data = lines.concat().bytes().map(|c| c - b'0').collect();
+        LabelMap {
+            rows: lines.len(),
+            cols: lines[0].len(),
+            data,
+        }
+    }
+
+    fn corners(found: &BoxPrompt) -> [f32; 4] {
+        [found.x0, found.y0, found.x1, found.y1]
+    }
+
+    #[test]
+    fn tight_boxes_hold_all_classes_and_stay_inside() {
+        let labels = map(&["00000", "01200", "00010", "00000"]);
+        let found = |margin| tight_box(&labels, margin).map(|found| corners(&found));
+        assert_eq!(found(0.0), Some([1.0, 1.0, 3.0, 2.0]));
+        assert_eq!(found(0.5), Some([0.5, 0.5, 3.5, 2.5]));
+        assert_eq!(found(9.0), Some([0.0, 0.0, 4.0, 3.0]));
+        assert_eq!(tight_box(&map(&["000"]), 1.0), None);
+    }
+
+    #[test]
+    fn the_largest_components_come_first_and_the_last_is_repeated() {
+        let labels = map(&["1000110", "0100110", "0000000", "1011100", "0000000"]);
+        let found = top_boxes(&labels, 3);
+        let boxes: Vec<_> = found.boxes.iter().map(corners).collect();
+        // Diagonal neighbours belong together.
+        assert_eq!(
+            boxes,
+            [
+                [4.0, 0.0, 5.0, 1.0],
+                [2.0, 3.0, 4.0, 3.0],
+                [0.0, 0.0, 1.0, 1.0]
+            ]
+        );
+        assert_eq!(found.kept.area_px(1), 9);
+        let five = top_boxes(&labels, 5);
+        assert_eq!(five.boxes[3], five.boxes[4]);
+        assert_eq!(
+            corners(&five.boxes[3]).map(|edge| edge as i32),
+            [0, 3, 0, 3]
+        );
+        let empty = top_boxes(&map(&["00"]), 3);
+        assert_eq!(empty.boxes.len(), 3);
+        assert!(empty.boxes.iter().flat_map(corners).all(|edge| edge == 0.0));
+    }
+
+    #[test]
+    fn distances_take_the_shortest_of_three_kinds_of_steps() {
+        let distance = distance_5x5(&map(&["11111", "11111", "11111", "11111", "11111"]));
+        assert_eq!(distance[..5], [STRAIGHT; 5]);
+        assert_eq!(distance[12], 3 * STRAIGHT);
+        let corner = distance_5x5(&map(&["1111", "1111", "1110"]));
+        assert_eq!(corner[5], 2 * STRAIGHT);
+        assert_eq!(corner[6], DIAGONAL);
+    }
+
+    #[test]
+    fn interior_points_are_the_deepest_tenth() {
+        let labels = map(&[
+            "1111111", "1111111", "1111111", "1111111", "1111111", "0000000",
+        ]);
+        assert_eq!(
+            interior_points(&labels, 3, 0.08),
+            [[(2, 2), (3, 2), (4, 2)]]
+        );
+        // A tenth of 35 is 3, and the fourth largest distance is 2 px.
+        assert_eq!(interior_points(&labels, 3, 0.1)[0].len(), 15);
+        assert_eq!(interior_points(&map(&["010"]), 3, 0.1), [[(1, 0)]]);
+        assert!(interior_points(&map(&["000"]), 3, 0.1).is_empty());
+    }
+}

@@ -234,3 +234,133 @@ impl Filter {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Golden<T> {
+        cases: Vec<T>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Resize {
+        channels: usize,
+        rows: usize,
+        cols: usize,
+        to: [usize; 2],
+        data: Vec<u8>,
+        bilinear_u8: Vec<f32>,
+        bilinear: Option<Vec<f32>>,
+        nearest: Option<Vec<u8>>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Indices {
+        from: usize,
+        to: usize,
+        index: Vec<usize>,
+    }
+
+    #[test]
+    fn every_filter_gives_pillows_numbers() {
+        let json = include_str!("../../../tests/golden/contract/resample.json");
+        let golden: Golden<Resize> = serde_json::from_str(json).unwrap();
+        for case in golden.cases {
+            let Resize {
+                channels,
+                rows,
+                cols,
+                to,
+                ..
+            } = case;
+            let name = format!("{rows}x{cols}x{channels} to {to:?}");
+            let data = case.data.iter().map(|&x| f32::from(x)).collect();
+            let image = Image {
+                rows,
+                cols,
+                channels,
+                data,
+            };
+            assert_eq!(
+                bilinear_u8(&image, to[0], to[1]).data,
+                case.bilinear_u8,
+                "{name}"
+            );
+            for (ours, theirs) in bilinear(&image, to[0], to[1])
+                .data
+                .iter()
+                .zip(case.bilinear.iter().flatten())
+            {
+                assert!((ours - theirs).abs() < 2e-4, "{name}: {ours} {theirs}");
+            }
+            if let Some(expected) = case.nearest {
+                let labels = LabelMap {
+                    rows,
+                    cols,
+                    data: case.data,
+                };
+                assert_eq!(nearest(&labels, to[0], to[1]).data, expected, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn nearest_breaks_ties_as_pillow_does() {
+        let json = include_str!("../../../tests/golden/contract/nearest.json");
+        let golden: Golden<Indices> = serde_json::from_str(json).unwrap();
+        for Indices { from, to, index } in golden.cases {
+            assert_eq!(nearest_indices(from, to), index, "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn values_outside_eight_bits_are_clipped_first() {
+        let data = vec![-3.0, 300.0, 12.4, f32::NAN];
+        let image = Image {
+            rows: 2,
+            cols: 2,
+            channels: 1,
+            data,
+        };
+        assert_eq!(bilinear_u8(&image, 2, 2).data, [0.0, 255.0, 12.0, 0.0]);
+    }
+
+    #[test]
+    fn half_even_invents_classes_at_borders_and_ties_go_to_background() {
+        let labels = LabelMap {
+            rows: 1,
+            cols: 4,
+            data: vec![0, 0, 3, 3],
+        };
+        let shrunk = mask_bilinear_half_even(&labels, 1, 2);
+        // Weights 3/7, 3/7, 1/7: 3/7 and 18/7.
+        assert_eq!(shrunk.data, [0, 3]);
+        let tie = LabelMap {
+            rows: 1,
+            cols: 2,
+            data: vec![0, 1],
+        };
+        assert_eq!(mask_bilinear_half_even(&tie, 1, 1).data, [0]);
+        let between = LabelMap {
+            rows: 1,
+            cols: 2,
+            data: vec![0, 3],
+        };
+        assert_eq!(mask_bilinear_half_even(&between, 1, 1).data, [2]);
+    }
+
+    #[test]
+    fn nothing_in_gives_zeros_out() {
+        let image = Image {
+            rows: 0,
+            cols: 5,
+            channels: 1,
+            data: vec![],
+        };
+        assert_eq!(bilinear_u8(&image, 1, 2).data, [0.0, 0.0]);
+        assert_eq!(bilinear(&image, 1, 2).data, [0.0, 0.0]);
+        assert_eq!(nearest(&LabelMap::new(0, 5), 1, 2).data, [0, 0]);
+    }
+}

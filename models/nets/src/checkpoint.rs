@@ -145,6 +145,10 @@ fn keep(tensor: Tensor) -> candle_core::Result<Option<Tensor>> {
 }
 
 /// Writes safetensors beside `path`, syncs and renames: a reader sees the old file or the new one.
+#[expect(
+    clippy::implicit_hasher,
+    reason = "the format's library takes no other"
+)]
 pub fn write(
     path: &Path,
     state: &State,

@@ -92,14 +92,12 @@ impl PromptEncoder {
                 corners
             };
         }
-        let dense = match masks {
-            Some(masks) => self.mask_downscaling.forward(masks)?,
-            None => {
-                let [h, w] = self.config.image_embedding_size;
-                self.no_mask_embed
-                    .reshape((1, dim, 1, 1))?
-                    .broadcast_as((batch, dim, h, w))?
-            }
+        let dense = if let Some(masks) = masks {
+            self.mask_downscaling.forward(masks)?
+        } else {
+            let [h, w] = self.config.image_embedding_size;
+            let dense = self.no_mask_embed.reshape((1, dim, 1, 1))?;
+            dense.broadcast_as((batch, dim, h, w))?
         };
         Ok((sparse, dense))
     }

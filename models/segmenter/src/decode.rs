@@ -5,6 +5,7 @@ mod dicom;
 mod elements;
 mod fragments;
 mod lookup;
+mod pixel_data;
 mod pixels;
 mod raster;
 mod rle;

@@ -94,8 +94,8 @@ impl Graph {
     }
 
     /// `chw` is 3 x size x size, as `InputRules::prepare` gives it.
-    pub fn run(&self, chw: Vec<f32>) -> Result<Logits, InferError> {
-        let outputs = run(&self.plan, self.size, &chw)?;
+    pub fn run(&self, chw: &[f32]) -> Result<Logits, InferError> {
+        let outputs = run(&self.plan, self.size, chw)?;
         let (shape, data) = plain(&outputs[0])?;
         if shape != self.output {
             return Err(InferError::OutputShape {

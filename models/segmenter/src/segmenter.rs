@@ -127,6 +127,11 @@ impl Segmenter {
         &self.bundle.manifest
     }
 
+    /// Path of a file of the bundle, there for as long as `self`: an archive lies unpacked until then.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.bundle.path(name)
+    }
+
     /// Segments the golden image and compares with the expected masks.
     pub fn self_test(&self) -> Result<SelfTest, SelfTestError> {
         let read = |name: &str| {
@@ -173,7 +178,7 @@ impl Segmenter {
     /// Class logits at the network's output grid, and where the image lies in the frame.
     pub fn logits(&self, image: &Image) -> Result<(Logits, Placement), InferError> {
         let (chw, placement) = self.manifest().input.prepare(image);
-        Ok((self.graph.run(chw)?, placement))
+        Ok((self.graph.run(&chw)?, placement))
     }
 
     /// Label map at the image's native size.
@@ -181,7 +186,7 @@ impl Segmenter {
         let start = Instant::now();
         let (chw, placement) = self.manifest().input.prepare(image);
         let prepared = Instant::now();
-        let logits = self.graph.run(chw)?;
+        let logits = self.graph.run(&chw)?;
         let inferred = Instant::now();
         let labels = placement.labels_from_logits(&logits);
         let timing = Timing {

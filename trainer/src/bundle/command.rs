@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use contract::Image;
-use contract::bundle::{Bundle, GOLDEN_IMAGE};
+use contract::bundle::GOLDEN_IMAGE;
 use segmenter::Segmenter;
 use segmenter::decode::{Limits, decode};
 
@@ -44,7 +44,7 @@ fn inspect(path: &Path) -> Result<()> {
 fn dump(path: &Path, out: &Path, images: &[PathBuf]) -> Result<()> {
     let segmenter = Segmenter::open(path)?;
     fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
-    let golden = [Bundle::open(path)?.path(GOLDEN_IMAGE)];
+    let golden = [segmenter.path(GOLDEN_IMAGE)];
     for (number, file) in (if images.is_empty() { &golden } else { images })
         .iter()
         .enumerate()
@@ -68,7 +68,7 @@ fn dump(path: &Path, out: &Path, images: &[PathBuf]) -> Result<()> {
 /// The first frame of an image file.
 fn read(file: &Path) -> Result<Image> {
     let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-    let scan = decode(&bytes, &Limits::default())
+    let scan = decode(&bytes, &Limits::STANDARD)
         .with_context(|| format!("cannot decode {}", file.display()))?;
     scan.frames
         .into_iter()

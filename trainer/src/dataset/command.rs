@@ -3,21 +3,54 @@
 use anyhow::Result;
 
 use super::index::{self, Options};
+use super::phantom;
 use super::{Dataset, Split, SplitRule, write_list};
 use crate::cli::DatasetCommand;
 use crate::report;
 
 pub fn run(command: DatasetCommand) -> Result<()> {
     match command {
-        DatasetCommand::Index { root, out, train, validation, test, seed } => {
+        DatasetCommand::Index {
+            root,
+            out,
+            train,
+            validation,
+            test,
+            seed,
+        } => {
             let named = !(train.is_empty() && validation.is_empty() && test.is_empty());
             let split = if named {
-                SplitRule::Patients { train, validation, test }
+                SplitRule::Patients {
+                    train,
+                    validation,
+                    test,
+                }
             } else {
-                SplitRule::Fractions { validation: 0.15, test: 0.15, seed }
+                SplitRule::Fractions {
+                    validation: 0.15,
+                    test: 0.15,
+                    seed,
+                }
             };
             let dataset = index::index(&root, &Options { split })?;
             write_list(&dataset, &out)?;
+            report::say(&describe(&dataset));
+        }
+        DatasetCommand::Phantom {
+            out,
+            patients,
+            frames,
+            seed,
+            size,
+        } => {
+            let options = phantom::Options {
+                n_patients: patients,
+                n_frames: frames,
+                seed,
+                size,
+            };
+            let dataset = phantom::create(&out, &options)?;
+            write_list(&dataset, &out.join("list.csv"))?;
             report::say(&describe(&dataset));
         }
         DatasetCommand::Show { list } => report::say(&describe(&Dataset::read(&list)?)),

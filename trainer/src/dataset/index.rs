@@ -45,7 +45,11 @@ pub fn index(root: &Path, options: &Options) -> Result<Dataset> {
     );
     let mut entries = Vec::new();
     for pair in pairs {
-        entries.extend(if is_nifti(&pair.image) { slices(&pair)? } else { vec![frame(pair)?] });
+        entries.extend(if is_nifti(&pair.image) {
+            slices(&pair)?
+        } else {
+            vec![frame(pair)?]
+        });
     }
     assign(&mut entries, &options.split)?;
     Dataset::assemble(root.to_owned(), entries)
@@ -75,21 +79,39 @@ fn beside_dicom(root: &Path) -> Result<Vec<Pair>> {
             continue;
         }
         let patient = first_folder(root, &folder);
-        let images: HashMap<String, PathBuf> =
-            files(&folder)?.into_iter().map(|path| (stem_of(&path), path)).collect();
+        let images: HashMap<String, PathBuf> = files(&folder)?
+            .into_iter()
+            .map(|path| (stem_of(&path), path))
+            .collect();
         // Only some phases of a cine series are annotated, so images without labels are normal.
-        for labels in files(&labels)?.into_iter().filter(|path| extension_is(path, "png")) {
+        for labels in files(&labels)?
+            .into_iter()
+            .filter(|path| extension_is(path, "png"))
+        {
             let Some(image) = images.get(&stem_of(&labels)) else {
-                bail!("labels {} have no image in {}", labels.display(), folder.display());
+                bail!(
+                    "labels {} have no image in {}",
+                    labels.display(),
+                    folder.display()
+                );
             };
-            pairs.push(Pair { image: image.clone(), labels, patient: patient.clone() });
+            pairs.push(Pair {
+                image: image.clone(),
+                labels,
+                patient: patient.clone(),
+            });
         }
     }
     Ok(pairs)
 }
 
 fn image_and_label_folders(root: &Path) -> Result<Vec<Pair>> {
-    let existing = |names: &[&str]| names.iter().map(|n| root.join(n)).find(|path| path.is_dir());
+    let existing = |names: &[&str]| {
+        names
+            .iter()
+            .map(|n| root.join(n))
+            .find(|path| path.is_dir())
+    };
     let (Some(images), Some(labels)) = (existing(&IMAGE_FOLDERS), existing(&LABEL_FOLDERS)) else {
         return Ok(Vec::new());
     };
@@ -106,11 +128,23 @@ fn image_and_label_folders(root: &Path) -> Result<Vec<Pair>> {
             let labels = match (by_path.get(&key(&images, &image)), named) {
                 (Some(same_path), _) => same_path.clone(),
                 (None, Some([only])) => only.clone(),
-                _ => bail!("image {} has no labels in {}", image.display(), labels.display()),
+                _ => bail!(
+                    "image {} has no labels in {}",
+                    image.display(),
+                    labels.display()
+                ),
             };
             let patient = first_folder(&images, image.parent().unwrap_or(&images));
-            let patient = if patient.is_empty() { stem_of(&image) } else { patient };
-            Ok(Pair { image, labels, patient })
+            let patient = if patient.is_empty() {
+                stem_of(&image)
+            } else {
+                patient
+            };
+            Ok(Pair {
+                image,
+                labels,
+                patient,
+            })
         })
         .collect()
 }
@@ -126,9 +160,18 @@ fn frame(pair: Pair) -> Result<Entry> {
     );
     let patient = scan.identifiers.patient_id.map(|id| id.trim().to_owned());
     let patient = patient.filter(|id| !id.is_empty()).unwrap_or(pair.patient);
-    ensure!(!patient.is_empty(), "{} names no patient, nor does its path", pair.image.display());
-    let entry =
-        Entry { image: pair.image, labels: pair.labels, patient, split: Split::Train, slice: None };
+    ensure!(
+        !patient.is_empty(),
+        "{} names no patient, nor does its path",
+        pair.image.display()
+    );
+    let entry = Entry {
+        image: pair.image,
+        labels: pair.labels,
+        patient,
+        split: Split::Train,
+        slice: None,
+    };
     ensure_same_size(&entry, &scan.frames[0], &label::read_grey(&entry.labels)?)?;
     Ok(entry)
 }
@@ -165,33 +208,49 @@ fn slices(pair: &Pair) -> Result<Vec<Entry>> {
 /// First folder of `path` below `root`; empty when it is `root` itself.
 fn first_folder(root: &Path, path: &Path) -> String {
     let below = path.strip_prefix(root).unwrap_or(path);
-    below.iter().next().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    below
+        .iter()
+        .next()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 fn key(folder: &Path, path: &Path) -> String {
     let parent = path.parent().unwrap_or(folder);
-    parent.strip_prefix(folder).unwrap_or(parent).join(stem_of(path)).to_string_lossy().into()
+    parent
+        .strip_prefix(folder)
+        .unwrap_or(parent)
+        .join(stem_of(path))
+        .to_string_lossy()
+        .into()
 }
 
 fn extension_is(path: &Path, wanted: &str) -> bool {
-    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
+    path.extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
 }
 
 /// Sorted, without hidden files (macOS leaves `._name` beside each file it touches).
 fn children(folder: &Path) -> Result<Vec<PathBuf>> {
     let read = || -> std::io::Result<Vec<PathBuf>> {
-        std::fs::read_dir(folder)?.map(|child| Ok(child?.path())).collect()
+        std::fs::read_dir(folder)?
+            .map(|child| Ok(child?.path()))
+            .collect()
     };
     let mut paths = read().with_context(|| format!("cannot read folder {}", folder.display()))?;
     paths.retain(|path| {
-        path.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.'))
+        path.file_name()
+            .is_some_and(|name| !name.to_string_lossy().starts_with('.'))
     });
     paths.sort();
     Ok(paths)
 }
 
 fn files(folder: &Path) -> Result<Vec<PathBuf>> {
-    Ok(children(folder)?.into_iter().filter(|path| path.is_file()).collect())
+    Ok(children(folder)?
+        .into_iter()
+        .filter(|path| path.is_file())
+        .collect())
 }
 
 /// `root` and all folders below it.
@@ -201,7 +260,11 @@ fn folders(root: &Path) -> Result<Vec<PathBuf>> {
     while next < found.len() {
         let inside = children(&found[next])?;
         // A link could lead back up.
-        found.extend(inside.into_iter().filter(|path| path.is_dir() && !path.is_symlink()));
+        found.extend(
+            inside
+                .into_iter()
+                .filter(|path| path.is_dir() && !path.is_symlink()),
+        );
         next += 1;
     }
     Ok(found)

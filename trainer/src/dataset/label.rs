@@ -26,10 +26,16 @@ impl LabelRule {
     pub fn apply(&self, mut labels: LabelMap) -> Result<LabelMap> {
         match *self {
             Self::Binary { class } => {
-                labels.data.iter_mut().for_each(|value| *value = u8::from(*value == class));
+                labels
+                    .data
+                    .iter_mut()
+                    .for_each(|value| *value = u8::from(*value == class));
             }
             Self::Combine => {
-                labels.data.iter_mut().for_each(|value| *value = u8::from(*value > 0));
+                labels
+                    .data
+                    .iter_mut()
+                    .for_each(|value| *value = u8::from(*value > 0));
             }
             Self::Classes { n } => {
                 let values: BTreeSet<u8> = labels.data.iter().copied().collect();
@@ -73,7 +79,8 @@ fn grey_values(decoded: DynamicImage) -> Result<Vec<u8>> {
         colour => {
             let rgba = colour.to_rgba8();
             ensure!(
-                rgba.pixels().all(|pixel| pixel.0[0] == pixel.0[1] && pixel.0[1] == pixel.0[2]),
+                rgba.pixels()
+                    .all(|pixel| pixel.0[0] == pixel.0[1] && pixel.0[1] == pixel.0[2]),
                 "the file has colours: store the class id as a grey value"
             );
             Ok(rgba.pixels().map(|pixel| pixel.0[0]).collect())
@@ -90,10 +97,18 @@ pub(super) fn values(path: &Path) -> Result<BTreeSet<u8>> {
             let labels = volume
                 .label_slice(Some(slice))
                 .with_context(|| format!("labels {}", path.display()))?;
-            labels.data.iter().for_each(|&value| seen[usize::from(value)] = true);
+            labels
+                .data
+                .iter()
+                .for_each(|&value| seen[usize::from(value)] = true);
         }
     } else {
-        read_grey(path)?.data.iter().for_each(|&value| seen[usize::from(value)] = true);
+        read_grey(path)?
+            .data
+            .iter()
+            .for_each(|&value| seen[usize::from(value)] = true);
     }
-    Ok((0..=255).filter(|&value| seen[usize::from(value)]).collect())
+    Ok((0..=255)
+        .filter(|&value| seen[usize::from(value)])
+        .collect())
 }

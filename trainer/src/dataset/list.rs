@@ -29,12 +29,19 @@ pub(super) fn read(list: &Path) -> Result<Vec<Entry>> {
         .records()
         .collect::<Result<_, _>>()
         .with_context(|| format!("{} is not a CSV file", list.display()))?;
-    let (first, rest) =
-        records.split_first().with_context(|| format!("list {} is empty", list.display()))?;
+    let (first, rest) = records
+        .split_first()
+        .with_context(|| format!("list {} is empty", list.display()))?;
     let headed = first.get(0) == Some(HEADER[0]);
     let rows = if headed { rest } else { &records };
     rows.iter()
-        .map(|row| if headed { own_row(&root, first, row) } else { reference_row(list, row) })
+        .map(|row| {
+            if headed {
+                own_row(&root, first, row)
+            } else {
+                reference_row(list, row)
+            }
+        })
         .zip(rows)
         .map(|(entry, row)| {
             let line = row.position().map_or(0, csv::Position::line);
@@ -46,7 +53,9 @@ pub(super) fn read(list: &Path) -> Result<Vec<Entry>> {
 fn own_row(root: &Path, header: &StringRecord, row: &StringRecord) -> Result<Entry> {
     let field = |name: &str| {
         let column = header.iter().position(|title| title == name);
-        column.and_then(|column| row.get(column)).filter(|text| !text.is_empty())
+        column
+            .and_then(|column| row.get(column))
+            .filter(|text| !text.is_empty())
     };
     let required = |name: &str| {
         field(name).with_context(|| {
@@ -60,7 +69,10 @@ fn own_row(root: &Path, header: &StringRecord, row: &StringRecord) -> Result<Ent
         other => bail!("split is {other:?}: write train, validation or test"),
     };
     let slice = field("slice")
-        .map(|text| text.parse().with_context(|| format!("slice is {text:?}, not a number")))
+        .map(|text| {
+            text.parse()
+                .with_context(|| format!("slice is {text:?}, not a number"))
+        })
         .transpose()?;
     Ok(Entry {
         image: root.join(required("image")?),
@@ -83,7 +95,9 @@ fn reference_row(list: &Path, row: &StringRecord) -> Result<Entry> {
     let root = folder_of(list);
     let image = locate(&root, Path::new(&row[0]));
     let labels = locate(&root, Path::new(row[1].trim_start_matches('/')));
-    let stem = list.file_stem().map(|stem| stem.to_string_lossy().to_lowercase());
+    let stem = list
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().to_lowercase());
     let split = match stem.as_deref() {
         Some(stem) if stem.starts_with("val") => Split::Validation,
         Some(stem) if stem.starts_with("test") => Split::Test,
@@ -100,7 +114,13 @@ fn reference_row(list: &Path, row: &StringRecord) -> Result<Entry> {
         [folder, _, ..] => folder.as_os_str().to_string_lossy().into_owned(),
         _ => stem_of(&image),
     };
-    Ok(Entry { image, labels, patient, split, slice: None })
+    Ok(Entry {
+        image,
+        labels,
+        patient,
+        split,
+        slice: None,
+    })
 }
 
 /// Paths in the reference's lists start with the data set's folder, in which the list may lie.
@@ -117,9 +137,14 @@ fn locate(root: &Path, path: &Path) -> PathBuf {
 
 /// File name up to the first of its extensions `.nii.gz`, `.png` ...
 pub(super) fn stem_of(path: &Path) -> String {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
     let name = name.strip_suffix(".gz").unwrap_or(&name);
-    Path::new(name).file_stem().map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into())
+    Path::new(name)
+        .file_stem()
+        .map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into())
 }
 
 /// Writes `list`; paths are relative to its folder where the files lie below it, absolute elsewhere.
@@ -144,12 +169,18 @@ pub fn write_list(dataset: &Dataset, list: &Path) -> Result<()> {
             &slice,
         ])?;
     }
-    writer.flush().with_context(|| format!("cannot write list {}", list.display()))
+    writer
+        .flush()
+        .with_context(|| format!("cannot write list {}", list.display()))
 }
 
 fn written(folder: &Path, path: &Path) -> Result<String> {
-    let full = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
+    let full = path
+        .canonicalize()
+        .with_context(|| format!("cannot find {}", path.display()))?;
     let shown = full.strip_prefix(folder).unwrap_or(&full);
-    let text = shown.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+    let text = shown
+        .to_str()
+        .with_context(|| format!("{} is not UTF-8", path.display()))?;
     Ok(text.to_owned())
 }

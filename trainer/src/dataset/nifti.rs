@@ -57,7 +57,12 @@ impl Volume {
 
     pub(super) fn slice(&self, slice: Option<usize>) -> Result<Image> {
         let data = self.voxels(slice)?.to_vec();
-        Ok(Image { rows: self.n_rows, cols: self.n_cols, channels: 1, data })
+        Ok(Image {
+            rows: self.n_rows,
+            cols: self.n_cols,
+            channels: 1,
+            data,
+        })
     }
 
     pub(super) fn label_slice(&self, slice: Option<usize>) -> Result<LabelMap> {
@@ -72,7 +77,11 @@ impl Volume {
                 Ok(value as u8)
             })
             .collect::<Result<_>>()?;
-        Ok(LabelMap { rows: self.n_rows, cols: self.n_cols, data })
+        Ok(LabelMap {
+            rows: self.n_rows,
+            cols: self.n_cols,
+            data,
+        })
     }
 
     fn voxels(&self, slice: Option<usize>) -> Result<&[f32]> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
-use rand::seq::SliceRandom;
 use rand::SeedableRng;
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::Split;
@@ -14,28 +14,43 @@ use super::Split;
 pub enum SplitRule {
     /// Patient ids, or endings of ids that fit one patient only (`101` for `SCD0000101`).
     /// An empty `train` takes everyone who is not named; otherwise those are left out.
-    Patients { train: Vec<String>, validation: Vec<String>, test: Vec<String> },
+    Patients {
+        train: Vec<String>,
+        validation: Vec<String>,
+        test: Vec<String>,
+    },
     /// Fractions of the patients, drawn with `seed`; the rest is for training.
-    Fractions { validation: f64, test: f64, seed: u64 },
+    Fractions {
+        validation: f64,
+        test: f64,
+        seed: u64,
+    },
 }
 
 impl SplitRule {
     /// `patients` sorted, without duplicates.
     pub(super) fn assign(&self, patients: &[String]) -> Result<BTreeMap<String, Split>> {
         match self {
-            Self::Patients { train, validation, test } => {
-                by_name(patients, [train, validation, test])
-            }
-            &Self::Fractions { validation, test, seed } => {
-                by_fraction(patients, [validation, test], seed)
-            }
+            Self::Patients {
+                train,
+                validation,
+                test,
+            } => by_name(patients, [train, validation, test]),
+            &Self::Fractions {
+                validation,
+                test,
+                seed,
+            } => by_fraction(patients, [validation, test], seed),
         }
     }
 }
 
 fn by_name(patients: &[String], lists: [&Vec<String>; 3]) -> Result<BTreeMap<String, Split>> {
     let mut splits = BTreeMap::new();
-    for (names, split) in lists.iter().zip([Split::Train, Split::Validation, Split::Test]) {
+    for (names, split) in lists
+        .iter()
+        .zip([Split::Train, Split::Validation, Split::Test])
+    {
         for name in *names {
             let patient = find(patients, name)?;
             if let Some(other) = splits.insert(patient.clone(), split)
@@ -66,7 +81,10 @@ fn find<'a>(patients: &'a [String], name: &str) -> Result<&'a String> {
     let fitting: Vec<&String> = patients.iter().filter(|id| id.ends_with(name)).collect();
     match fitting.as_slice() {
         [only] => Ok(only),
-        [] => bail!("no patient {name:?}: the folder has {}", patients.join(", ")),
+        [] => bail!(
+            "no patient {name:?}: the folder has {}",
+            patients.join(", ")
+        ),
         several => bail!("{name:?} fits the patients {several:?}: write the whole id"),
     }
 }
@@ -88,7 +106,10 @@ fn by_fraction(
         _ => ((n as f64 * fraction).round() as usize).max(1),
     };
     let (n_validation, n_test) = (count(validation), count(test));
-    ensure!(n_validation + n_test < n, "{n} patients are too few for this split");
+    ensure!(
+        n_validation + n_test < n,
+        "{n} patients are too few for this split"
+    );
     let mut drawn: Vec<&String> = patients.iter().collect();
     drawn.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     let split_at = |i: usize| match i {
@@ -96,5 +117,9 @@ fn by_fraction(
         i if i < n_test + n_validation => Split::Validation,
         _ => Split::Train,
     };
-    Ok(drawn.into_iter().enumerate().map(|(i, id)| (id.clone(), split_at(i))).collect())
+    Ok(drawn
+        .into_iter()
+        .enumerate()
+        .map(|(i, id)| (id.clone(), split_at(i)))
+        .collect())
 }

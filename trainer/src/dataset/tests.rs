@@ -11,7 +11,9 @@ use crate::batch::{Batch, Loader, LoaderOptions};
 
 fn png(path: &Path, rows: usize, cols: usize, value: impl Fn(usize, usize) -> u8) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let data: Vec<u8> = (0..rows * cols).map(|i| value(i / cols, i % cols)).collect();
+    let data: Vec<u8> = (0..rows * cols)
+        .map(|i| value(i / cols, i % cols))
+        .collect();
     image::save_buffer(path, &data, cols as u32, rows as u32, image::ColorType::L8).unwrap();
 }
 
@@ -20,7 +22,9 @@ fn pairs(n_images: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for number in 1..=n_images {
         let name = format!("p{number}.png");
-        png(&folder.path().join("images").join(&name), 20, 24, |y, x| (y * 9 + x + number) as u8);
+        png(&folder.path().join("images").join(&name), 20, 24, |y, x| {
+            (y * 9 + x + number) as u8
+        });
         png(&folder.path().join("masks").join(&name), 20, 24, |y, x| {
             2 * u8::from((5..12).contains(&y) && (6..15).contains(&x))
         });
@@ -52,7 +56,13 @@ fn nifti_file(path: &Path, [nx, ny, nz]: [i16; 3], voxels: &[u8]) {
 fn by_name(train: &[&str], validation: &[&str], test: &[&str]) -> Options {
     let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
     let (train, validation, test) = (owned(train), owned(validation), owned(test));
-    Options { split: SplitRule::Patients { train, validation, test } }
+    Options {
+        split: SplitRule::Patients {
+            train,
+            validation,
+            test,
+        },
+    }
 }
 
 fn error_of<T>(result: Result<T>) -> String {
@@ -80,10 +90,24 @@ fn png_pairs_are_indexed_written_and_read_back() {
     assert_eq!(read.fingerprint, dataset.fingerprint);
     assert_eq!(read.classes, [2]);
     assert_eq!(read.patients(Split::Test), ["p3"]);
-    let sample = read.load(read.of(Split::Test)[0], &LabelRule::Binary { class: 2 }).unwrap();
+    let sample = read
+        .load(read.of(Split::Test)[0], &LabelRule::Binary { class: 2 })
+        .unwrap();
     assert_eq!(sample.name, "images/p3.png");
-    assert_eq!(sample.image.data[24 + 1], 13.0, "row 1, column 1 of image 3");
-    assert_eq!(sample.labels.data.iter().filter(|&&label| label == 1).count(), 7 * 9);
+    assert_eq!(
+        sample.image.data[24 + 1] as i32,
+        13,
+        "row 1, column 1 of image 3"
+    );
+    assert_eq!(
+        sample
+            .labels
+            .data
+            .iter()
+            .filter(|&&label| label == 1)
+            .count(),
+        7 * 9
+    );
 }
 
 #[test]
@@ -92,7 +116,11 @@ fn the_fingerprint_follows_content_and_split_only() {
     let of = |root: &TempDir, options: &Options| index(root.path(), options).unwrap().fingerprint;
     let options = by_name(&["p1"], &["p2"], &["p3"]);
     let fingerprint = of(&here, &options);
-    assert_eq!(of(&there, &options), fingerprint, "another folder, the same data");
+    assert_eq!(
+        of(&there, &options),
+        fingerprint,
+        "another folder, the same data"
+    );
     assert_ne!(of(&here, &by_name(&["p1"], &["p3"], &["p2"])), fingerprint);
     png(&here.path().join("masks/p2.png"), 20, 24, |_, _| 1);
     assert_ne!(of(&here, &options), fingerprint);
@@ -104,13 +132,31 @@ fn label_rules() {
         rule: LabelRule,
         wanted: [u8; 4],
     }
-    let grey = LabelMap { rows: 1, cols: 4, data: vec![0, 1, 2, 3] };
+    let grey = LabelMap {
+        rows: 1,
+        cols: 4,
+        data: vec![0, 1, 2, 3],
+    };
     for case in [
-        Case { rule: LabelRule::Binary { class: 2 }, wanted: [0, 0, 1, 0] },
-        Case { rule: LabelRule::Combine, wanted: [0, 1, 1, 1] },
-        Case { rule: LabelRule::Classes { n: 3 }, wanted: [0, 1, 2, 3] },
+        Case {
+            rule: LabelRule::Binary { class: 2 },
+            wanted: [0, 0, 1, 0],
+        },
+        Case {
+            rule: LabelRule::Combine,
+            wanted: [0, 1, 1, 1],
+        },
+        Case {
+            rule: LabelRule::Classes { n: 3 },
+            wanted: [0, 1, 2, 3],
+        },
     ] {
-        assert_eq!(case.rule.apply(grey.clone()).unwrap().data, case.wanted, "{:?}", case.rule);
+        assert_eq!(
+            case.rule.apply(grey.clone()).unwrap().data,
+            case.wanted,
+            "{:?}",
+            case.rule
+        );
     }
 }
 
@@ -119,16 +165,25 @@ fn an_unknown_grey_value_names_file_and_values() {
     let folder = pairs(1);
     let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
     let text = error_of(dataset.load(&dataset.entries[0], &LabelRule::Classes { n: 1 }));
-    assert!(text.contains("masks/p1.png") && text.contains("{0, 2}"), "{text}");
+    assert!(
+        text.contains("masks/p1.png") && text.contains("{0, 2}"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_rule_that_fits_no_image_is_refused_before_training() {
     let folder = pairs(2);
     let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
-    let options = LoaderOptions { labels: LabelRule::Binary { class: 1 }, ..options() };
+    let options = LoaderOptions {
+        labels: LabelRule::Binary { class: 1 },
+        ..options()
+    };
     let text = error_of(Loader::new(&dataset, &dataset.of(Split::Train), options));
-    assert!(text.contains("no image has a foreground pixel") && text.contains("[2]"), "{text}");
+    assert!(
+        text.contains("no image has a foreground pixel") && text.contains("[2]"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -136,7 +191,10 @@ fn sizes_that_differ_are_both_named() {
     let folder = pairs(1);
     png(&folder.path().join("masks/p1.png"), 24, 20, |_, _| 1);
     let text = error_of(index(folder.path(), &by_name(&[], &[], &[])));
-    assert!(text.contains("20 x 24") && text.contains("24 x 20"), "{text}");
+    assert!(
+        text.contains("20 x 24") && text.contains("24 x 20"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -150,7 +208,10 @@ fn a_patient_stays_in_one_split() {
     )
     .unwrap();
     let text = error_of(Dataset::read(&list));
-    assert!(text.contains("patient anna is in two splits, train and test"), "{text}");
+    assert!(
+        text.contains("patient anna is in two splits, train and test"),
+        "{text}"
+    );
     let text = error_of(index(folder.path(), &by_name(&["p1"], &["p1"], &["p2"])));
     assert!(text.contains("patient p1 is in two splits"), "{text}");
 }
@@ -168,9 +229,15 @@ fn lists_are_concatenated_and_checked_together() {
     let second = list("b.csv", "images/p2.png,masks/p2.png,bert,test");
     let clash = list("c.csv", "images/p2.png,masks/p2.png,anna,test");
     let both = Dataset::read_many(&[first.clone(), second.clone()]).unwrap();
-    assert_eq!((both.of(Split::Train).len(), both.of(Split::Test).len()), (1, 1));
+    assert_eq!(
+        (both.of(Split::Train).len(), both.of(Split::Test).len()),
+        (1, 1)
+    );
     let turned = Dataset::read_many(&[second, first.clone()]).unwrap();
-    assert_eq!(both.fingerprint, turned.fingerprint, "order does not matter");
+    assert_eq!(
+        both.fingerprint, turned.fingerprint,
+        "order does not matter"
+    );
     let text = error_of(Dataset::read_many(&[first, clash]));
     assert!(text.contains("patient anna is in two splits"), "{text}");
 }
@@ -182,7 +249,10 @@ fn a_bad_line_is_named() {
     let text = "image,labels,patient,split\nimages/p1.png,masks/p1.png,anna,training\n";
     fs::write(&list, text).unwrap();
     let text = error_of(Dataset::read(&list));
-    assert!(text.contains("line 2") && text.contains("\"training\""), "{text}");
+    assert!(
+        text.contains("line 2") && text.contains("\"training\""),
+        "{text}"
+    );
 }
 
 #[test]
@@ -192,7 +262,9 @@ fn the_references_lists_are_read() {
     for number in [5, 6] {
         let image = format!("images/patient{number}/study/volume/S_{number}.png");
         png(&root.join(image), 8, 8, |y, _| y as u8);
-        png(&root.join(format!("masks/S_{number}.png")), 8, 8, |y, _| if y < 2 { 254 } else { 255 });
+        png(&root.join(format!("masks/S_{number}.png")), 8, 8, |y, _| {
+            if y < 2 { 254 } else { 255 }
+        });
     }
     let row = |n: usize| {
         let image = format!("MRI-Prostate/images/patient{n}/study/volume/S_{n}.png");
@@ -202,9 +274,14 @@ fn the_references_lists_are_read() {
     let list = root.join("val_5shot.csv");
     fs::write(&list, row(5) + &row(6)).unwrap();
     let dataset = Dataset::read(&list).unwrap();
-    assert_eq!(dataset.patients(Split::Validation), ["patient5", "patient6"]);
+    assert_eq!(
+        dataset.patients(Split::Validation),
+        ["patient5", "patient6"]
+    );
     assert_eq!(dataset.classes, [254, 255]);
-    let sample = dataset.load(&dataset.entries[0], &LabelRule::Combine).unwrap();
+    let sample = dataset
+        .load(&dataset.entries[0], &LabelRule::Combine)
+        .unwrap();
     assert!(sample.labels.data.iter().all(|&label| label == 1));
 }
 
@@ -213,9 +290,19 @@ fn only_labelled_slices_of_a_volume_become_entries() {
     let folder = tempfile::tempdir().unwrap();
     let (nx, ny, nz) = (4, 3, 5);
     let voxels: Vec<u8> = (0..60).collect();
-    let labels: Vec<u8> = (0..60).map(|i| u8::from(i / 12 == 2 && i % 12 == 5)).collect();
-    nifti_file(&folder.path().join("imagesTr/v_001.nii"), [nx, ny, nz], &voxels);
-    nifti_file(&folder.path().join("labelsTr/v_001.nii"), [nx, ny, nz], &labels);
+    let labels: Vec<u8> = (0..60)
+        .map(|i| u8::from(i / 12 == 2 && i % 12 == 5))
+        .collect();
+    nifti_file(
+        &folder.path().join("imagesTr/v_001.nii"),
+        [nx, ny, nz],
+        &voxels,
+    );
+    nifti_file(
+        &folder.path().join("labelsTr/v_001.nii"),
+        [nx, ny, nz],
+        &labels,
+    );
     nifti_file(&folder.path().join("imagesTr/._v_001.nii"), [1, 1, 1], &[0]);
     let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
     assert_eq!(dataset.entries.len(), 1);
@@ -223,7 +310,10 @@ fn only_labelled_slices_of_a_volume_become_entries() {
     assert_eq!((entry.slice, entry.patient.as_str()), (Some(2), "v_001"));
     let sample = dataset.load(entry, &LabelRule::Combine).unwrap();
     assert_eq!((sample.image.rows, sample.image.cols), (3, 4));
-    assert_eq!(sample.image.data, (24..36).map(|i| i as f32).collect::<Vec<_>>());
+    assert_eq!(
+        sample.image.data,
+        (24..36).map(|i| i as f32).collect::<Vec<_>>()
+    );
     assert_eq!(sample.labels.data[5], 1);
     assert_eq!(sample.spacing_mm, Some([0.75, 0.5]));
     assert_eq!(sample.name, "imagesTr/v_001.nii#2");
@@ -233,7 +323,11 @@ fn only_labelled_slices_of_a_volume_become_entries() {
 fn fractions_split_patients_by_seed() {
     let folder = pairs(10);
     let split = |seed| {
-        let rule = SplitRule::Fractions { validation: 0.2, test: 0.1, seed };
+        let rule = SplitRule::Fractions {
+            validation: 0.2,
+            test: 0.1,
+            seed,
+        };
         index(folder.path(), &Options { split: rule }).unwrap()
     };
     let dataset = split(3);
@@ -307,7 +401,10 @@ fn an_epoch_is_a_function_of_seed_and_number() {
     let loader = Loader::new(&dataset, &dataset.of(Split::Train), options()).unwrap();
     assert_eq!(loader.n_batches(), 3);
     let epoch = values(loader.epoch(4));
-    assert_eq!(epoch.iter().map(|batch| batch.0.len()).collect::<Vec<_>>(), [2, 2, 1]);
+    assert_eq!(
+        epoch.iter().map(|batch| batch.0.len()).collect::<Vec<_>>(),
+        [2, 2, 1]
+    );
     assert_eq!(epoch[0].1.len(), 2 * 3 * 32 * 32);
     assert_eq!(epoch[0].2.len(), 2 * 32 * 32);
     let mut names: Vec<&String> = epoch.iter().flat_map(|batch| &batch.0).collect();
@@ -315,7 +412,11 @@ fn an_epoch_is_a_function_of_seed_and_number() {
     names.dedup();
     assert_eq!(names.len(), 5, "every image once");
     assert_eq!(values(loader.epoch(4)), epoch);
-    assert_eq!(values(loader.epoch_from(4, 2)), epoch[2..], "resumed in the middle");
+    assert_eq!(
+        values(loader.epoch_from(4, 2)),
+        epoch[2..],
+        "resumed in the middle"
+    );
     assert_ne!(values(loader.epoch(5)), epoch);
     drop(loader.epoch(6));
 }
@@ -324,11 +425,21 @@ fn an_epoch_is_a_function_of_seed_and_number() {
 fn without_augmentation_a_batch_holds_the_frames_in_order() {
     let folder = pairs(3);
     let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
-    let options = LoaderOptions { augmentation: None, shuffle: false, ..options() };
+    let options = LoaderOptions {
+        augmentation: None,
+        shuffle: false,
+        ..options()
+    };
     let loader = Loader::new(&dataset, &dataset.of(Split::Train), options).unwrap();
-    let pixels: Vec<f32> = values(loader.epoch(0)).into_iter().flat_map(|batch| batch.1).collect();
-    let wanted: Vec<f32> =
-        loader.frames().iter().flat_map(|frame| frame.pixels.iter().copied()).collect();
+    let pixels: Vec<f32> = values(loader.epoch(0))
+        .into_iter()
+        .flat_map(|batch| batch.1)
+        .collect();
+    let wanted: Vec<f32> = loader
+        .frames()
+        .iter()
+        .flat_map(|frame| frame.pixels.iter().copied())
+        .collect();
     assert_eq!(pixels, wanted);
     let placement = loader.frames()[0].placement;
     assert_eq!((placement.scaled_rows, placement.scaled_cols), (27, 32));
@@ -336,7 +447,9 @@ fn without_augmentation_a_batch_holds_the_frames_in_order() {
 
 /// The real data beside the repository; says so loudly when it is missing.
 fn shared(name: &str) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data").join(name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared/data")
+        .join(name);
     if folder.is_dir() {
         return Some(folder);
     }
@@ -345,26 +458,26 @@ fn shared(name: &str) -> Option<PathBuf> {
         "{} is missing and SCANSIDE_REQUIRE_SHARED is set",
         folder.display()
     );
-    #[expect(clippy::print_stderr, reason = "a skipped test must be seen")]
-    {
-        eprintln!("SKIPPED: {} is missing", folder.display());
-    }
+    eprintln!("SKIPPED: {} is missing", folder.display());
     None
 }
 
 #[test]
 fn sunnybrook_has_96_frames_of_5_patients() {
-    let Some(root) = shared("sunnybrook_scd") else { return };
+    let Some(root) = shared("sunnybrook_scd") else {
+        return;
+    };
     let options = by_name(&["101", "201", "301"], &["401"], &["501"]);
     let dataset = index(&root, &options).unwrap();
-    let sizes =
-        [Split::Train, Split::Validation, Split::Test].map(|split| dataset.of(split).len());
+    let sizes = [Split::Train, Split::Validation, Split::Test].map(|split| dataset.of(split).len());
     assert_eq!(sizes, [56, 18, 22]);
     assert_eq!(dataset.patients(Split::Test), ["SCD0000501"]);
     assert_eq!(dataset.classes, [1, 2]);
     let mut n_with_myocardium = 0;
     for entry in &dataset.entries {
-        let cavity = dataset.load(entry, &LabelRule::Binary { class: 1 }).unwrap();
+        let cavity = dataset
+            .load(entry, &LabelRule::Binary { class: 1 })
+            .unwrap();
         assert!(cavity.labels.data.contains(&1), "{}", cavity.name);
         assert_eq!((cavity.image.rows, cavity.image.cols), (256, 256));
         let [row_mm, _] = cavity.spacing_mm.unwrap();
@@ -390,7 +503,12 @@ fn hippocampus_montgomery_and_prostate_index_and_load() {
             rule: LabelRule::Classes { n: 2 },
             classes: &[1, 2],
         },
-        Case { name: "cxr_montgomery", n_patients: 138, rule: LabelRule::Combine, classes: &[255] },
+        Case {
+            name: "cxr_montgomery",
+            n_patients: 138,
+            rule: LabelRule::Combine,
+            classes: &[255],
+        },
         // Ten images; patient77 has two of them.
         Case {
             name: "mri_prostate",
@@ -399,8 +517,14 @@ fn hippocampus_montgomery_and_prostate_index_and_load() {
             classes: &[254, 255],
         },
     ] {
-        let Some(root) = shared(case.name) else { continue };
-        let split = SplitRule::Fractions { validation: 0.15, test: 0.15, seed: 1 };
+        let Some(root) = shared(case.name) else {
+            continue;
+        };
+        let split = SplitRule::Fractions {
+            validation: 0.15,
+            test: 0.15,
+            seed: 1,
+        };
         let dataset = index(&root, &Options { split }).unwrap();
         let n_patients: usize = [Split::Train, Split::Validation, Split::Test]
             .map(|split| dataset.patients(split).len())
@@ -410,7 +534,11 @@ fn hippocampus_montgomery_and_prostate_index_and_load() {
         assert_eq!(dataset.classes, case.classes, "{}", case.name);
         for entry in dataset.entries.iter().take(80) {
             let sample = dataset.load(entry, &case.rule).unwrap();
-            assert!(sample.labels.data.iter().any(|&label| label > 0), "{}", sample.name);
+            assert!(
+                sample.labels.data.iter().any(|&label| label > 0),
+                "{}",
+                sample.name
+            );
         }
     }
 }

@@ -99,7 +99,7 @@ pub(crate) fn image(phase: f32) -> Vec<f32> {
         .collect()
 }
 
-/// Logits of candle.
+/// Logits of candle for an image of the network's size.
 pub(crate) fn network(
     config: &SamConfig,
     state: BTreeMap<String, Tensor>,
@@ -108,7 +108,9 @@ pub(crate) fn network(
     let params = Params::new(state, |_| false, 0);
     let sam = Sam::new(config, &params).unwrap();
     assert_eq!(params.finish().report.random, Vec::<String>::new());
-    let image = Tensor::from_slice(chw, (1, 3, SIZE, SIZE), &Device::Cpu).unwrap();
+    let EncoderConfig::TinyVit(encoder) = &config.encoder;
+    let size = encoder.img_size;
+    let image = Tensor::from_slice(chw, (1, 3, size, size), &Device::Cpu).unwrap();
     let logits = sam.forward_noprompt(&image, Mode::Eval).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
 }

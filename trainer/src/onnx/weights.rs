@@ -76,7 +76,7 @@ impl Weights {
 
     /// How many of `pattern` (with `{}` for 0, 1, 2 ...) there are.
     pub(super) fn count(&self, pattern: &str) -> usize {
-        (0..)
+        (0..self.tensors.len())
             .take_while(|i| self.has(&pattern.replace("{}", &i.to_string())))
             .count()
     }

@@ -1,13 +1,149 @@
 //! Element-wise activations and softmax.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+
+use super::kernel::{BLOCK, dot, exp, for_blocks, max, plain, sum, values};
 
 /// Exact (erf) GELU of any shape.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.gelu_erf()
+    x.contiguous()?.apply_op1(Gelu)
 }
 
 /// Softmax over the last dimension.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    candle_nn::ops::softmax(x, D::Minus1)
+    x.contiguous()?.apply_op1(Softmax)
+}
+
+struct Gelu;
+
+impl CustomOp1 for Gelu {
+    fn name(&self) -> &'static str {
+        "gelu"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = values(storage, layout)?;
+        let mut out = vec![0f32; x.len()];
+        for_blocks(
+            &mut out,
+            BLOCK,
+            #[inline(always)]
+            |at, out| {
+                for (out, &x) in out.iter_mut().zip(&x[at..]) {
+                    *out = x * normal(x).0;
+                }
+            },
+        );
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = plain("gelu-backward", [x, grad], x.shape(), |[x, grad], out| {
+            for_blocks(
+                out,
+                BLOCK,
+                #[inline(always)]
+                |at, out| {
+                    for ((out, &x), &grad) in out.iter_mut().zip(&x[at..]).zip(&grad[at..]) {
+                        let (cdf, density) = normal(x);
+                        *out = grad * (cdf + x * density);
+                    }
+                },
+            );
+        })?;
+        Ok(Some(grad))
+    }
+}
+
+/// The standard normal's distribution function, within 7.5e-8, and density. Abramowitz and
+/// Stegun 7.1.26: the error function from the exponential that the density needs as well.
+#[inline(always)]
+fn normal(x: f32) -> (f32, f32) {
+    // 0.3275911 / sqrt(2)
+    let t = 1.0 / (1.0 + 0.231_641_89 * x.abs());
+    let p = 1.061_405_4;
+    let p = p * t - 1.453_152_1;
+    let p = p * t + 1.421_413_8;
+    let p = p * t - 0.284_496_72;
+    let p = p * t + 0.254_829_6;
+    let e = exp(-0.5 * x * x);
+    let tail = 0.5 * p * t * e;
+    let cdf = if x > 0.0 { 1.0 - tail } else { tail };
+    (cdf, 0.398_942_3 * e)
+}
+
+/// Turns `row` into its softmax.
+#[inline(always)]
+pub(super) fn softmax_row(row: &mut [f32]) {
+    let top = max(row);
+    for x in &mut *row {
+        *x = exp(*x - top);
+    }
+    let scale = 1.0 / sum(row);
+    for x in row {
+        *x *= scale;
+    }
+}
+
+struct Softmax;
+
+impl CustomOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = values(storage, layout)?;
+        let width = layout.shape().dim(D::Minus1)?;
+        let mut out = vec![0f32; x.len()];
+        for_blocks(
+            &mut out,
+            rows_per_block(width) * width,
+            #[inline(always)]
+            |at, out| {
+                let x = &x[at..at + out.len()];
+                for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                    out.copy_from_slice(x);
+                    softmax_row(out);
+                }
+            },
+        );
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        softmax_backward(y, grad, 1.0).map(Some)
+    }
+}
+
+/// Gradient of `scale * x` from the softmax `y` of it, and `y`'s gradient.
+pub(super) fn softmax_backward(y: &Tensor, grad: &Tensor, scale: f32) -> Result<Tensor> {
+    let width = y.dim(D::Minus1)?;
+    plain(
+        "softmax-backward",
+        [y, grad],
+        y.shape(),
+        |[y, grad], out| {
+            for_blocks(
+                out,
+                rows_per_block(width) * width,
+                #[inline(always)]
+                |at, out| {
+                    let y = y[at..].chunks_exact(width);
+                    let grad = grad[at..].chunks_exact(width);
+                    for ((out, y), grad) in out.chunks_exact_mut(width).zip(y).zip(grad) {
+                        let mean = dot(y, grad);
+                        for ((out, &y), &grad) in out.iter_mut().zip(y).zip(grad) {
+                            *out = scale * y * (grad - mean);
+                        }
+                    }
+                },
+            );
+        },
+    )
+}
+
+/// Rows of a block when each is `width` long.
+pub(super) fn rows_per_block(width: usize) -> usize {
+    (BLOCK / width.max(1)).max(1)
 }

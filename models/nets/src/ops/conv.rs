@@ -1,10 +1,11 @@
-//! Dense convolutions as matrix products.
+//! Dense convolution as matrix products.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::contiguous::values;
+use super::im2col::Windows;
+use super::kernel::{axpy, into_values, sum_per_channel, values, vectorized};
 
 /// Convolution of `x` (B, I, H, W) with `weight` (O, I, k, k) and `bias` (O), zero padded.
 pub fn conv2d(
@@ -14,197 +15,298 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    let (b, inputs, h, w) = x.dims4()?;
-    let (outputs, _, kernel, _) = weight.dims4()?;
-    let grid = Grid::new([h, w], kernel, stride, padding);
-    let [oh, ow] = grid.output;
-    let columns = if (kernel, stride, padding) == (1, 1, 0) {
-        x.contiguous()?.reshape((b, inputs, h * w))?
-    } else {
-        x.contiguous()?.apply_op1(ImageToColumns { grid })?
+    let (_, inputs, h, w) = x.dims4()?;
+    let (outputs, weight_inputs, kernel, kernel_width) = weight.dims4()?;
+    if inputs != weight_inputs || kernel != kernel_width {
+        bail!(
+            "conv2d: input {:?} does not go with weight {:?}",
+            x.dims(),
+            weight.dims()
+        );
+    }
+    let windows = Windows::new([h, w], kernel, stride, padding)?;
+    let op = Convolution {
+        windows,
+        inputs,
+        outputs,
     };
-    let weight = weight
-        .contiguous()?
-        .reshape((outputs, inputs * kernel * kernel))?;
-    let y = columns
-        .apply_op2(&weight, ChannelProduct)?
-        .reshape((b, outputs, oh, ow))?;
-    add_bias(y, bias)
-}
-
-/// Transposed convolution with kernel 2 and stride 2: `x` (B, I, H, W), `weight` (I, O, 2, 2),
-/// `bias` (O), giving (B, O, 2H, 2W). The windows do not overlap, so it is one matrix product.
-pub fn conv_transpose2x2(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (b, _, h, w) = x.dims4()?;
-    let (i, o, _, _) = weight.dims4()?;
-    let kernel = weight.permute((1, 2, 3, 0))?.reshape((4 * o, i, 1, 1))?;
-    let y = conv2d(x, &kernel, None, 1, 0)?
-        .reshape(&[b, o, 2, 2, h, w][..])?
-        .permute([0, 1, 4, 2, 5, 3])?
-        .reshape((b, o, 2 * h, 2 * w))?;
-    add_bias(y, bias)
-}
-
-fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     match bias {
-        Some(bias) => y.broadcast_add(&bias.reshape((1, bias.elem_count(), 1, 1))?),
-        None => Ok(y),
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op),
+        None => x.apply_op2(&weight, op),
     }
 }
 
-/// `weight` (O, K) times each image of `columns` (B, K, L). A gradient that nothing needs is not
-/// computed: frozen weights are the rule with LoRA.
-struct ChannelProduct;
+#[derive(Debug, Clone, Copy)]
+struct Convolution {
+    windows: Windows,
+    inputs: usize,
+    outputs: usize,
+}
 
-impl CustomOp2 for ChannelProduct {
+type Operand<'a> = (&'a CpuStorage, &'a Layout);
+
+impl Convolution {
+    /// Height of the columns.
+    fn taps(&self) -> usize {
+        self.inputs * self.windows.kernel * self.windows.kernel
+    }
+
+    /// `a b` for matrices of (rows, inner) and (inner, columns).
+    fn product(a: Operand, b: Operand) -> Result<CpuStorage> {
+        let (rows, inner) = a.1.shape().dims2()?;
+        let columns = b.1.dim(1)?;
+        a.0.matmul(b.0, (1, rows, columns, inner), a.1, b.1)
+    }
+
+    fn forward(&self, x: Operand, weight: Operand) -> Result<(Vec<f32>, Shape)> {
+        let (taps, plane) = (self.taps(), self.windows.pixels_out());
+        let batch = x.1.dims()[0];
+        let kernel = Layout::contiguous_with_offset((self.outputs, taps), weight.1.start_offset());
+        let [height, width] = self.windows.output;
+        let shape = Shape::from((batch, self.outputs, height, width));
+        let mut out = Vec::new();
+        for image in 0..batch {
+            if self.windows.is_pointwise() {
+                let start = x.1.start_offset() + image * taps * plane;
+                let x = (x.0, &Layout::contiguous_with_offset((taps, plane), start));
+                let y = into_values(Self::product((weight.0, &kernel), x)?)?;
+                if batch == 1 {
+                    return Ok((y, shape));
+                }
+                out.reserve_exact(batch * y.len() - out.len());
+                out.extend_from_slice(&y);
+                continue;
+            }
+            if out.is_empty() {
+                out = vec![0f32; shape.elem_count()];
+            }
+            let y = &mut out[image * self.outputs * plane..][..self.outputs * plane];
+            self.for_blocks(x, image, |rows, columns, layout| {
+                let product = Self::product((weight.0, &kernel), (columns, layout))?;
+                let (product, n) = (into_values(product)?, rows.len() * width);
+                y.par_chunks_mut(plane)
+                    .zip(product.par_chunks(n))
+                    .for_each(|(y, product)| {
+                        y[rows.start * width..][..n].copy_from_slice(product);
+                    });
+                Ok(())
+            })?;
+        }
+        Ok((out, shape))
+    }
+
+    /// Calls `f(output rows, columns, their layout (taps, pixels))` for blocks of an image.
+    fn for_blocks(
+        &self,
+        x: Operand,
+        image: usize,
+        mut f: impl FnMut(std::ops::Range<usize>, &CpuStorage, &Layout) -> Result<()>,
+    ) -> Result<()> {
+        let size = self.inputs * self.windows.pixels_in();
+        let x = &values(x.0, x.1)?[image * size..][..size];
+        let mut buffer = Vec::new();
+        for rows in self.windows.row_blocks(self.inputs) {
+            let n = rows.len() * self.windows.output[1];
+            buffer.resize(self.taps() * n, 0f32);
+            self.windows.gather(x, rows.clone(), &mut buffer);
+            let columns = CpuStorage::F32(buffer);
+            f(rows, &columns, &Layout::contiguous((self.taps(), n)))?;
+            buffer = into_values(columns)?;
+        }
+        Ok(())
+    }
+
+    /// The part of an image's gradient (O, pixels) that belongs to `rows` of the output.
+    fn gradient_layout(
+        &self,
+        grad: &Layout,
+        image: usize,
+        rows: &std::ops::Range<usize>,
+    ) -> Layout {
+        let (plane, width) = (self.windows.pixels_out(), self.windows.output[1]);
+        let start = grad.start_offset() + image * self.outputs * plane + rows.start * width;
+        let shape = Shape::from((self.outputs, rows.len() * width));
+        Layout::new(shape, vec![plane, 1], start)
+    }
+
+    fn gradients(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let to_x = x
+            .track_op()
+            .then(|| grad.apply_op2_no_bwd(weight, &InputGradient(*self)));
+        let to_weight = weight
+            .track_op()
+            .then(|| x.apply_op2_no_bwd(&grad, &WeightGradient(*self)));
+        Ok((to_x.transpose()?, to_weight.transpose()?))
+    }
+}
+
+impl CustomOp2 for Convolution {
     fn name(&self) -> &'static str {
-        "channel_product"
+        "conv2d"
     }
 
     fn cpu_fwd(
         &self,
-        columns: &CpuStorage,
-        columns_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (b, k, l) = columns_layout.shape().dims3()?;
-        let (o, _) = weight_layout.shape().dims2()?;
-        let weight_layout = weight_layout.broadcast_as((b, o, k))?;
-        let y = weight.matmul(columns, (b, o, l, k), &weight_layout, columns_layout)?;
-        Ok((y, Shape::from((b, o, l))))
+        let (y, shape) = self.forward((s1, l1), (s2, l2))?;
+        Ok((CpuStorage::F32(y), shape))
     }
 
     fn bwd(
         &self,
-        columns: &Tensor,
+        x: &Tensor,
         weight: &Tensor,
-        _y: &Tensor,
-        gradient: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let gradient = gradient.contiguous()?;
-        let (b, k, _) = columns.dims3()?;
-        let (o, _) = weight.dims2()?;
-        let to_columns = columns
-            .track_op()
-            .then(|| {
-                weight
-                    .t()?
-                    .contiguous()?
-                    .broadcast_as((b, k, o))?
-                    .matmul(&gradient)
-            })
-            .transpose()?;
-        let to_weight = weight
-            .track_op()
-            .then(|| gradient.matmul(&columns.transpose(1, 2)?)?.sum(0))
-            .transpose()?;
-        Ok((to_columns, to_weight))
+        self.gradients(x, weight, grad)
     }
 }
 
-/// How a k x k kernel lies on the input.
-#[derive(Debug, Clone, Copy)]
-struct Grid {
-    input: [usize; 2],
-    output: [usize; 2],
-    kernel: usize,
-    stride: usize,
-    padding: usize,
-}
+impl CustomOp3 for Convolution {
+    fn name(&self) -> &'static str {
+        "conv2d"
+    }
 
-impl Grid {
-    fn new(input: [usize; 2], kernel: usize, stride: usize, padding: usize) -> Self {
-        let output = input.map(|side| (side + 2 * padding - kernel) / stride + 1);
-        Self {
-            input,
-            output,
-            kernel,
-            stride,
-            padding,
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (mut y, shape) = self.forward((s1, l1), (s2, l2))?;
+        let bias = values(s3, l3)?;
+        if bias.len() != self.outputs {
+            bail!(
+                "conv2d: bias {:?} does not go with weight {:?}",
+                l3.dims(),
+                l2.dims()
+            );
         }
+        add_per_channel(&mut y, bias, self.windows.pixels_out());
+        Ok((CpuStorage::F32(y), shape))
     }
 
-    /// Calls `f(index in the columns of one channel, index in its image)` for every tap that lies
-    /// inside the image.
-    fn for_each_tap(&self, mut f: impl FnMut(usize, usize)) {
-        let Self {
-            input: [h, w],
-            output: [oh, ow],
-            kernel,
-            stride,
-            padding,
-        } = *self;
-        for tap in 0..kernel * kernel {
-            let (ky, kx) = (tap / kernel, tap % kernel);
-            let first = padding.saturating_sub(kx).div_ceil(stride);
-            let end = (w + padding).saturating_sub(kx).div_ceil(stride).min(ow);
-            for oy in 0..oh {
-                let Some(iy) = (oy * stride + ky).checked_sub(padding).filter(|&iy| iy < h) else {
-                    continue;
-                };
-                let row = (tap * oh + oy) * ow;
-                for ox in first..end {
-                    f(row + ox, iy * w + ox * stride + kx - padding);
-                }
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (to_x, to_weight) = self.gradients(x, weight, grad)?;
+        let to_bias = bias.track_op().then(|| sum_per_channel(grad)).transpose()?;
+        Ok((to_x, to_weight, to_bias))
+    }
+}
+
+/// Adds `bias` (C) to `y` (B, C, plane).
+pub(super) fn add_per_channel(y: &mut [f32], bias: &[f32], plane: usize) {
+    y.par_chunks_mut(plane).enumerate().for_each(|(index, y)| {
+        let bias = bias[index % bias.len()];
+        vectorized(
+            #[inline(always)]
+            || y.iter_mut().for_each(|y| *y += bias),
+        );
+    });
+}
+
+/// (gradient, weight) to the input's gradient.
+struct InputGradient(Convolution);
+
+impl CustomOp2 for InputGradient {
+    fn name(&self) -> &'static str {
+        "conv2d-input-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let op = self.0;
+        let windows = op.windows;
+        let batch = l1.dims()[0];
+        let [height, width] = windows.input;
+        let shape = Shape::from((batch, op.inputs, height, width));
+        let kernel = Layout::contiguous_with_offset((op.outputs, op.taps()), l2.start_offset())
+            .transpose(0, 1)?;
+        let all = 0..windows.output[0];
+        if windows.is_pointwise() && batch == 1 {
+            let grad = op.gradient_layout(l1, 0, &all);
+            return Ok((Convolution::product((s2, &kernel), (s1, &grad))?, shape));
+        }
+        let mut out = vec![0f32; shape.elem_count()];
+        for (image, out) in out
+            .chunks_exact_mut(op.inputs * windows.pixels_in())
+            .enumerate()
+        {
+            for rows in windows.row_blocks(op.inputs) {
+                let grad = op.gradient_layout(l1, image, &rows);
+                let columns = into_values(Convolution::product((s2, &kernel), (s1, &grad))?)?;
+                windows.scatter(&columns, rows, out);
             }
         }
-    }
-
-    fn n_columns(&self) -> usize {
-        self.kernel * self.kernel * self.output[0] * self.output[1]
+        Ok((CpuStorage::F32(out), shape))
     }
 }
 
-/// (B, C, H, W) -> (B, C k k, OH OW)
-struct ImageToColumns {
-    grid: Grid,
-}
+/// (input, gradient) to the weight's gradient.
+struct WeightGradient(Convolution);
 
-impl CustomOp1 for ImageToColumns {
+impl CustomOp2 for WeightGradient {
     fn name(&self) -> &'static str {
-        "image_to_columns"
+        "conv2d-weight-gradient"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (b, c, h, w) = layout.shape().dims4()?;
-        let grid = self.grid;
-        let mut columns = vec![0f32; b * c * grid.n_columns()];
-        columns
-            .par_chunks_mut(grid.n_columns())
-            .zip(values(x, layout)?.par_chunks(h * w))
-            .for_each(|(columns, image)| grid.for_each_tap(|to, from| columns[to] = image[from]));
-        let [oh, ow] = grid.output;
-        let shape = Shape::from((b, c * grid.kernel * grid.kernel, oh * ow));
-        Ok((CpuStorage::F32(columns), shape))
-    }
-
-    fn bwd(&self, _x: &Tensor, _columns: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let op = ColumnsToImage { grid: self.grid };
-        gradient.contiguous()?.apply_op1_no_bwd(&op).map(Some)
-    }
-}
-
-/// The adjoint: adds every column entry to the pixel it came from.
-struct ColumnsToImage {
-    grid: Grid,
-}
-
-impl CustomOp1 for ColumnsToImage {
-    fn name(&self) -> &'static str {
-        "columns_to_image"
-    }
-
-    fn cpu_fwd(&self, columns: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (b, rows, _) = layout.shape().dims3()?;
-        let grid = self.grid;
-        let c = rows / (grid.kernel * grid.kernel);
-        let [h, w] = grid.input;
-        let mut image = vec![0f32; b * c * h * w];
-        image
-            .par_chunks_mut(h * w)
-            .zip(values(columns, layout)?.par_chunks(grid.n_columns()))
-            .for_each(|(image, columns)| grid.for_each_tap(|from, to| image[to] += columns[from]));
-        Ok((CpuStorage::F32(image), Shape::from((b, c, h, w))))
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let op = self.0;
+        let (taps, kernel) = (op.taps(), op.windows.kernel);
+        let all = 0..op.windows.output[0];
+        let mut out = vec![0f32; op.outputs * taps];
+        let mut add = |grad: &Layout, columns: &CpuStorage, layout: &Layout| {
+            let part = Convolution::product((s2, grad), (columns, &layout.transpose(0, 1)?))?;
+            axpy(&mut out, 1.0, &into_values(part)?);
+            Ok(())
+        };
+        for image in 0..l1.dims()[0] {
+            if op.windows.is_pointwise() {
+                let size = (taps, op.windows.pixels_in());
+                let start = l1.start_offset() + image * size.0 * size.1;
+                let x = Layout::contiguous_with_offset(size, start);
+                add(&op.gradient_layout(l2, image, &all), s1, &x)?;
+                continue;
+            }
+            op.for_blocks((s1, l1), image, |rows, columns, layout| {
+                add(&op.gradient_layout(l2, image, &rows), columns, layout)
+            })?;
+        }
+        Ok((
+            CpuStorage::F32(out),
+            (op.outputs, op.inputs, kernel, kernel).into(),
+        ))
     }
 }

@@ -1,60 +1,168 @@
 //! The affine map of a linear layer.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+use super::kernel::{axpy, for_blocks, into_values, plain, values, vectorized};
+use rayon::prelude::*;
 
 /// `x weight^T + bias` for `x` (.., in), `weight` (out, in) and `bias` (out). A weight or an input
 /// that needs no gradient costs nothing in the backward pass.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (out, inner) = weight.dims2()?;
-    let mut dims = x.dims().to_vec();
-    let rows = x.elem_count() / inner;
-    let x = x.contiguous()?.reshape((rows, inner))?;
-    let y = x.apply_op2(&weight.contiguous()?, Product)?;
-    let y = match bias {
-        Some(bias) => y.broadcast_add(bias)?,
-        None => y,
-    };
-    if let Some(last) = dims.last_mut() {
-        *last = out;
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    match bias {
+        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
+        None => x.apply_op2(&weight, Linear),
     }
-    y.reshape(dims)
 }
 
-/// `x` (rows, in) times the transpose of `weight` (out, in).
-struct Product;
+struct Linear;
 
-impl CustomOp2 for Product {
+impl Linear {
+    fn forward(
+        (s1, l1): (&CpuStorage, &Layout),
+        (s2, l2): (&CpuStorage, &Layout),
+    ) -> Result<(Vec<f32>, Shape)> {
+        let (out, inner) = l2.shape().dims2()?;
+        let mut dims = l1.dims().to_vec();
+        match dims.last_mut() {
+            Some(last) if *last == inner => *last = out,
+            _ => bail!(
+                "linear: input {:?} does not go with weight {:?}",
+                l1.dims(),
+                l2.dims()
+            ),
+        }
+        let rows = l1.shape().elem_count() / inner;
+        let x = Layout::contiguous_with_offset((rows, inner), l1.start_offset());
+        let y = s1.matmul(s2, (1, rows, out, inner), &x, &l2.transpose(0, 1)?)?;
+        Ok((into_values(y)?, dims.into()))
+    }
+
+    fn backward(
+        x: &Tensor,
+        weight: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (out, inner) = weight.dims2()?;
+        let grad = grad.contiguous()?.reshape(((), out))?;
+        let grad_x = x
+            .track_op()
+            .then(|| grad.matmul(&weight.detach())?.reshape(x.shape()));
+        let grad_weight = weight
+            .track_op()
+            .then(|| grad.t()?.matmul(&x.detach().reshape(((), inner))?));
+        Ok((grad_x.transpose()?, grad_weight.transpose()?))
+    }
+}
+
+impl CustomOp2 for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
 
     fn cpu_fwd(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (rows, inner) = x_layout.shape().dims2()?;
-        let (out, _) = weight_layout.shape().dims2()?;
-        let transposed = weight_layout.transpose(0, 1)?;
-        let y = x.matmul(weight, (1, rows, out, inner), x_layout, &transposed)?;
-        Ok((y, Shape::from((rows, out))))
+        let (y, shape) = Self::forward((s1, l1), (s2, l2))?;
+        Ok((CpuStorage::F32(y), shape))
     }
 
     fn bwd(
         &self,
         x: &Tensor,
         weight: &Tensor,
-        _y: &Tensor,
-        gradient: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let to_x = x.track_op().then(|| gradient.matmul(weight)).transpose()?;
-        let to_weight = weight
-            .track_op()
-            .then(|| gradient.t()?.matmul(x))
-            .transpose()?;
-        Ok((to_x, to_weight))
+        Self::backward(x, weight, grad)
+    }
+}
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (mut y, shape) = Self::forward((s1, l1), (s2, l2))?;
+        let bias = values(s3, l3)?;
+        if bias.len() != l2.dims()[0] {
+            bail!(
+                "linear: bias {:?} does not go with weight {:?}",
+                l3.dims(),
+                l2.dims()
+            );
+        }
+        let block = super::activation::rows_per_block(bias.len()) * bias.len();
+        for_blocks(
+            &mut y,
+            block,
+            #[inline(always)]
+            |_, rows| {
+                for row in rows.chunks_exact_mut(bias.len()) {
+                    axpy(row, 1.0, bias);
+                }
+            },
+        );
+        Ok((CpuStorage::F32(y), shape))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (grad_x, grad_weight) = Self::backward(x, weight, grad)?;
+        let grad_bias = bias.track_op().then(|| sum_rows(grad, bias.elem_count()));
+        Ok((grad_x, grad_weight, grad_bias.transpose()?))
+    }
+}
+
+/// Sum of `x` (.., width) over all but the last dimension.
+pub(super) fn sum_rows(x: &Tensor, width: usize) -> Result<Tensor> {
+    plain("sum-rows", [x], width, |[x], out| {
+        add_row_sums(x.len() / width, out, |row, out| {
+            axpy(out, 1.0, &x[row * width..]);
+        });
+    })
+}
+
+/// Adds to `out` what `add` adds for each row; blocks of rows run in parallel and are added up
+/// in order, so the sum does not depend on the threads.
+pub(super) fn add_row_sums(rows: usize, out: &mut [f32], add: impl Fn(usize, &mut [f32]) + Sync) {
+    let block = super::activation::rows_per_block(out.len()).max(rows.div_ceil(64));
+    let partial: Vec<Vec<f32>> = (0..rows.div_ceil(block))
+        .into_par_iter()
+        .map(|index| {
+            let mut partial = vec![0f32; out.len()];
+            vectorized(
+                #[inline(always)]
+                || {
+                    for row in index * block..rows.min((index + 1) * block) {
+                        add(row, &mut partial);
+                    }
+                },
+            );
+            partial
+        })
+        .collect();
+    for partial in partial {
+        axpy(out, 1.0, &partial);
     }
 }

@@ -1,21 +1,147 @@
-//! Layer normalization over the last dimension and over channels.
+//! Layer normalization over the last dimension.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+use super::activation::rows_per_block;
+use super::kernel::{dot, for_blocks, plain, squared_deviation, sum, values};
+use super::linear::add_row_sums;
 
 /// Normalizes over the last dimension, then scales by `weight` and shifts by `bias`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred
-        .broadcast_div(&(variance + eps)?.sqrt()?)?
-        .broadcast_mul(weight)?
-        .broadcast_add(bias)
+    let op = LayerNorm { eps: eps as f32 };
+    x.contiguous()?
+        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
 }
 
-/// The same over the channels of each pixel: `x` (B, C, H, W), `weight` and `bias` (C).
-pub fn layer_norm_2d(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    let x = x.permute((0, 2, 3, 1))?.contiguous()?;
-    layer_norm(&x, weight, bias, eps)?
-        .permute((0, 3, 1, 2))?
-        .contiguous()
+struct LayerNorm {
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Mean of a row and the inverse of its standard deviation.
+    #[inline(always)]
+    fn statistics(&self, row: &[f32]) -> (f32, f32) {
+        let n = row.len() as f32;
+        let mean = sum(row) / n;
+        (
+            mean,
+            1.0 / (squared_deviation(row, mean) / n + self.eps).sqrt(),
+        )
+    }
+
+    fn input_gradient(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
+        let width = weight.elem_count();
+        plain(
+            "layer-norm-backward",
+            [x, weight, grad],
+            x.shape(),
+            |[x, weight, grad], out| {
+                for_blocks(
+                    out,
+                    rows_per_block(width) * width,
+                    #[inline(always)]
+                    |at, out| {
+                        let x = x[at..].chunks_exact(width);
+                        let grad = grad[at..].chunks_exact(width);
+                        for ((out, x), grad) in out.chunks_exact_mut(width).zip(x).zip(grad) {
+                            let (mean, inverse) = self.statistics(x);
+                            // `out` holds the scaled gradient until its two means are known.
+                            for ((out, &grad), &weight) in out.iter_mut().zip(grad).zip(weight) {
+                                *out = grad * weight;
+                            }
+                            let n = width as f32;
+                            let average = sum(out) / n;
+                            let slope = (dot(out, x) / n - mean * average) * inverse * inverse;
+                            for (out, &x) in out.iter_mut().zip(x) {
+                                *out = inverse * (*out - average - (x - mean) * slope);
+                            }
+                        }
+                    },
+                );
+            },
+        )
+    }
+
+    fn weight_gradient(&self, x: &Tensor, grad: &Tensor, width: usize) -> Result<Tensor> {
+        plain("layer-norm-weight", [x, grad], width, |[x, grad], out| {
+            add_row_sums(
+                x.len() / width,
+                out,
+                #[inline(always)]
+                |row, out| {
+                    let range = row * width..(row + 1) * width;
+                    let (x, grad) = (&x[range.clone()], &grad[range]);
+                    let (mean, inverse) = self.statistics(x);
+                    for ((out, &x), &grad) in out.iter_mut().zip(x).zip(grad) {
+                        *out += grad * (x - mean) * inverse;
+                    }
+                },
+            );
+        })
+    }
+}
+
+impl CustomOp3 for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, weight, bias) = (values(s1, l1)?, values(s2, l2)?, values(s3, l3)?);
+        let width = weight.len();
+        if l1.dims().last() != Some(&width) || bias.len() != width {
+            bail!(
+                "layer norm: input {:?} does not go with weight {:?}",
+                l1.dims(),
+                l2.dims()
+            );
+        }
+        let mut out = vec![0f32; x.len()];
+        for_blocks(
+            &mut out,
+            rows_per_block(width) * width,
+            #[inline(always)]
+            |at, out| {
+                for (out, x) in out.chunks_exact_mut(width).zip(x[at..].chunks_exact(width)) {
+                    let (mean, inverse) = self.statistics(x);
+                    let affine = weight.iter().zip(bias);
+                    for ((out, &x), (&weight, &bias)) in out.iter_mut().zip(x).zip(affine) {
+                        *out = (x - mean) * inverse * weight + bias;
+                    }
+                }
+            },
+        );
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let width = weight.elem_count();
+        let grad_x = x.track_op().then(|| self.input_gradient(x, weight, grad));
+        let grad_weight = weight
+            .track_op()
+            .then(|| self.weight_gradient(x, grad, width));
+        let grad_bias = bias
+            .track_op()
+            .then(|| super::linear::sum_rows(grad, width));
+        Ok((
+            grad_x.transpose()?,
+            grad_weight.transpose()?,
+            grad_bias.transpose()?,
+        ))
+    }
 }

@@ -102,6 +102,7 @@ impl Block {
     }
 }
 
+#[expect(clippy::struct_field_names, reason = "upstream's names")]
 struct Attention {
     norm: LayerNorm,
     qkv: QkvLinear,

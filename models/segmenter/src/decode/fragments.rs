@@ -6,7 +6,7 @@ use std::error::Error;
 use dicom_dictionary_std::uids;
 use dicom_encoding::Codec;
 use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
-use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
+use dicom_encoding::transfer_syntax::{TransferSyntax, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
 use super::pixels::Layout;
@@ -131,7 +131,7 @@ pub(super) fn decode(
     }
     let Some(Codec::EncapsulatedPixelData(Some(decoder), _)) = TransferSyntaxRegistry
         .get(transfer_syntax)
-        .map(|syntax| syntax.codec())
+        .map(TransferSyntax::codec)
     else {
         return Err(unsupported(transfer_syntax));
     };

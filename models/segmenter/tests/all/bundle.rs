@@ -38,7 +38,7 @@ fn opens_tests_itself_and_finds_the_band() {
     let (labels, _) = segmenter.segment(&scan.frames[0]).unwrap();
     assert_eq!(labels, sample_bundle::golden_labels());
 
-    let found = instances(&[labels.clone()], &manifest, Some([0.5, 2.0]));
+    let found = instances(std::slice::from_ref(&labels), &manifest, Some([0.5, 2.0]));
     let expected = Instance {
         id: 1,
         label: "bright".into(),

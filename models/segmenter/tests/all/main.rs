@@ -1,5 +1,11 @@
 //! One binary: linking the inference engine once is enough.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail by panic and say what they skip"
+)]
+
 mod bundle;
 mod decode;
 mod pile;

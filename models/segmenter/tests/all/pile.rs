@@ -52,14 +52,19 @@ fn known_gap(row: &BTreeMap<String, String>) -> Option<&'static str> {
         "1.2.840.10008.1.2.4.80" | "1.2.840.10008.1.2.4.81" => Some("unsupported_transfer_syntax"),
         // Lossy JPEG of 12 bits.
         "1.2.840.10008.1.2.4.51" if row["alloc"] == "16" => Some("unsupported"),
+        // Segmented palettes.
+        _ if row["file"].contains("US-ALOKA-16") => Some("unsupported"),
         _ => None,
     }
 }
 
 /// pydicom's pixel array has stored values: comparable where nothing is rescaled, inverted or coloured.
 fn comparable(row: &BTreeMap<String, String>) -> bool {
-    let number =
-        |name: &str, neutral: f64| row[name].parse().is_ok_and(|value: f64| value != neutral);
+    let number = |name: &str, neutral: f64| {
+        row[name]
+            .parse()
+            .is_ok_and(|value: f64| value.to_bits() != neutral.to_bits())
+    };
     let rescaled = number("slope", 1.0) || number("intercept", 0.0);
     let lossy = ["4.50", "4.51", "4.91", "4.203"]
         .iter()
@@ -69,6 +74,11 @@ fn comparable(row: &BTreeMap<String, String>) -> bool {
         && !lossy
         && row["modlut"] != "True"
         && (photometric == "MONOCHROME2" || photometric == "RGB")
+}
+
+/// An enhanced object keeps its rescale in the Pixel Value Transformation Sequence (0028,9145).
+fn rescales_in_a_functional_group(bytes: &[u8]) -> bool {
+    bytes.windows(4).any(|tag| tag == [0x28, 0, 0x45, 0x91])
 }
 
 fn digest(frames: &[Image], dtype: &str) -> Option<String> {
@@ -117,13 +127,14 @@ fn good_files_decode_with_their_shape_and_pixels() {
                 if found != expected {
                     wrong.push(format!("{name}: {found:?} instead of {expected:?}"));
                 } else if comparable(&row)
+                    && !rescales_in_a_functional_group(&bytes)
                     && let Some(found) = digest(&scan.frames, &row["pydicom_dtype"])
                 {
                     if found == row["pixels_sha256_32"] {
                         equal += 1;
                     } else {
                         wrong.push(format!(
-                            "{name}: other pixels ({} {} bits {}/{} {})",
+                            "{name}: other pixels, {found} ({} {} bits {}/{} {})",
                             row["ts"],
                             row["photometric"],
                             row["stored"],

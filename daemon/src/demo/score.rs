@@ -1,0 +1,196 @@
+//! What the subscriber heard, held against the phantoms' truth.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use contract::mask::Overlap;
+use contract::{LabelMap, Manifest};
+use serde_json::Value;
+
+use super::stage::{Stage, Truths};
+use super::subscriber::Heard;
+use super::{DemoError, patient};
+use crate::encode::{Entry, Report};
+use crate::outbox::Ledger;
+
+pub(super) struct Board {
+    truths: Truths,
+    manifest: Manifest,
+    overlays: PathBuf,
+    started: Instant,
+    answered: BTreeSet<u32>,
+    dice: Vec<f64>,
+    quarantined: usize,
+}
+
+impl Board {
+    pub(super) fn new(stage: &Stage, manifest: Manifest, started: Instant) -> Self {
+        Self {
+            truths: Truths::default(),
+            manifest,
+            overlays: stage.overlays.clone(),
+            started,
+            answered: BTreeSet::new(),
+            dice: Vec::new(),
+            quarantined: 0,
+        }
+    }
+
+    pub(super) fn truths(&self) -> Truths {
+        Arc::clone(&self.truths)
+    }
+
+    /// Every phantom came back with masks.
+    pub(super) fn complete(&self, images: u32) -> bool {
+        self.answered.len() == images as usize
+    }
+
+    pub(super) fn hear(&mut self, heard: Heard, out: &mut impl Write) -> Result<(), DemoError> {
+        let Heard::Message {
+            topic,
+            payload,
+            retained,
+        } = heard
+        else {
+            return Ok(());
+        };
+        let not_json = |source| DemoError::Payload {
+            topic: topic.clone(),
+            source,
+        };
+        if topic.contains("/result/") {
+            let report: Report = serde_json::from_slice(&payload).map_err(not_json)?;
+            self.result(&topic, &report, out)?;
+        } else if topic.ends_with("/event") {
+            let event: Value = serde_json::from_slice(&payload).map_err(not_json)?;
+            self.quarantined += 1;
+            writeln!(out, "{topic}  {}: {}", event["event"], event["words"])?;
+        } else if topic.ends_with("/availability") && !retained {
+            writeln!(out, "{topic}  {}", String::from_utf8_lossy(&payload))?;
+            if payload == b"online" {
+                let ms = self.started.elapsed().as_millis();
+                writeln!(out, "daemon   online {ms} ms after its start began\n")?;
+            }
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    fn result(
+        &mut self,
+        topic: &str,
+        report: &Report,
+        out: &mut impl Write,
+    ) -> Result<(), DemoError> {
+        let sent = self
+            .truths
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&report.image.sha256)
+            .copied();
+        let Some((number, since)) = sent else {
+            // One that a visitor put into the inbox.
+            writeln!(out, "{topic}  job {}\n  {}", report.job_id, found(report))?;
+            return Ok(times(report, out)?);
+        };
+        let total_ms = since.elapsed().as_millis();
+        let name = patient::file_name(number);
+        let truth = patient::slice(number);
+        let labels = paint(report);
+        // The truth has one class, the left ventricle: the bundle's first.
+        let overlap = self
+            .manifest
+            .classes
+            .first()
+            .and_then(|class| overlap(&labels, class.id, &truth.labels).dice());
+        let picture = self.overlays.join(&name).with_extension("png");
+        let png = segmenter::overlay::overlay_png(&truth.image, &labels, &self.manifest.classes);
+        fs::write(&picture, png).map_err(|source| DemoError::Folder {
+            path: picture.clone(),
+            source,
+        })?;
+        let dice = overlap.map_or_else(|| "-".to_owned(), |dice| format!("{dice:.3}"));
+        writeln!(out, "{topic}  {name}  Dice {dice}\n  {}", found(report))?;
+        times(report, out)?;
+        writeln!(out, "  {total_ms} ms from inbox to subscriber")?;
+        writeln!(out, "  {}", picture.display())?;
+        if self.answered.insert(number) {
+            self.dice.extend(overlap);
+        }
+        Ok(())
+    }
+
+    pub(super) fn summary(&self, ledger: &Ledger, out: &mut impl Write) -> io::Result<()> {
+        let mean = self.dice.iter().sum::<f64>() / self.dice.len().max(1) as f64;
+        let sign = if ledger.balances() { "=" } else { "!=" };
+        writeln!(
+            out,
+            "\n{} images, mean Dice {mean:.3} against the phantoms' truth, {} quarantined\n\
+             ledger: received {} {sign} published {} + pending {} + quarantined {} + rejected {}",
+            self.answered.len(),
+            self.quarantined,
+            ledger.received,
+            ledger.published,
+            ledger.pending,
+            ledger.quarantined,
+            ledger.rejected
+        )?;
+        writeln!(out, "overlays: {}", self.overlays.display())?;
+        out.flush()
+    }
+}
+
+fn found(report: &Report) -> String {
+    let words: Vec<String> = report
+        .instances
+        .iter()
+        .map(|entry| match entry {
+            Entry::Inline(instance) => {
+                let mm2 = instance.area_mm2.map(|area| format!(", {area:.1} mm2"));
+                let (label, px) = (&instance.label, instance.area_px);
+                format!("{label} {px} px{}", mm2.unwrap_or_default())
+            }
+            Entry::Bare(instance) => format!("{} {} px", instance.label, instance.area_px),
+        })
+        .collect();
+    if words.is_empty() {
+        "nothing found".to_owned()
+    } else {
+        words.join("; ")
+    }
+}
+
+fn times(report: &Report, out: &mut impl Write) -> io::Result<()> {
+    let ms = report.timing_ms;
+    writeln!(
+        out,
+        "  ms: wait {:.1}, decode {:.1}, preprocess {:.1}, infer {:.1}, postprocess {:.1}, encode {:.1}",
+        ms.wait, ms.decode, ms.preprocess, ms.infer, ms.postprocess, ms.encode
+    )
+}
+
+/// The masks of the first frame as they were received.
+fn paint(report: &Report) -> LabelMap {
+    let mut labels = LabelMap::new(report.image.rows, report.image.cols);
+    for entry in &report.instances {
+        if let Entry::Inline(instance) = entry
+            && instance.frame == 0
+            && let Err(error) = instance.mask.paint(&mut labels, instance.id)
+        {
+            tracing::error!(%error, "a mask was received that does not decode");
+        }
+    }
+    labels
+}
+
+fn overlap(found: &LabelMap, class: u8, truth: &LabelMap) -> Overlap {
+    let mut only = LabelMap::new(found.rows, found.cols);
+    for (target, &label) in only.data.iter_mut().zip(&found.data) {
+        *target = u8::from(label == class);
+    }
+    Overlap::of(&only, truth, 1)
+}

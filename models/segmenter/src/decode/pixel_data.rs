@@ -1,0 +1,130 @@
+//! PixelData to stored values, frame by frame: native, encapsulated or floating point.
+
+use std::borrow::Cow;
+
+use dicom_core::value::Value;
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::tags;
+use dicom_encoding::transfer_syntax::{Endianness, TransferSyntax};
+use dicom_object::InMemDicomObject;
+
+use super::attributes::integer;
+use super::dicom::Photometric;
+use super::pixels::{Layout, ybr_to_rgb};
+use super::{DecodeError, Format, fragments};
+
+/// Where the frames' bytes come from.
+pub(super) enum PixelData<'a> {
+    Native {
+        bytes: Cow<'a, [u8]>,
+        count: usize,
+    },
+    Encapsulated {
+        frames: Vec<Cow<'a, [u8]>>,
+        transfer_syntax: &'a str,
+    },
+    Float(Vec<f32>),
+}
+
+impl<'a> PixelData<'a> {
+    pub(super) fn open(
+        object: &'a InMemDicomObject,
+        tag: Tag,
+        syntax: &'a TransferSyntax,
+        count: usize,
+    ) -> Result<Self, DecodeError> {
+        let element = object.get(tag).ok_or(DecodeError::NoPixelData)?;
+        match element.value() {
+            Value::PixelSequence(sequence) => {
+                let (parts, table) = (sequence.fragments(), sequence.offset_table());
+                let frames = fragments::frames(parts, table, count)?;
+                Ok(Self::Encapsulated {
+                    frames,
+                    transfer_syntax: syntax.uid(),
+                })
+            }
+            Value::Primitive(value) if tag != tags::PIXEL_DATA => {
+                let values = value
+                    .to_multi_float32()
+                    .map_err(|_| DecodeError::Attribute {
+                        name: "FloatPixelData",
+                        problem: "has no numbers",
+                    })?;
+                Ok(Self::Float(values))
+            }
+            Value::Primitive(value) => {
+                let mut bytes = value.to_bytes();
+                let is_word = element.vr() == VR::OW;
+                let allocated = integer(object, tags::BITS_ALLOCATED, "BitsAllocated")?;
+                if is_word && syntax.endianness() == Endianness::Big && allocated == Some(32) {
+                    // OW was swapped in units of 16 bits; samples of 32 bits need their halves too.
+                    bytes
+                        .to_mut()
+                        .chunks_exact_mut(4)
+                        .for_each(|word| word.rotate_left(2));
+                }
+                Ok(Self::Native { bytes, count })
+            }
+            Value::Sequence(_) => Err(DecodeError::NoPixelData),
+        }
+    }
+
+    /// Stored values of one frame, interleaved; colour as RGB.
+    pub(super) fn samples(
+        &self,
+        index: usize,
+        layout: Layout,
+        photometric: Photometric,
+    ) -> Result<Vec<f32>, DecodeError> {
+        let truncated = DecodeError::Truncated {
+            format: Format::Dicom,
+        };
+        let (mut data, is_ybr, bits) = match self {
+            Self::Float(values) => {
+                let size = layout.rows * layout.cols * layout.samples;
+                let frame = values
+                    .get(index * size..(index + 1) * size)
+                    .ok_or(truncated)?;
+                return Ok(frame.to_vec());
+            }
+            Self::Native { bytes, count } => {
+                // Some writers say 422 and store all three samples.
+                let shared = Layout {
+                    chroma_422: true,
+                    ..layout
+                };
+                let chroma_422 = photometric == Photometric::YbrFull422
+                    && bytes.len() < layout.bytes(*count)
+                    && bytes.len() >= shared.bytes(*count);
+                let layout = Layout {
+                    chroma_422,
+                    ..layout
+                };
+                if bytes.len() < layout.bytes(*count) {
+                    return Err(truncated);
+                }
+                let ybr = [Photometric::YbrFull, Photometric::YbrFull422];
+                (
+                    layout.samples(bytes, index)?,
+                    ybr.contains(&photometric),
+                    layout.stored,
+                )
+            }
+            Self::Encapsulated {
+                frames,
+                transfer_syntax,
+            } => {
+                let frame = frames.get(index).ok_or(truncated)?;
+                let (bytes, layout) = fragments::decode(frame, transfer_syntax, layout)?;
+                // JPEG decoders give RGB already.
+                let is_jpeg = frame.starts_with(&[0xff, 0xd8]);
+                let is_ybr = photometric == Photometric::YbrFull && !is_jpeg;
+                (layout.samples(&bytes, 0)?, is_ybr, layout.stored)
+            }
+        };
+        if is_ybr {
+            ybr_to_rgb(&mut data, bits);
+        }
+        Ok(data)
+    }
+}

@@ -1,0 +1,298 @@
+//! What a user sees of input that cannot be segmented and of a box that is set up wrongly.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use phantom::dicom::{Ids, to_bytes};
+use serde_json::Value;
+
+#[path = "sample_bundle.rs"]
+mod sample_bundle;
+
+const SCANSIDED: &str = env!("CARGO_BIN_EXE_scansided");
+
+/// File name, content, code of the reason, and what its words have to say.
+fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
+    let phantom = phantom::Heart::new(1).slice_sized(3, 9, 0.0, 64);
+    let dicom = to_bytes(&phantom, &Ids::new(&phantom, 1, 1)).unwrap();
+    let tag = b"\xe0\x7f\x10\x00OW";
+    let pixels = dicom
+        .windows(tag.len())
+        .position(|bytes| bytes == tag)
+        .unwrap();
+    vec![
+        (
+            "truncated.dcm",
+            dicom[..pixels + 1000].to_vec(),
+            "truncated",
+            "ends too early",
+        ),
+        (
+            "no-pixels.dcm",
+            dicom[..pixels].to_vec(),
+            "no_pixel_data",
+            "no pixel data",
+        ),
+        (
+            "text.dcm",
+            b"not an image at all\n".to_vec(),
+            "not_an_image",
+            "neither PNG",
+        ),
+        ("empty.png", Vec::new(), "empty", "the file is empty"),
+        (
+            "huge.png",
+            png_header(40_000, 40_000),
+            "too_large",
+            "1600000000",
+        ),
+    ]
+}
+
+/// Signature and IHDR, 8-bit grey, and the start of pixel data that never comes.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let mut ihdr = b"IHDR".to_vec();
+    ihdr.extend(width.to_be_bytes());
+    ihdr.extend(height.to_be_bytes());
+    ihdr.extend([8, 0, 0, 0, 0]);
+    let mut png = b"\x89PNG\r\n\x1a\n\0\0\0\x0d".to_vec();
+    png.extend(&ihdr);
+    png.extend(crc(&ihdr).to_be_bytes());
+    png.extend(b"\0\0\0\0IDAT\x35\xaf\x06\x1e");
+    png
+}
+
+/// CRC-32 of ISO 3309, as PNG's annex D defines it.
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, &byte| {
+        (0..8).fold(crc ^ u32::from(byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    })
+}
+
+/// Bundle, inbox and configuration; no broker listens on port 1.
+fn site(folder: &Path) {
+    for name in ["inbox", "bundle"] {
+        fs::create_dir(folder.join(name)).unwrap();
+    }
+    sample_bundle::write(&folder.join("bundle"));
+    let config = "node = \"box-1\"\n[model]\nbundle = \"bundle\"\n\
+         [state]\ndirectory = \"state\"\nmin_free_bytes = 0\n\
+         [[folder]]\nname = \"ward\"\ndirectory = \"inbox\"\npoll_interval_ms = 50\nstable_ms = 20\n\
+         [mqtt]\nhost = \"127.0.0.1\"\nport = 1\n";
+    fs::write(folder.join("daemon.toml"), config).unwrap();
+}
+
+fn scansided(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(SCANSIDED)
+        .current_dir(folder)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn segment_says_an_error_line_for_each_bad_file() {
+    let folder = tempfile::tempdir().unwrap();
+    site(folder.path());
+    fs::write(folder.path().join("good.png"), sample_bundle::golden_png()).unwrap();
+    let files = bad_files();
+    let mut arguments = vec!["segment", "--bundle", "bundle"];
+    for (name, bytes, ..) in &files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+        arguments.push(name);
+    }
+    arguments.extend(["missing.png", "good.png"]);
+    let output = scansided(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), arguments.len() - 3, "a line for each file");
+    for (line, (name, _, code, words)) in lines.iter().zip(&files) {
+        assert_eq!(line["schema"], "error/1");
+        assert_eq!(line["file"], *name);
+        assert_eq!(line["code"], *code, "{line}");
+        assert!(line["words"].as_str().unwrap().contains(words), "{line}");
+        assert!(line["remedy"].as_str().unwrap().len() > 10, "{line}");
+    }
+    assert_eq!(lines[files.len()]["code"], "input_unreadable");
+    assert_eq!(
+        lines[files.len() + 1]["schema"],
+        "result/1",
+        "a good file after bad ones"
+    );
+}
+
+#[test]
+fn the_daemon_quarantines_bad_files_with_a_reason_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    site(folder.path());
+    let inbox = folder.path().join("inbox");
+    let files = bad_files();
+    for (name, bytes, ..) in &files {
+        fs::write(inbox.join(name), bytes).unwrap();
+    }
+    fs::write(inbox.join("zz-good.png"), sample_bundle::golden_png()).unwrap();
+    let mut run = Command::new(SCANSIDED);
+    run.current_dir(folder.path())
+        .args(["run", "--config", "daemon.toml"])
+        .stderr(Stdio::null());
+    let mut daemon = Daemon(run.spawn().unwrap());
+
+    let start = Instant::now();
+    let mut reasons = BTreeMap::new();
+    // The reason comes first and the file follows it.
+    while reasons.len() < files.len() || fs::read_dir(&inbox).unwrap().count() > 0 {
+        assert!(start.elapsed() < Duration::from_mins(2), "{reasons:?}");
+        assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon ended");
+        sleep(Duration::from_millis(50));
+        let Ok(entries) = fs::read_dir(folder.path().join("state/quarantine")) else {
+            continue;
+        };
+        for entry in entries {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if let Some(name) = name.strip_suffix(".reason.json")
+                && path.with_file_name(name).exists()
+                && let Ok(reason) = serde_json::from_slice::<Value>(&fs::read(&path).unwrap())
+            {
+                reasons.insert(name.to_owned(), reason);
+            }
+        }
+    }
+    for (name, _, code, words) in &files {
+        let (_, reason) = reasons
+            .iter()
+            .find(|(file, _)| file.ends_with(name))
+            .unwrap();
+        assert_eq!(reason["code"], *code, "{reason}");
+        assert!(
+            reason["words"].as_str().unwrap().contains(words),
+            "{reason}"
+        );
+        assert!(reason["remedy"].as_str().unwrap().len() > 10, "{reason}");
+    }
+    let id = daemon.0.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(
+        daemon.0.wait().unwrap().success(),
+        "a clean stop exits with 0"
+    );
+    let output = scansided(
+        folder.path(),
+        &["ledger", "verify", "--config", "daemon.toml"],
+    );
+    let ledger = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{ledger}");
+    assert!(
+        ledger.contains("received 6 = published 0 + pending 1 + quarantined 5"),
+        "{ledger}"
+    );
+}
+
+/// Breaks a good site and gives what `check` prints and what `run` says when it refuses to start.
+fn broken(breakage: impl FnOnce(&Path)) -> (String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    site(folder.path());
+    let before = scansided(folder.path(), &["check", "--config", "daemon.toml"]);
+    let words = String::from_utf8(before.stdout).unwrap();
+    assert!(before.status.success(), "a good site: {words}");
+    breakage(folder.path());
+    let check = scansided(folder.path(), &["check", "--config", "daemon.toml"]);
+    let said = String::from_utf8(check.stdout).unwrap();
+    assert_eq!(check.status.code(), Some(1), "{said}");
+    let run = scansided(folder.path(), &["run", "--config", "daemon.toml"]);
+    let complaint = String::from_utf8(run.stderr).unwrap();
+    assert_eq!(run.status.code(), Some(1), "{complaint}");
+    (said, complaint)
+}
+
+fn replace(folder: &Path, from: &str, to: &str) {
+    let path = folder.join("daemon.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from));
+    fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn an_inbox_that_nobody_can_write_is_named() {
+    // Not even root makes files in /proc.
+    type Breakage = fn(&Path);
+    let cases: [(&str, Breakage); 3] = [
+        ("cannot write in /proc", |folder| {
+            replace(folder, "directory = \"inbox\"", "directory = \"/proc\"");
+        }),
+        ("cannot read", |folder| {
+            fs::remove_dir(folder.join("inbox")).unwrap();
+            fs::write(folder.join("inbox"), "a file").unwrap();
+        }),
+        ("cannot read", |folder| {
+            fs::remove_dir(folder.join("inbox")).unwrap();
+        }),
+    ];
+    for (words, breakage) in cases {
+        let (check, run) = broken(breakage);
+        for said in [check, run] {
+            assert!(
+                said.contains("folder `ward`") && said.contains(words),
+                "{said}"
+            );
+            assert!(said.contains("access"), "no remedy: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_byte_in_any_file_of_the_bundle_is_named() {
+    for file in ["model.onnx", "golden.png"] {
+        let (check, run) = broken(|folder| {
+            let path = folder.join("bundle").join(file);
+            let mut bytes = fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(path, bytes).unwrap();
+        });
+        for said in [check, run] {
+            assert!(said.contains(file) && said.contains("bundle"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_key_that_was_meant() {
+    let (check, run) = broken(|folder| replace(folder, "stable_ms", "stabel_ms"));
+    for said in [check, run] {
+        assert!(said.contains("daemon.toml:11"), "{said}");
+        assert!(
+            said.contains("unknown key") && said.contains("stabel_ms"),
+            "{said}"
+        );
+        assert!(said.contains("did you mean `stable_ms`"), "{said}");
+    }
+}
