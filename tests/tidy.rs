@@ -244,10 +244,11 @@ fn the_daemon_says_anyhow_in_main_only() {
 
 /// Lines before a file's own test module.
 fn code_lines(text: &str) -> usize {
-    let end = text
-        .find("\n#[cfg(test)]\nmod tests {")
-        .unwrap_or(text.len());
-    text[..end].lines().count()
+    let lines: Vec<&str> = text.lines().collect();
+    lines
+        .windows(2)
+        .position(|pair| pair[0] == "#[cfg(test)]" && pair[1].ends_with("mod tests {"))
+        .unwrap_or(lines.len())
 }
 
 const FILE_MAX_LINES: usize = 400;
@@ -357,6 +358,10 @@ fn source_files() -> Vec<String> {
 #[test]
 fn test_modules_do_not_count() {
     let text = "a\nb\n\n#[cfg(test)]\nmod tests {\n    c\n}\n";
-    assert_eq!(code_lines(text), 2 + 1);
+    assert_eq!(code_lines(text), 3);
+    assert_eq!(
+        code_lines("a\n#[cfg(test)]\npub(crate) mod tests {\n    b\n}\n"),
+        1
+    );
     assert_eq!(code_lines("a\n#[cfg(test)]\nmod testing;\nb\n"), 4);
 }

@@ -24,8 +24,6 @@ pub struct Batch {
     /// (B, S, S) u32.
     pub labels: Tensor,
     pub names: Vec<String>,
-    /// Positions of the images in the loader's frames.
-    pub indices: Vec<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -41,7 +39,6 @@ pub struct LoaderOptions {
 #[derive(Debug)]
 pub struct Loader {
     shared: Arc<Shared>,
-    samples: Vec<Sample>,
 }
 
 /// What the preparing thread reads.
@@ -85,7 +82,6 @@ impl Loader {
                 names,
                 options,
             }),
-            samples,
         })
     }
 
@@ -94,27 +90,14 @@ impl Loader {
         &self.shared.frames
     }
 
-    /// The same images at their native size.
-    pub fn samples(&self) -> &[Sample] {
-        &self.samples
-    }
-
     /// Batches of one epoch; the last one may be smaller.
     pub fn n_batches(&self) -> usize {
         self.shared.frames.len().div_ceil(self.shared.options.batch)
     }
 
-    /// The batches of an epoch: a function of seed, epoch and options alone.
-    pub fn epoch(&self, epoch: u64) -> impl Iterator<Item = Result<Batch>> + use<> {
-        self.epoch_from(epoch, 0)
-    }
-
-    /// The same without the first `skip` batches, which are not prepared.
-    pub fn epoch_from(
-        &self,
-        epoch: u64,
-        skip: usize,
-    ) -> impl Iterator<Item = Result<Batch>> + use<> {
+    /// The batches of an epoch, a function of seed, epoch and options alone, without the first `skip`,
+    /// which are not prepared.
+    pub fn epoch(&self, epoch: u64, skip: usize) -> impl Iterator<Item = Result<Batch>> + use<> {
         let (sender, receiver) = sync_channel(AHEAD);
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new()
@@ -189,7 +172,6 @@ impl Shared {
                 .iter()
                 .map(|&index| self.names[index].clone())
                 .collect(),
-            indices: indices.to_vec(),
         })
     }
 
@@ -240,3 +222,6 @@ impl Drop for Batches {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -319,4 +319,4 @@ fn digest_lines(lines: &mut [String]) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

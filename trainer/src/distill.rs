@@ -243,7 +243,11 @@ impl Task for Student<'_> {
     /// View indices.
     type Batch = Vec<usize>;
 
-    fn batches(&self, epoch: u64) -> Result<Box<dyn Iterator<Item = Result<Vec<usize>>> + '_>> {
+    fn batches(
+        &self,
+        epoch: u64,
+        skip: usize,
+    ) -> Result<Box<dyn Iterator<Item = Result<Vec<usize>>> + '_>> {
         let mut order: Vec<usize> = (0..self.views.len()).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(self.views.config.seed ^ 0x5eed);
         rng.set_stream(epoch);
@@ -251,6 +255,7 @@ impl Task for Student<'_> {
         let batch = self.views.config.distill.batch;
         let batches: Vec<_> = order
             .chunks(batch)
+            .skip(skip)
             .map(|indices| Ok(indices.to_vec()))
             .collect();
         Ok(Box::new(batches.into_iter()))

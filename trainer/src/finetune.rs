@@ -114,8 +114,12 @@ struct Finetune<'a> {
 impl Task for Finetune<'_> {
     type Batch = Batch;
 
-    fn batches(&self, epoch: u64) -> Result<Box<dyn Iterator<Item = Result<Batch>> + '_>> {
-        Ok(Box::new(self.loader.epoch(epoch)))
+    fn batches(
+        &self,
+        epoch: u64,
+        skip: usize,
+    ) -> Result<Box<dyn Iterator<Item = Result<Batch>> + '_>> {
+        Ok(Box::new(self.loader.epoch(epoch, skip)))
     }
 
     fn loss(&self, batch: &Batch, _epoch: u64) -> Result<(Tensor, Vec<(&'static str, f32)>)> {

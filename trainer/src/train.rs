@@ -29,7 +29,12 @@ pub struct Plan {
 pub trait Task {
     type Batch;
 
-    fn batches(&self, epoch: u64) -> Result<Box<dyn Iterator<Item = Result<Self::Batch>> + '_>>;
+    /// The batches of an epoch without the first `skip`: a function of the task and these numbers.
+    fn batches(
+        &self,
+        epoch: u64,
+        skip: usize,
+    ) -> Result<Box<dyn Iterator<Item = Result<Self::Batch>> + '_>>;
     /// Total loss and its named parts for the log.
     fn loss(&self, batch: &Self::Batch, epoch: u64) -> Result<(Tensor, Vec<(&'static str, f32)>)>;
     fn learning_rate(&self, step: u64) -> f64;
@@ -69,10 +74,7 @@ pub fn train<T: Task>(
         let progress = Progress::epoch(position.epoch, plan.epochs, plan.batches_per_epoch);
         let mut gradients = Gradients::default();
         let start = position.batch;
-        for (index, batch) in (0..)
-            .zip(task.batches(position.epoch)?)
-            .skip(start as usize)
-        {
+        for (index, batch) in (start..).zip(task.batches(position.epoch, start as usize)?) {
             let (loss, parts) = task.loss(&batch?, position.epoch)?;
             let value = loss.to_scalar::<f32>()?;
             if !value.is_finite() {

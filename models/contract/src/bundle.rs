@@ -142,62 +142,53 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// A bundle in a fresh directory of the test's own; removed when dropped.
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Self {
-            let directory = format!("scanside-bundle-{}-{name}", std::process::id());
-            let directory = std::env::temp_dir().join(directory);
-            fs::create_dir_all(&directory).unwrap();
-            fs::write(directory.join("graph.onnx"), b"graph").unwrap();
-            let mut manifest = crate::manifest::tests::sample();
-            let digest = file_digest(&directory.join("graph.onnx")).unwrap();
-            manifest.files.insert("graph.onnx".into(), digest);
-            fs::write(directory.join(MANIFEST), manifest.seal().to_json()).unwrap();
-            Self(directory)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    fn complete() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let graph = folder.path().join("graph.onnx");
+        fs::write(&graph, b"graph").unwrap();
+        let mut manifest = crate::manifest::tests::sample();
+        manifest
+            .files
+            .insert("graph.onnx".into(), file_digest(&graph).unwrap());
+        fs::write(folder.path().join(MANIFEST), manifest.seal().to_json()).unwrap();
+        folder
     }
 
     #[test]
     fn a_complete_bundle_opens() {
-        let scratch = Scratch::new("complete");
-        fs::write(scratch.0.join("notes.txt"), "not named, not read").unwrap();
-        let bundle = Bundle::open(&scratch.0).unwrap();
+        let folder = complete();
+        let folder = folder.path();
+        fs::write(folder.join("notes.txt"), "not named, not read").unwrap();
+        let bundle = Bundle::open(folder).unwrap();
         assert_eq!(bundle.manifest.name, "cine");
         assert_eq!(fs::read(bundle.path("graph.onnx")).unwrap(), b"graph");
     }
 
     #[test]
     fn damage_is_named() {
-        let scratch = Scratch::new("damage");
-        let graph = scratch.0.join("graph.onnx");
+        let folder = complete();
+        let folder = folder.path();
+        let graph = folder.join("graph.onnx");
         fs::write(&graph, b"grapi").unwrap();
-        let error = Bundle::open(&scratch.0).unwrap_err();
+        let error = Bundle::open(folder).unwrap_err();
         assert!(
             matches!(&error, BundleError::Digest { path, .. } if *path == graph),
             "{error}"
         );
         fs::remove_file(&graph).unwrap();
-        let error = Bundle::open(&scratch.0).unwrap_err();
+        let error = Bundle::open(folder).unwrap_err();
         assert!(
             matches!(&error, BundleError::Read { path, .. } if *path == graph),
             "{error}"
         );
         fs::create_dir(&graph).unwrap();
-        let error = Bundle::open(&scratch.0).unwrap_err();
+        let error = Bundle::open(folder).unwrap_err();
         assert!(matches!(error, BundleError::NotAFile { .. }), "{error}");
-        fs::write(scratch.0.join(MANIFEST), vec![b' '; 2 << 20]).unwrap();
-        let error = Bundle::open(&scratch.0).unwrap_err();
+        fs::write(folder.join(MANIFEST), vec![b' '; 2 << 20]).unwrap();
+        let error = Bundle::open(folder).unwrap_err();
         assert!(matches!(error, BundleError::TooLarge { .. }), "{error}");
-        fs::write(scratch.0.join(MANIFEST), "{").unwrap();
-        let error = Bundle::open(&scratch.0).unwrap_err();
+        fs::write(folder.join(MANIFEST), "{").unwrap();
+        let error = Bundle::open(folder).unwrap_err();
         assert!(matches!(error, BundleError::Manifest { .. }), "{error}");
     }
 }

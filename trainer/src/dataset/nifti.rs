@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use ::nifti::{NiftiObject, NiftiVolume, ReaderOptions};
+use ::nifti::{IntoNdArray, NiftiObject, NiftiVolume, ReaderOptions};
 use anyhow::{Context, Result, ensure};
 use contract::{Image, LabelMap};
 
-/// Voxels as stored: columns run along x, rows along y, slices along z; not reoriented.
+/// Voxels after the header's slope and intercept: columns run along x, rows along y, slices along z; not reoriented.
 #[derive(Debug)]
 pub(super) struct Volume {
     n_cols: usize,
@@ -35,9 +35,11 @@ impl Volume {
             "volume {} has the dimensions {dim:?}: keep one volume a file",
             path.display()
         );
-        let data: Vec<f32> = volume
-            .into_nifti_typed_data()
-            .with_context(|| format!("cannot read voxels of {}", path.display()))?;
+        // Rescaled by the header; the array is in the file's order, columns fastest.
+        let (data, _) = volume
+            .into_ndarray::<f32>()
+            .with_context(|| format!("cannot read voxels of {}", path.display()))?
+            .into_raw_vec_and_offset();
         Ok(Self {
             n_cols: dim[0],
             n_rows: dim[1],

@@ -1,13 +1,11 @@
 use std::fs;
 
-use contract::geometry::{Fit, InputRules};
-use contract::intensity::{Normalize, Window};
 use tempfile::TempDir;
 
 use super::index::{Options, index};
 use super::*;
-use crate::augment::Augmentation;
-use crate::batch::{Batch, Loader, LoaderOptions};
+
+mod real;
 
 fn png(path: &Path, rows: usize, cols: usize, value: impl Fn(usize, usize) -> u8) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -18,7 +16,7 @@ fn png(path: &Path, rows: usize, cols: usize, value: impl Fn(usize, usize) -> u8
 }
 
 /// Images `p1_a`, `p2_a` ... with a labelled square of grey value 2 in each.
-fn pairs(n_images: usize) -> TempDir {
+pub(crate) fn pairs(n_images: usize) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for number in 1..=n_images {
         let name = format!("p{number}.png");
@@ -53,7 +51,7 @@ fn nifti_file(path: &Path, [nx, ny, nz]: [i16; 3], voxels: &[u8]) {
     fs::write(path, header).unwrap();
 }
 
-fn by_name(train: &[&str], validation: &[&str], test: &[&str]) -> Options {
+pub(crate) fn by_name(train: &[&str], validation: &[&str], test: &[&str]) -> Options {
     let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
     let (train, validation, test) = (owned(train), owned(validation), owned(test));
     Options {
@@ -65,7 +63,7 @@ fn by_name(train: &[&str], validation: &[&str], test: &[&str]) -> Options {
     }
 }
 
-fn error_of<T>(result: Result<T>) -> String {
+pub(crate) fn error_of<T>(result: Result<T>) -> String {
     match result {
         Ok(_) => panic!("no error"),
         Err(error) => format!("{error:#}"),
@@ -167,21 +165,6 @@ fn an_unknown_grey_value_names_file_and_values() {
     let text = error_of(dataset.load(&dataset.entries[0], &LabelRule::Classes { n: 1 }));
     assert!(
         text.contains("masks/p1.png") && text.contains("{0, 2}"),
-        "{text}"
-    );
-}
-
-#[test]
-fn a_rule_that_fits_no_image_is_refused_before_training() {
-    let folder = pairs(2);
-    let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
-    let options = LoaderOptions {
-        labels: LabelRule::Binary { class: 1 },
-        ..options()
-    };
-    let text = error_of(Loader::new(&dataset, &dataset.of(Split::Train), options));
-    assert!(
-        text.contains("no image has a foreground pixel") && text.contains("[2]"),
         "{text}"
     );
 }
@@ -352,193 +335,4 @@ fn an_unknown_layout_says_what_is_known() {
     let folder = tempfile::tempdir().unwrap();
     let text = error_of(index(folder.path(), &by_name(&[], &[], &[])));
     assert!(text.contains("imagesTr beside labelsTr"), "{text}");
-}
-
-fn options() -> LoaderOptions {
-    LoaderOptions {
-        input: InputRules {
-            size: 32,
-            fit: Fit::LongestSidePad,
-            window: Window::None,
-            normalize: Normalize::MinMax,
-        },
-        labels: LabelRule::Binary { class: 2 },
-        augmentation: Some(Augmentation {
-            rotation_deg: 20.0,
-            scale: [0.9, 1.1],
-            shift: 0.05,
-            flip_horizontal: true,
-            flip_vertical: false,
-            gamma: [0.8, 1.2],
-            brightness: 0.1,
-            contrast: 0.1,
-            noise: 0.02,
-            probability: 0.5,
-        }),
-        batch: 2,
-        seed: 7,
-        shuffle: true,
-    }
-}
-
-type Values = (Vec<String>, Vec<f32>, Vec<u32>);
-
-fn values(batches: impl Iterator<Item = Result<Batch>>) -> Vec<Values> {
-    batches
-        .map(|batch| {
-            let batch = batch.unwrap();
-            let images = batch.images.flatten_all().unwrap().to_vec1().unwrap();
-            let labels = batch.labels.flatten_all().unwrap().to_vec1().unwrap();
-            (batch.names, images, labels)
-        })
-        .collect()
-}
-
-#[test]
-fn an_epoch_is_a_function_of_seed_and_number() {
-    let folder = pairs(5);
-    let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
-    let loader = Loader::new(&dataset, &dataset.of(Split::Train), options()).unwrap();
-    assert_eq!(loader.n_batches(), 3);
-    let epoch = values(loader.epoch(4));
-    assert_eq!(
-        epoch.iter().map(|batch| batch.0.len()).collect::<Vec<_>>(),
-        [2, 2, 1]
-    );
-    assert_eq!(epoch[0].1.len(), 2 * 3 * 32 * 32);
-    assert_eq!(epoch[0].2.len(), 2 * 32 * 32);
-    let mut names: Vec<&String> = epoch.iter().flat_map(|batch| &batch.0).collect();
-    names.sort();
-    names.dedup();
-    assert_eq!(names.len(), 5, "every image once");
-    assert_eq!(values(loader.epoch(4)), epoch);
-    assert_eq!(
-        values(loader.epoch_from(4, 2)),
-        epoch[2..],
-        "resumed in the middle"
-    );
-    assert_ne!(values(loader.epoch(5)), epoch);
-    drop(loader.epoch(6));
-}
-
-#[test]
-fn without_augmentation_a_batch_holds_the_frames_in_order() {
-    let folder = pairs(3);
-    let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
-    let options = LoaderOptions {
-        augmentation: None,
-        shuffle: false,
-        ..options()
-    };
-    let loader = Loader::new(&dataset, &dataset.of(Split::Train), options).unwrap();
-    let pixels: Vec<f32> = values(loader.epoch(0))
-        .into_iter()
-        .flat_map(|batch| batch.1)
-        .collect();
-    let wanted: Vec<f32> = loader
-        .frames()
-        .iter()
-        .flat_map(|frame| frame.pixels.iter().copied())
-        .collect();
-    assert_eq!(pixels, wanted);
-    let placement = loader.frames()[0].placement;
-    assert_eq!((placement.scaled_rows, placement.scaled_cols), (27, 32));
-}
-
-/// The real data beside the repository; says so loudly when it is missing.
-fn shared(name: &str) -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../shared/data")
-        .join(name);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    assert!(
-        std::env::var_os("SCANSIDE_REQUIRE_SHARED").is_none(),
-        "{} is missing and SCANSIDE_REQUIRE_SHARED is set",
-        folder.display()
-    );
-    eprintln!("SKIPPED: {} is missing", folder.display());
-    None
-}
-
-#[test]
-fn sunnybrook_has_96_frames_of_5_patients() {
-    let Some(root) = shared("sunnybrook_scd") else {
-        return;
-    };
-    let options = by_name(&["101", "201", "301"], &["401"], &["501"]);
-    let dataset = index(&root, &options).unwrap();
-    let sizes = [Split::Train, Split::Validation, Split::Test].map(|split| dataset.of(split).len());
-    assert_eq!(sizes, [56, 18, 22]);
-    assert_eq!(dataset.patients(Split::Test), ["SCD0000501"]);
-    assert_eq!(dataset.classes, [1, 2]);
-    let mut n_with_myocardium = 0;
-    for entry in &dataset.entries {
-        let cavity = dataset
-            .load(entry, &LabelRule::Binary { class: 1 })
-            .unwrap();
-        assert!(cavity.labels.data.contains(&1), "{}", cavity.name);
-        assert_eq!((cavity.image.rows, cavity.image.cols), (256, 256));
-        let [row_mm, _] = cavity.spacing_mm.unwrap();
-        assert!((1.28..1.38).contains(&row_mm), "{row_mm}");
-        let all = dataset.load(entry, &LabelRule::Classes { n: 2 }).unwrap();
-        n_with_myocardium += usize::from(all.labels.data.contains(&2));
-    }
-    assert_eq!(n_with_myocardium, 37, "as the data's README says");
-}
-
-#[test]
-fn hippocampus_montgomery_and_prostate_index_and_load() {
-    struct Case {
-        name: &'static str,
-        n_patients: usize,
-        rule: LabelRule,
-        classes: &'static [u8],
-    }
-    for case in [
-        Case {
-            name: "msd_hippocampus",
-            n_patients: 64,
-            rule: LabelRule::Classes { n: 2 },
-            classes: &[1, 2],
-        },
-        Case {
-            name: "cxr_montgomery",
-            n_patients: 138,
-            rule: LabelRule::Combine,
-            classes: &[255],
-        },
-        // Ten images; patient77 has two of them.
-        Case {
-            name: "mri_prostate",
-            n_patients: 9,
-            rule: LabelRule::Combine,
-            classes: &[254, 255],
-        },
-    ] {
-        let Some(root) = shared(case.name) else {
-            continue;
-        };
-        let split = SplitRule::Fractions {
-            validation: 0.15,
-            test: 0.15,
-            seed: 1,
-        };
-        let dataset = index(&root, &Options { split }).unwrap();
-        let n_patients: usize = [Split::Train, Split::Validation, Split::Test]
-            .map(|split| dataset.patients(split).len())
-            .iter()
-            .sum();
-        assert_eq!(n_patients, case.n_patients, "{}", case.name);
-        assert_eq!(dataset.classes, case.classes, "{}", case.name);
-        for entry in dataset.entries.iter().take(80) {
-            let sample = dataset.load(entry, &case.rule).unwrap();
-            assert!(
-                sample.labels.data.iter().any(|&label| label > 0),
-                "{}",
-                sample.name
-            );
-        }
-    }
 }

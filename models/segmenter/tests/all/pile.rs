@@ -58,22 +58,22 @@ fn known_gap(row: &BTreeMap<String, String>) -> Option<&'static str> {
     }
 }
 
-/// pydicom's pixel array has stored values: comparable where nothing is rescaled, inverted or coloured.
-fn comparable(row: &BTreeMap<String, String>) -> bool {
-    let number = |name: &str, neutral: f64| {
-        row[name]
-            .parse()
-            .is_ok_and(|value: f64| value.to_bits() != neutral.to_bits())
-    };
-    let rescaled = number("slope", 1.0) || number("intercept", 0.0);
+/// Named lossless by its transfer syntax, but its stream is a baseline JPEG, which decoders round
+/// each in its own way.
+const LOSSY_IN_DISGUISE: &str = "good/dcmjs__sample-op.dcm";
+
+/// Slope and intercept between pydicom's pixel array, which has stored values, and ours; none where
+/// the pixels are inverted, coloured, looked up or lossy.
+fn rescale(row: &BTreeMap<String, String>) -> Option<(f32, f32)> {
     let lossy = ["4.50", "4.51", "4.91", "4.203"]
         .iter()
         .any(|end| row["ts_uid"].ends_with(end));
-    let photometric = row["photometric"].as_str();
-    !rescaled
-        && !lossy
-        && row["modlut"] != "True"
-        && (photometric == "MONOCHROME2" || photometric == "RGB")
+    let plain = matches!(row["photometric"].as_str(), "MONOCHROME2" | "RGB");
+    if lossy || !plain || row["modlut"] == "True" || row["file"] == LOSSY_IN_DISGUISE {
+        return None;
+    }
+    let number = |name: &str, absent| row[name].parse().unwrap_or(absent);
+    Some((number("slope", 1.0), number("intercept", 0.0)))
 }
 
 /// An enhanced object keeps its rescale in the Pixel Value Transformation Sequence (0028,9145).
@@ -81,17 +81,18 @@ fn rescales_in_a_functional_group(bytes: &[u8]) -> bool {
     bytes.windows(4).any(|tag| tag == [0x28, 0, 0x45, 0x91])
 }
 
-fn digest(frames: &[Image], dtype: &str) -> Option<String> {
-    let values = frames.iter().flat_map(|frame| &frame.data);
+/// The first half of the SHA-256 of stored values in the layout of a numpy type.
+fn digest(frames: &[Image], dtype: &str, (slope, intercept): (f32, f32)) -> Option<String> {
+    let values = frames
+        .iter()
+        .flat_map(|frame| &frame.data)
+        .map(|value| (value - intercept) / slope);
+    let whole = values.clone().map(|value| value.round() as i32);
     let bytes: Vec<u8> = match dtype {
-        "uint8" => values.map(|&value| value as u8).collect(),
-        "uint16" => values
-            .flat_map(|&value| (value as u16).to_le_bytes())
-            .collect(),
-        "int16" => values
-            .flat_map(|&value| (value as i16).to_le_bytes())
-            .collect(),
-        "float32" => values.flat_map(|&value| value.to_le_bytes()).collect(),
+        "uint8" => whole.map(|value| value as u8).collect(),
+        "uint16" | "int16" => whole.flat_map(|v| (v as u16).to_le_bytes()).collect(),
+        ">u2" | ">i2" => whole.flat_map(|v| (v as u16).to_be_bytes()).collect(),
+        "float32" => values.flat_map(f32::to_le_bytes).collect(),
         // f32 does not hold all values of 32 bits.
         _ => return None,
     };
@@ -126,9 +127,9 @@ fn good_files_decode_with_their_shape_and_pixels() {
                 );
                 if found != expected {
                     wrong.push(format!("{name}: {found:?} instead of {expected:?}"));
-                } else if comparable(&row)
+                } else if let Some(rescale) = rescale(&row)
                     && !rescales_in_a_functional_group(&bytes)
-                    && let Some(found) = digest(&scan.frames, &row["pydicom_dtype"])
+                    && let Some(found) = digest(&scan.frames, &row["pydicom_dtype"], rescale)
                 {
                     if found == row["pixels_sha256_32"] {
                         equal += 1;
