@@ -18,7 +18,6 @@ const DEFAULTS: &str = include_str!("../../config/train.toml");
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub seed: u64,
-    pub threads: usize,
     pub data: Data,
     pub input: InputRules,
     pub augmentation: Augmentation,

@@ -37,8 +37,9 @@ fn causes(error: &anyhow::Error) -> String {
     text
 }
 
+/// Release and commit, the latter `unknown` when built from a copy without history.
 pub fn code_version() -> String {
-    env!("CARGO_PKG_VERSION").to_owned()
+    concat!(env!("CARGO_PKG_VERSION"), "+", env!("SCANSIDE_COMMIT")).to_owned()
 }
 
 /// The command as it was typed.

@@ -1,0 +1,256 @@
+//! The trainer's programs on phantoms: a run that is interrupted and killed ends with the weights of
+//! one that was left alone, and what is exported says what was trained.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// For a busy machine; every wait ends as soon as what it waits for is there.
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// A ViT-T at 64 px from random weights: small enough to train for a few epochs.
+const SMALL: [&str; 6] = [
+    "seed=3",
+    "data.lists=[\"list.csv\"]",
+    "model.encoder=\"vit_t\"",
+    "input.size=64",
+    "finetune.epochs=4",
+    "finetune.ema=0.5",
+];
+
+fn trainer(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    command.current_dir(folder).args(arguments);
+    command
+}
+
+fn words(output: &Output) -> String {
+    let (out, error) = (&output.stdout, &output.stderr);
+    String::from_utf8_lossy(out).into_owned() + &String::from_utf8_lossy(error)
+}
+
+/// Runs to the end and gives what was said.
+fn done(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let said = words(&output);
+    assert!(output.status.success(), "{command:?}\n{said}");
+    said
+}
+
+/// Runs into an error and gives what was said.
+fn refused(mut command: Command) -> String {
+    let output = command.output().unwrap();
+    let said = words(&output);
+    assert_eq!(output.status.code(), Some(1), "{command:?}\n{said}");
+    said
+}
+
+/// Phantoms of six patients, four of them for training.
+fn phantoms() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    done(trainer(
+        path,
+        &[
+            "dataset",
+            "phantom",
+            "phantom",
+            "--patients",
+            "6",
+            "--frames",
+            "2",
+        ],
+    ));
+    let index = "dataset index phantom --train 0001,0002,0003,0004 --validation 0005 --test 0006 \
+                 --out list.csv";
+    done(trainer(path, &index.split_whitespace().collect::<Vec<_>>()));
+    folder
+}
+
+fn with_settings(mut command: Command, settings: &[&str]) -> Command {
+    for setting in settings {
+        command.args(["--set", setting]);
+    }
+    command
+}
+
+fn finetune(folder: &Path, run: &str) -> Command {
+    with_settings(trainer(folder, &["finetune", "--run", run]), &SMALL)
+}
+
+fn distill(folder: &Path, run: &str) -> Command {
+    let settings = [
+        &SMALL[..],
+        &[
+            "distill.teacher=\"teacher\"",
+            "distill.views=2",
+            "distill.mask_epochs=2",
+        ],
+    ]
+    .concat();
+    with_settings(trainer(folder, &["distill", "--run", run]), &settings)
+}
+
+fn steps(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+    // The last line may be half written.
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["kind"] == "step")
+        .collect()
+}
+
+fn wait_until(child: &mut Child, what: &str, mut happened: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !happened() {
+        assert!(child.try_wait().unwrap().is_none(), "ended before {what}");
+        assert!(start.elapsed() < PATIENCE, "no {what} in {PATIENCE:?}");
+        sleep(Duration::from_millis(2));
+    }
+}
+
+fn signal(child: &Child, name: &str) {
+    let id = child.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args([name, &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+fn start(mut command: Command) -> Child {
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    child.unwrap()
+}
+
+fn resumed(mut command: Command) -> Command {
+    command.arg("--resume");
+    command
+}
+
+/// Goes on with a run that was killed: Ctrl-C in the first epoch, `kill -9` in the middle of the
+/// second, then to the end.
+fn interrupt_kill_and_finish(command: impl Fn() -> Command, run: &Path) {
+    let mut child = start(resumed(command()));
+    wait_until(&mut child, "the second step", || steps(run).len() >= 2);
+    signal(&child, "-INT");
+    assert_eq!(child.wait().unwrap().code(), Some(130), "saved and stopped");
+    let n_saved = steps(run).len();
+    let mut child = start(resumed(command()));
+    wait_until(&mut child, "the second epoch", || {
+        let steps = steps(run);
+        steps.iter().filter(|step| step["epoch"] == 1).count() >= 2
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(steps(run).len() > n_saved);
+    done(resumed(command()));
+}
+
+fn assert_same_run(folder: &Path, one: &str, two: &str) {
+    for file in ["best.safetensors", "last.safetensors", "metrics.jsonl"] {
+        let [one, two] = [one, two].map(|run| fs::read(folder.join(run).join(file)).unwrap());
+        assert!(one == two, "{file} differs after the interruptions");
+    }
+}
+
+fn mean_loss(run: &Path, epoch: u64) -> f64 {
+    let losses: Vec<f64> = steps(run)
+        .iter()
+        .filter(|line| line["epoch"] == epoch)
+        .map(|line| line["loss"].as_f64().unwrap())
+        .collect();
+    losses.iter().sum::<f64>() / losses.len() as f64
+}
+
+#[test]
+fn from_phantoms_to_bundles_through_ctrl_c_and_kill() {
+    let folder = phantoms();
+    let path = folder.path();
+
+    done(finetune(path, "teacher"));
+    let again = path.join("again");
+    // Before anything is saved.
+    let mut child = start(finetune(path, "again"));
+    wait_until(&mut child, "the run folder", || {
+        again.join("run.json").exists()
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    interrupt_kill_and_finish(|| finetune(path, "again"), &again);
+    assert_same_run(path, "teacher", "again");
+    let losses = [0, 3].map(|epoch| mean_loss(&path.join("teacher"), epoch));
+    assert!(losses[1] < losses[0], "the teacher learns: {losses:?}");
+
+    done(distill(path, "student"));
+    let again = path.join("student-again");
+    // While the teacher's outputs are written.
+    let mut child = start(distill(path, "student-again"));
+    wait_until(&mut child, "the first record", || {
+        fs::metadata(again.join("teacher/records.f32")).is_ok_and(|file| file.len() > 0)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    interrupt_kill_and_finish(|| distill(path, "student-again"), &again);
+    assert_same_run(path, "student", "student-again");
+    let losses = [1, 2].map(|epoch| mean_loss(&path.join("student"), epoch));
+    assert!(losses[1] < losses[0], "the student learns: {losses:?}");
+
+    done(trainer(
+        path,
+        &["export", "--run", "student", "--out", "bundles"],
+    ));
+    for subject in ["student", "bundles/f32", "bundles/int8"] {
+        let said = done(trainer(path, &["eval", subject, "--list", "list.csv"]));
+        assert!(
+            said.contains("PHANTOM-0006") && said.contains("(2 images)"),
+            "{said}"
+        );
+    }
+    let said = done(trainer(path, &["bundle", "inspect", "bundles/int8"]));
+    assert!(said.contains("Dice 1.0000 to the expected mask"), "{said}");
+    assert!(
+        said.contains("test int8 pooled"),
+        "its figures are in it: {said}"
+    );
+}
+
+#[test]
+fn a_run_folder_is_neither_overwritten_nor_resumed_with_something_else() {
+    let folder = phantoms();
+    let path = folder.path();
+    let settings = ["finetune.epochs=1", "finetune.learning_rate=1e-4"];
+    let run = || with_settings(finetune(path, "run"), &settings);
+    let plan = done(with_settings(
+        trainer(path, &["finetune", "--run", "run", "--dry-run"]),
+        &SMALL,
+    ));
+    assert!(
+        plan.contains("8 batches an epoch") && plan.contains("parameters"),
+        "{plan}"
+    );
+    assert!(!path.join("run").exists(), "a dry run writes nothing");
+    done(run());
+    let said = refused(run());
+    assert!(said.contains("--resume"), "{said}");
+    let said = refused(resumed(with_settings(run(), &["finetune.epochs=2"])));
+    assert!(
+        said.contains("configuration changed since the run began"),
+        "{said}"
+    );
+    let said = refused(with_settings(run(), &["finetune.epoch=2"]));
+    assert!(said.contains("unknown key finetune.epoch"), "{said}");
+    let said = refused(with_settings(
+        finetune(path, "other"),
+        &["model.checkpoint=\"no.pth\""],
+    ));
+    assert!(said.contains("no.pth"), "{said}");
+}
