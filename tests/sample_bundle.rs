@@ -19,7 +19,11 @@ const GRAPH: &str = "model.onnx";
 /// Writes the bundle into an existing directory.
 pub(crate) fn write(directory: &Path) -> Manifest {
     std::fs::write(directory.join(GRAPH), graph()).unwrap();
-    std::fs::write(directory.join(GOLDEN_IMAGE), golden_png()).unwrap();
+    std::fs::write(
+        directory.join(GOLDEN_IMAGE),
+        golden(image::ImageFormat::Tiff),
+    )
+    .unwrap();
     let masks = [ClassMask {
         id: 1,
         rle: golden_labels().rle(1),
@@ -82,15 +86,19 @@ pub(crate) fn seal(directory: &Path) -> Manifest {
 
 /// An 8-bit grey PNG with a bright band across it.
 pub(crate) fn golden_png() -> Vec<u8> {
+    golden(image::ImageFormat::Png)
+}
+
+fn golden(format: image::ImageFormat) -> Vec<u8> {
     let pixels: Vec<u8> = golden_labels()
         .data
         .iter()
         .map(|&label| if label == 1 { 200 } else { 20 })
         .collect();
     let image = image::GrayImage::from_raw(SIZE as u32, SIZE as u32, pixels).unwrap();
-    let mut png = Cursor::new(Vec::new());
-    image.write_to(&mut png, image::ImageFormat::Png).unwrap();
-    png.into_inner()
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
 }
 
 /// The band's edges lie on cell borders of the output grid, where interpolated logits change sign.

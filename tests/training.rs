@@ -15,12 +15,14 @@ use serde_json::Value;
 const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A ViT-T at 64 px from random weights: small enough to train for a few epochs.
-const SMALL: [&str; 6] = [
+const SMALL: [&str; 7] = [
     "seed=3",
     "data.lists=[\"list.csv\"]",
     "model.encoder=\"vit_t\"",
     "input.size=64",
     "finetune.epochs=4",
+    // Eight batches: the last group is smaller.
+    "finetune.accumulate=3",
     "finetune.ema=0.5",
 ];
 
@@ -91,6 +93,7 @@ fn distill(folder: &Path, run: &str) -> Command {
             "distill.teacher=\"teacher\"",
             "distill.views=2",
             "distill.mask_epochs=2",
+            "distill.batch=3",
         ],
     ]
     .concat();
@@ -204,10 +207,12 @@ fn from_phantoms_to_bundles_through_ctrl_c_and_kill() {
     let losses = [1, 2].map(|epoch| mean_loss(&path.join("student"), epoch));
     assert!(losses[1] < losses[0], "the student learns: {losses:?}");
 
-    done(trainer(
-        path,
-        &["export", "--run", "student", "--out", "bundles"],
-    ));
+    let other = with_settings(distill(path, "other"), &["input.normalize=\"sam\""]);
+    let said = refused(other);
+    assert!(said.contains("give both the same [input]"), "{said}");
+
+    let export = ["export", "--run", "student", "--out", "bundles"];
+    done(trainer(path, &export));
     for subject in ["student", "bundles/f32", "bundles/int8"] {
         let said = done(trainer(path, &["eval", subject, "--list", "list.csv"]));
         assert!(
@@ -221,6 +226,18 @@ fn from_phantoms_to_bundles_through_ctrl_c_and_kill() {
         said.contains("test int8 pooled"),
         "its figures are in it: {said}"
     );
+
+    let said = refused(with_settings(trainer(path, &export), &["input.size=128"]));
+    assert!(said.contains("only keys of [export]"), "{said}");
+    let list = fs::read_to_string(path.join("list.csv")).unwrap();
+    fs::write(path.join("list.csv"), list.replace("validation", "train")).unwrap();
+    let said = refused(trainer(path, &export));
+    assert!(said.contains("changed since the run began"), "{said}");
+    let said = refused(trainer(
+        path,
+        &["eval", "bundles/f32", "--list", "list.csv", "--class", "7"],
+    ));
+    assert!(said.contains("--class") && said.contains("[1]"), "{said}");
 }
 
 #[test]

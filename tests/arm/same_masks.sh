@@ -17,7 +17,7 @@ strip -o "$work/here" "$here"
 printf 'stripped: aarch64 %d bytes (without demo), %s %d bytes\n' \
     "$(stat -c %s "$work/arm")" "$(uname -m)" "$(stat -c %s "$work/here")"
 
-images=("$bundle/golden.png" "$@")
+images=("$bundle/golden.tif" "$@")
 time "$here" segment --bundle "$bundle" "${images[@]}" >"$work/here.jsonl"
 time qemu-aarch64-static -L /usr/aarch64-linux-gnu "$work/arm" segment --bundle "$bundle" "${images[@]}" \
     >"$work/arm.jsonl"

@@ -14,9 +14,10 @@ use contract::geometry::InputRules;
 use contract::manifest::{Class, Kind, Output, Precision, Provenance, SCHEMA};
 use contract::mask::Logits;
 use contract::{Image, LabelMap, Manifest};
-use image::{ExtendedColorType, ImageFormat};
 use segmenter::Segmenter;
 use segmenter::infer::Probe;
+use tiff::encoder::colortype::{Gray32Float, RGB32Float};
+use tiff::encoder::{Compression, DeflateLevel, TiffEncoder};
 
 pub use command::run;
 
@@ -40,7 +41,7 @@ pub struct BundleSpec {
     pub provenance: Provenance,
     /// The graph, serialized.
     pub onnx: Vec<u8>,
-    /// Modality values; stored as whole numbers, shifted up where some are negative.
+    /// Modality values.
     pub golden: Image,
 }
 
@@ -78,8 +79,7 @@ pub fn write_bundle(directory: &Path, spec: &BundleSpec) -> Result<()> {
 }
 
 fn fill(directory: &Path, spec: &BundleSpec) -> Result<()> {
-    let golden = Golden::new(&spec.golden)?;
-    let labels = golden.mask(spec)?;
+    let labels = golden_mask(spec)?;
     ensure!(
         spec.classes
             .iter()
@@ -96,7 +96,8 @@ fn fill(directory: &Path, spec: &BundleSpec) -> Result<()> {
         })
         .collect();
     save(&directory.join(GRAPH), &spec.onnx)?;
-    save(&directory.join(GOLDEN_IMAGE), &golden.png)?;
+    let golden = tiff(&spec.golden).context("cannot encode the golden image")?;
+    save(&directory.join(GOLDEN_IMAGE), &golden)?;
     save(
         &directory.join(GOLDEN_MASK),
         serde_json::to_string_pretty(&masks)?.as_bytes(),
@@ -132,66 +133,32 @@ fn fill(directory: &Path, spec: &BundleSpec) -> Result<()> {
     )
 }
 
-/// The golden image as its file holds it.
-struct Golden {
-    png: Vec<u8>,
-    image: Image,
+/// What this very graph makes of the golden image.
+fn golden_mask(spec: &BundleSpec) -> Result<LabelMap> {
+    let probe = Probe::open(&spec.onnx, spec.input.size, &[OUTPUT.to_owned()])
+        .context("the exported graph does not load")?;
+    let (chw, placement) = spec.input.prepare(&spec.golden);
+    let logits = logits(&probe, &chw)?;
+    ensure!(
+        logits.classes == spec.classes.len() + 1,
+        "the graph has {} classes with background, the bundle lists {} besides it",
+        logits.classes,
+        spec.classes.len()
+    );
+    Ok(placement.labels_from_logits(&logits))
 }
 
-impl Golden {
-    fn new(image: &Image) -> Result<Self> {
-        let low = image
-            .data
-            .iter()
-            .fold(0f32, |low, &value| low.min(value))
-            .floor();
-        let data: Vec<f32> = image
-            .data
-            .iter()
-            .map(|value| (value - low).round().clamp(0.0, 65535.0))
-            .collect();
-        let wide = data.iter().any(|&value| value > 255.0);
-        let color = match (image.channels, wide) {
-            (1, false) => ExtendedColorType::L8,
-            (1, true) => ExtendedColorType::L16,
-            (_, false) => ExtendedColorType::Rgb8,
-            (_, true) => ExtendedColorType::Rgb16,
-        };
-        // The image crate takes 16-bit samples in the machine's byte order.
-        let bytes: Vec<u8> = if wide {
-            data.iter()
-                .flat_map(|&value| (value as u16).to_ne_bytes())
-                .collect()
-        } else {
-            data.iter().map(|&value| value as u8).collect()
-        };
-        let mut png = std::io::Cursor::new(Vec::new());
-        let (cols, rows) = (u32::try_from(image.cols)?, u32::try_from(image.rows)?);
-        image::write_buffer_with_format(&mut png, &bytes, cols, rows, color, ImageFormat::Png)
-            .context("cannot encode the golden image")?;
-        Ok(Self {
-            png: png.into_inner(),
-            image: Image {
-                data,
-                ..image.clone()
-            },
-        })
+/// TIFF with 32-bit floats: any modality value comes back as it was.
+fn tiff(image: &Image) -> Result<Vec<u8>> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    let (cols, rows) = (u32::try_from(image.cols)?, u32::try_from(image.rows)?);
+    let mut encoder =
+        TiffEncoder::new(&mut bytes)?.with_compression(Compression::Deflate(DeflateLevel::Best));
+    match image.channels {
+        1 => encoder.write_image::<Gray32Float>(cols, rows, &image.data)?,
+        _ => encoder.write_image::<RGB32Float>(cols, rows, &image.data)?,
     }
-
-    /// What this very graph makes of it.
-    fn mask(&self, spec: &BundleSpec) -> Result<LabelMap> {
-        let probe = Probe::open(&spec.onnx, spec.input.size, &[OUTPUT.to_owned()])
-            .context("the exported graph does not load")?;
-        let (chw, placement) = spec.input.prepare(&self.image);
-        let logits = logits(&probe, &chw)?;
-        ensure!(
-            logits.classes == spec.classes.len() + 1,
-            "the graph has {} classes with background, the bundle lists {} besides it",
-            logits.classes,
-            spec.classes.len()
-        );
-        Ok(placement.labels_from_logits(&logits))
-    }
+    Ok(bytes.into_inner())
 }
 
 /// The logits of a graph that was opened with [`OUTPUT`] as its only output.
@@ -350,6 +317,25 @@ mod tests {
         assert_eq!(segmenter.manifest().counter, 2);
         let beside: Vec<_> = fs::read_dir(folder.path().join("zoo")).unwrap().collect();
         assert_eq!(beside.len(), 1, "{beside:?}");
+    }
+
+    #[test]
+    fn the_golden_image_keeps_fractions_and_negative_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("small");
+        let mut spec = spec();
+        spec.input.window = Window::Level {
+            center: 40.0,
+            width: 400.0,
+        };
+        spec.golden
+            .data
+            .iter_mut()
+            .for_each(|value| *value -= 300.25);
+        write_bundle(&path, &spec).unwrap();
+        let bytes = Bundle::open(&path).unwrap().read(GOLDEN_IMAGE).unwrap();
+        let scan = segmenter::decode::decode(&bytes, &segmenter::decode::Limits::STANDARD);
+        assert_eq!(scan.unwrap().frames, [spec.golden]);
     }
 
     #[test]

@@ -131,6 +131,9 @@ pub struct EvalArgs {
     /// Label value that counts as foreground, for a bundle or checkpoint (a run knows its own).
     #[arg(long, default_value_t = 1)]
     pub class: u8,
+    /// Every label value above 0 counts as foreground.
+    #[arg(long, conflicts_with = "class")]
+    pub combine: bool,
     /// Also write the report as JSON.
     #[arg(long)]
     pub json: Option<PathBuf>,

@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use contract::geometry::InputRules;
-use contract::manifest::Class;
+use contract::manifest::{self, Class};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::augment::Augmentation;
 use crate::dataset::LabelRule;
+
+/// LiteMedSAM's dense prompt has one size.
+const LITE_MEDSAM_SIZE: usize = 256;
 
 const DEFAULTS: &str = include_str!("../../config/train.toml");
 
@@ -181,30 +184,40 @@ impl Config {
     }
 
     fn validate(&self) -> Result<()> {
-        if self.input.size == 0 || !self.input.size.is_multiple_of(64) {
+        manifest::validate_input(&self.input)?;
+        manifest::validate_classes(&self.data.classes).context("in data")?;
+        if self.model.encoder == Encoder::LiteMedsam && self.input.size != LITE_MEDSAM_SIZE {
             bail!(
-                "input.size is {} px: choose a multiple of 64",
+                "input.size is {} px, but model.encoder = \"lite_medsam\" takes {LITE_MEDSAM_SIZE}: \
+                 choose that, or the encoder \"vit_t\"",
                 self.input.size
             );
-        }
-        let ids: Vec<u8> = self.data.classes.iter().map(|class| class.id).collect();
-        if ids.is_empty()
-            || !ids
-                .iter()
-                .enumerate()
-                .all(|(i, &id)| usize::from(id) == i + 1)
-        {
-            bail!("data.classes has the ids {ids:?}: number them 1, 2, 3 ... without gaps");
         }
         let wanted = match self.data.target {
             LabelRule::Binary { .. } | LabelRule::Combine => 1,
             LabelRule::Classes { n } => usize::from(n),
         };
-        if ids.len() != wanted {
-            bail!(
-                "data.classes lists {} classes, data.target makes {wanted}",
-                ids.len()
-            );
+        let listed = self.data.classes.len();
+        if listed != wanted {
+            bail!("data.classes lists {listed} classes, data.target makes {wanted}");
+        }
+        let augmentation = &self.augmentation;
+        for (key, [low, high]) in [
+            ("augmentation.scale", augmentation.scale),
+            ("augmentation.gamma", augmentation.gamma),
+        ] {
+            if !(0.0 < low && low <= high) {
+                bail!("{key} is [{low}, {high}]: the lower end must be above 0 and come first");
+            }
+        }
+        for (key, share) in [
+            ("finetune.ema", self.finetune.ema),
+            ("distill.ema", self.distill.ema),
+            ("distill.teacher_weight", self.distill.teacher_weight),
+        ] {
+            if !(0.0..=1.0).contains(&share) {
+                bail!("{key} is {share}: it must be from 0 to 1");
+            }
         }
         for (key, value) in [
             ("finetune.batch", self.finetune.batch),
@@ -266,9 +279,27 @@ mod tests {
 
     #[test]
     fn overrides_win() {
-        let config =
-            Config::resolve(None, &["finetune.epochs=3".into(), "input.size=512".into()]).unwrap();
-        assert_eq!((config.finetune.epochs, config.input.size), (3, 512));
+        let config = Config::resolve(
+            None,
+            &["finetune.epochs=3".into(), "finetune.rank=8".into()],
+        )
+        .unwrap();
+        assert_eq!((config.finetune.epochs, config.finetune.rank), (3, 8));
+    }
+
+    #[test]
+    fn values_that_would_fail_later_are_refused() {
+        for (setting, words) in [
+            ("input.size=512", "lite_medsam"),
+            ("input.size=100", "multiple of 64"),
+            ("input.window={percentile={low=99.0,high=1.0}}", "window"),
+            ("data.classes=[{id=2,label=\"a\",color=[1,2,3]}]", "1, 2, 3"),
+            ("augmentation.gamma=[0.0,1.0]", "augmentation.gamma"),
+            ("distill.teacher_weight=1.5", "distill.teacher_weight"),
+        ] {
+            let error = Config::resolve(None, &[setting.into()]).unwrap_err();
+            assert!(format!("{error:#}").contains(words), "{setting}: {error:#}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod nifti;
 pub mod phantom;
 mod split;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -78,23 +78,34 @@ pub struct Dataset {
     pub entries: Vec<Entry>,
     /// Grey values above 0 that occur in the label files.
     pub classes: Vec<u8>,
-    /// Hex SHA-256 over the sorted (relative path, SHA-256 of content, split) of all entries.
+    /// Hex SHA-256 over the sorted contents of all entries with patient and split: where the files
+    /// lie does not matter.
     pub fingerprint: String,
-    /// What the fingerprint is made of, one line a entry, kept for concatenation.
-    lines: Vec<String>,
-    names: HashMap<(PathBuf, Option<usize>), String>,
+    known: HashMap<(PathBuf, Option<usize>), Known>,
     /// The volumes read last: neighbouring entries are slices of the same two files.
     volumes: Mutex<[Option<NamedVolume>; 2]>,
 }
 
 type NamedVolume = (PathBuf, Arc<Volume>);
 
+#[derive(Debug)]
+struct Known {
+    name: String,
+    /// SHA-256 of the image file, with the slice.
+    image: String,
+    /// What the fingerprint has of this entry: a line.
+    content: String,
+}
+
 impl Dataset {
     /// Reads a list file and hashes every file in it.
     pub fn read(list: &Path) -> Result<Self> {
         let root = list::folder_of(list);
         let entries = list::read(list)?;
-        Self::assemble(root, entries).with_context(|| format!("in list {}", list.display()))
+        let mut dataset =
+            Self::assemble(root, entries).with_context(|| format!("in list {}", list.display()))?;
+        dataset.sort();
+        Ok(dataset)
     }
 
     /// Concatenates lists; a patient must be in the same split in all of them.
@@ -105,14 +116,17 @@ impl Dataset {
         let mut all = Self::read(first)?;
         for list in rest {
             let more = Self::read(list)?;
+            for (place, known) in more.known {
+                let twice = format!("{} is in two lists: keep it in one", known.name);
+                ensure!(all.known.insert(place, known).is_none(), twice);
+            }
             all.entries.extend(more.entries);
-            all.lines.extend(more.lines);
-            all.names.extend(more.names);
             let classes: BTreeSet<u8> = all.classes.iter().copied().chain(more.classes).collect();
             all.classes = classes.into_iter().collect();
         }
-        check_split(&all.entries)?;
-        all.fingerprint = digest_lines(&mut all.lines);
+        all.sort();
+        all.check_split()?;
+        all.fingerprint = all.digest();
         Ok(all)
     }
 
@@ -140,14 +154,8 @@ impl Dataset {
         let labels = labels
             .apply(grey)
             .with_context(|| format!("labels {}", entry.labels.display()))?;
-        let key = (entry.image.clone(), entry.slice);
-        let name = self
-            .names
-            .get(&key)
-            .cloned()
-            .unwrap_or_else(|| name_of(&self.root, entry));
         Ok(Sample {
-            name,
+            name: self.known(entry).name.clone(),
             patient: entry.patient.clone(),
             image,
             labels,
@@ -160,43 +168,89 @@ impl Dataset {
             !entries.is_empty(),
             "there is no entry: nothing to train on"
         );
-        check_split(&entries)?;
         let mut hashes: HashMap<PathBuf, String> = HashMap::new();
         let mut classes = BTreeSet::new();
-        let mut lines = Vec::with_capacity(entries.len());
-        let mut names = HashMap::with_capacity(entries.len());
+        let mut known = HashMap::with_capacity(entries.len());
         for entry in &entries {
             if !hashes.contains_key(&entry.labels) {
                 classes.extend(label::values(&entry.labels)?);
             }
-            let image = hash(&entry.image, &mut hashes)?;
+            // Padded, so that slices of a volume stay in order.
+            let slice = entry
+                .slice
+                .map_or_else(String::new, |slice| format!("#{slice:05}"));
+            let image = hash(&entry.image, &mut hashes)? + &slice;
             let labels = hash(&entry.labels, &mut hashes)?;
+            let (patient, split) = (&entry.patient, entry.split.name());
+            let content = format!("{image}\t{labels}\t{patient}\t{split}\n");
             let name = name_of(&root, entry);
-            let label_name = relative(&root, &entry.labels);
-            let split = entry.split.name();
-            lines.push(format!(
-                "{name}\t{image}\t{label_name}\t{labels}\t{split}\n"
-            ));
-            if names
-                .insert((entry.image.clone(), entry.slice), name)
-                .is_some()
-            {
+            let place = (entry.image.clone(), entry.slice);
+            let found = Known {
+                name,
+                image,
+                content,
+            };
+            if known.insert(place, found).is_some() {
                 bail!("{} is listed twice: remove one line", entry.image.display());
             }
         }
         classes.remove(&0);
-        let fingerprint = digest_lines(&mut lines);
-        let classes = classes.into_iter().collect();
-        let volumes = Mutex::new([None, None]);
-        Ok(Self {
+        let mut dataset = Self {
             root,
             entries,
-            classes,
-            fingerprint,
-            lines,
-            names,
-            volumes,
-        })
+            classes: classes.into_iter().collect(),
+            fingerprint: String::new(),
+            known,
+            volumes: Mutex::new([None, None]),
+        };
+        dataset.check_split()?;
+        dataset.fingerprint = dataset.digest();
+        Ok(dataset)
+    }
+
+    fn known(&self, entry: &Entry) -> &Known {
+        &self.known[&(entry.image.clone(), entry.slice)]
+    }
+
+    /// An order that depends on content alone, as the fingerprint does: who trains in the order of
+    /// `entries` is a function of the fingerprint.
+    fn sort(&mut self) {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries.sort_by_cached_key(|entry| self.known(entry).content.clone());
+        self.entries = entries;
+    }
+
+    fn digest(&self) -> String {
+        let mut lines: Vec<&str> = self.known.values().map(|it| it.content.as_str()).collect();
+        lines.sort_unstable();
+        hex::encode(Sha256::digest(lines.concat()))
+    }
+
+    /// Frames of one patient look alike: seen in training, they would flatter the test figures. A
+    /// copy of an image under another name would do the same.
+    fn check_split(&self) -> Result<()> {
+        let mut patients: HashMap<&str, Split> = HashMap::new();
+        let mut images: HashMap<&str, &Entry> = HashMap::new();
+        for entry in &self.entries {
+            let first = *patients.entry(&entry.patient).or_insert(entry.split);
+            ensure!(
+                first == entry.split,
+                "patient {} is in two splits, {} and {}: keep all frames of a patient in one",
+                entry.patient,
+                first.name(),
+                entry.split.name(),
+            );
+            let first = images.entry(&self.known(entry).image).or_insert(entry);
+            ensure!(
+                first.split == entry.split,
+                "{} ({}) and {} ({}) are the same image: keep it in one split",
+                first.image.display(),
+                first.split.name(),
+                entry.image.display(),
+                entry.split.name(),
+            );
+        }
+        Ok(())
     }
 
     fn image(&self, entry: &Entry) -> Result<(Image, Option<[f64; 2]>)> {
@@ -268,22 +322,6 @@ fn ensure_same_size(entry: &Entry, image: &Image, labels: &LabelMap) -> Result<(
     Ok(())
 }
 
-/// Frames of one patient look alike: seen in training, they would flatter the test figures.
-fn check_split(entries: &[Entry]) -> Result<()> {
-    let mut splits: BTreeMap<&str, Split> = BTreeMap::new();
-    for entry in entries {
-        let first = *splits.entry(&entry.patient).or_insert(entry.split);
-        ensure!(
-            first == entry.split,
-            "patient {} is in two splits, {} and {}: keep all frames of a patient in one",
-            entry.patient,
-            first.name(),
-            entry.split.name(),
-        );
-    }
-    Ok(())
-}
-
 fn name_of(root: &Path, entry: &Entry) -> String {
     let path = relative(root, &entry.image);
     match entry.slice {
@@ -307,15 +345,6 @@ fn hash(path: &Path, known: &mut HashMap<PathBuf, String>) -> Result<String> {
     let hash = hex::encode(Sha256::digest(&bytes));
     known.insert(path.to_owned(), hash.clone());
     Ok(hash)
-}
-
-fn digest_lines(lines: &mut [String]) -> String {
-    lines.sort_unstable();
-    let mut digest = Sha256::new();
-    for line in lines {
-        digest.update(line);
-    }
-    hex::encode(digest.finalize())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use candle_core::{Device, Tensor};
 use nets::loss::{dice_ce, embedding_mse, mask_distillation};
 use nets::mask_decoder::Tokens;
 use nets::optimizer::{AdamW, AdamWConfig};
+use nets::params::Loaded;
 use nets::prompt_encoder::Prompts;
 use nets::schedule::warmup_poly;
 use nets::{Mode, lora};
@@ -58,6 +59,7 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
     )?;
     let teacher = Model::open(&config.distill.teacher)
         .with_context(|| format!("teacher {}", config.distill.teacher.display()))?;
+    ensure_teacher_fits(&config, &own)?;
     let student = Model::build(
         model::student_config(&config),
         config.input,
@@ -73,11 +75,14 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
         &student.loaded,
         &config.distill.teacher,
     )?);
+    report::say(&report::trainable_table(&student.loaded.vars));
     report::say(&format!(
-        "{} training images x {} views, {} validation images",
+        "{} training images x {} views, {} validation images, {} batches an epoch, {} epochs",
         views.frames.len(),
         config.distill.views,
-        validation.len()
+        validation.len(),
+        views.len().div_ceil(config.distill.batch),
+        config.distill.embedding_epochs + config.distill.mask_epochs
     ));
     if args.recipe.dry_run {
         report::say(&config.to_toml());
@@ -113,6 +118,41 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
     )
 }
 
+/// The teacher sees the student's pixels and names its classes.
+fn ensure_teacher_fits(config: &Config, own: &Dataset) -> Result<()> {
+    let folder = &config.distill.teacher;
+    let its = Config::read(&folder.join("config.toml"))?;
+    ensure!(
+        its.input == config.input,
+        "teacher {}: was trained with the input {:?}, this recipe has {:?}: give both the same [input]",
+        folder.display(),
+        its.input,
+        config.input
+    );
+    let labels = |config: &Config| -> Vec<String> {
+        let classes = config.data.classes.iter();
+        classes.map(|class| class.label.clone()).collect()
+    };
+    ensure!(
+        its.data.target == config.data.target && labels(&its) == labels(config),
+        "teacher {}: was trained for the classes {:?} with the target {:?}, this recipe has {:?} with \
+         {:?}: give both the same data.target and data.classes",
+        folder.display(),
+        labels(&its),
+        its.data.target,
+        labels(config),
+        config.data.target
+    );
+    if run_folder::read_identity(folder)?.data_fingerprint != own.fingerprint {
+        tracing::warn!(
+            teacher = %folder.display(),
+            "the teacher was trained on other data or another split: it may have seen patients of \
+             this validation or test split"
+        );
+    }
+    Ok(())
+}
+
 /// The teacher's plain weights; tensors of the same name and shape start the student.
 fn student_start(teacher: &Model) -> Result<State> {
     let state = teacher.loaded.state_dict()?;
@@ -139,7 +179,7 @@ fn train_student(student: &Student, run: &RunFolder) -> Result<Outcome> {
         ..AdamWConfig::reference()
     };
     let mut optimizer = AdamW::new(vars, config);
-    train::train(student, &plan, &mut optimizer, vars, run)
+    train::train(student, &plan, &mut optimizer, run)
 }
 
 /// Every training image as it is (view 0) and augmented (the others), by index.
@@ -312,24 +352,11 @@ impl Task for Student<'_> {
         warmup_poly(step, peak, distill.warmup_steps, epochs * per_epoch)
     }
 
-    fn state(&self) -> Result<State> {
-        Ok(self.model.loaded.state_dict()?)
-    }
-
-    fn restore(&self, state: &State) -> Result<()> {
-        Ok(self.model.loaded.restore(state)?)
+    fn loaded(&self) -> &Loaded {
+        &self.model.loaded
     }
 
     fn validate(&self) -> Result<f64> {
         validation_dice(self.model, self.validation)
     }
-}
-
-/// The identity of a run folder, for the bundle's provenance.
-pub fn teacher_of(run: &Path) -> Result<String> {
-    let identity = run_folder::read_identity(run)?;
-    Ok(match identity.kind {
-        RunKind::Student => format!("sha256:{}", identity.start_digest),
-        RunKind::Teacher => String::new(),
-    })
 }

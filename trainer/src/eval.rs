@@ -42,6 +42,15 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         .iter()
         .map(|entry| dataset.load(entry, &rule))
         .collect::<Result<_>>()?;
+    // A wrong label rule would otherwise read as a network that finds nothing.
+    ensure!(
+        samples
+            .iter()
+            .any(|sample| sample.labels.data.iter().any(|&label| label > 0)),
+        "no image has a foreground pixel under the rule {rule:?}: the label files hold the grey values \
+         {:?}; name one with --class, or take all with --combine",
+        dataset.classes
+    );
     if let Some(folder) = &args.masks {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
@@ -63,7 +72,11 @@ pub fn run(args: &EvalArgs) -> Result<()> {
 
 fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
     let path = &args.subject;
-    let binary = LabelRule::Binary { class: args.class };
+    let binary = if args.combine {
+        LabelRule::Combine
+    } else {
+        LabelRule::Binary { class: args.class }
+    };
     if let Some(margin) = args.boxes {
         let config = SamConfig {
             encoder: EncoderConfig::TinyVit(TinyVitConfig::lite_medsam()),

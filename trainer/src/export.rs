@@ -26,7 +26,8 @@ use crate::model::{HEAD_DIM, Model};
 use crate::onnx::automatic::OUTPUT;
 use crate::onnx::{self, lower_automatic};
 use crate::quantize::{self, Layer};
-use crate::{report, run_folder};
+use crate::report;
+use crate::run_folder::{self, Identity, RunKind};
 
 /// Largest difference between a logit of candle and of tract that is rounding.
 const PARITY: f32 = 1e-3;
@@ -40,7 +41,8 @@ pub struct Request<'a> {
     pub recipe: &'a config::Export,
     pub provenance: Provenance,
     pub calibration: &'a [Image],
-    /// Images the two graphs are compared on; the one with the largest masks becomes the golden image.
+    /// Images the two graphs are compared on; the one that shows the most classes, and of these the
+    /// one whose smallest class is largest, becomes the golden image.
     pub validation: &'a [Image],
     pub quantization: quantize::Options,
     /// Logits of the network itself for a prepared image (3 x size x size).
@@ -107,6 +109,12 @@ impl fmt::Display for Report {
 pub fn run(args: &ExportArgs) -> Result<()> {
     let recipe = args.run.join("config.toml");
     let recorded = Config::read(&recipe)?.digest();
+    for text in &args.overrides {
+        ensure!(
+            text.trim_start().starts_with("export."),
+            "--set {text}: the run is done, only keys of [export] can still be set"
+        );
+    }
     let config = Config::resolve(Some(&recipe), &args.overrides)?;
     let model = Model::open(&args.run)?;
     let identity = run_folder::read_identity(&args.run)?;
@@ -115,7 +123,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         let EncoderConfig::TinyVit(_) = &model.config.encoder;
         state = lora::merge(state, lora.rows, HEAD_DIM)?;
     }
-    let dataset = Dataset::read_many(&config.data.lists)?;
+    let dataset = measured_data(&config, &identity)?;
     let calibration = images(
         &dataset,
         Split::Train,
@@ -139,8 +147,8 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         provenance: Provenance {
             command: report::command_line(),
             recipe_digest: recorded,
+            teacher: identity.teacher(),
             data_fingerprint: identity.data_fingerprint,
-            teacher: config.distill.teacher.display().to_string(),
             dice: BTreeMap::new(),
             code_version: identity.code_version,
         },
@@ -163,6 +171,22 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         report::say(&format!("Dice {dice:.4} {row}"));
     }
     Ok(())
+}
+
+/// The lists as they were in training: after another split the figures would be of patients that the
+/// network has seen.
+fn measured_data(config: &Config, identity: &Identity) -> Result<Dataset> {
+    let mut lists = config.data.lists.clone();
+    if identity.kind == RunKind::Student {
+        lists.extend(config.data.distill_lists.clone());
+    }
+    let all = Dataset::read_many(&lists)?;
+    ensure!(
+        all.fingerprint == identity.data_fingerprint,
+        "the images, labels or splits of {lists:?} changed since the run began: restore them, or \
+         train again"
+    );
+    Dataset::read_many(&config.data.lists)
 }
 
 /// At most `limit` images of a split, spread evenly over it.
@@ -290,20 +314,23 @@ fn parity(
 struct Comparison {
     pooled: Overlap,
     worst: Option<f64>,
-    /// Index of the image with the most foreground in both.
+    /// Index of the image that shows most.
     golden: usize,
 }
 
 fn compare(f32: &Probe, int8: &Probe, frames: &[(Vec<f32>, Placement)]) -> Result<Comparison> {
     let mut out = Comparison::default();
-    let mut largest = 0;
+    let mut most = (0, 0);
     for (index, (chw, placement)) in frames.iter().enumerate() {
         let truth = placement.labels_from_logits(&bundle::logits(f32, chw)?);
         let logits: Logits = bundle::logits(int8, chw)?;
         let found = placement.labels_from_logits(&logits);
         let overlap = foreground(&found, &truth, logits.classes);
-        if overlap.intersection > largest {
-            largest = overlap.intersection;
+        let areas = (1..logits.classes).map(|class| found.area_px(class as u8));
+        let present: Vec<_> = areas.filter(|&area| area > 0).collect();
+        let shows = (present.len(), present.into_iter().min().unwrap_or(0));
+        if shows > most {
+            most = shows;
             out.golden = index;
         }
         if let Some(dice) = overlap.dice() {

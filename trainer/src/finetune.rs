@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use candle_core::Tensor;
 use nets::loss::dice_ce;
 use nets::optimizer::{AdamW, AdamWConfig};
+use nets::params::Loaded;
 use nets::schedule::warmup_poly;
 use nets::{Mode, checkpoint};
 
@@ -15,7 +16,7 @@ use crate::config::Config;
 use crate::dataset::{Dataset, Sample, Split};
 use crate::model::{self, Model};
 use crate::report;
-use crate::run_folder::{Identity, RunFolder, RunKind, State};
+use crate::run_folder::{Identity, RunFolder, RunKind};
 use crate::train::{self, Outcome, Plan, Task};
 
 pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
@@ -100,7 +101,7 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         config: &config,
         plan: &plan,
     };
-    train::train(&task, &plan, &mut optimizer, &model.loaded.vars, &run)
+    train::train(&task, &plan, &mut optimizer, &run)
 }
 
 struct Finetune<'a> {
@@ -139,12 +140,8 @@ impl Task for Finetune<'_> {
         warmup_poly(step, finetune.learning_rate, finetune.warmup_steps, steps)
     }
 
-    fn state(&self) -> Result<State> {
-        Ok(self.model.loaded.state_dict()?)
-    }
-
-    fn restore(&self, state: &State) -> Result<()> {
-        Ok(self.model.loaded.restore(state)?)
+    fn loaded(&self) -> &Loaded {
+        &self.model.loaded
     }
 
     fn validate(&self) -> Result<f64> {

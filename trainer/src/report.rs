@@ -142,6 +142,7 @@ enum Line<'a> {
     Validation {
         step: u64,
         epoch: u64,
+        dice: f64,
         best_dice: f64,
     },
 }
@@ -196,13 +197,14 @@ impl Metrics {
     }
 
     /// After `epoch` epochs.
-    pub fn validation(&mut self, step: u64, epoch: u64, best_dice: f64) -> Result<()> {
+    pub fn validation(&mut self, step: u64, epoch: u64, dice: f64, best_dice: f64) -> Result<()> {
         say(&format!(
-            "epoch {epoch}: best foreground Dice on validation so far {best_dice:.4}"
+            "epoch {epoch}: foreground Dice on validation {dice:.4}, best so far {best_dice:.4}"
         ));
         self.append(&Line::Validation {
             step,
             epoch,
+            dice,
             best_dice,
         })
     }

@@ -34,6 +34,16 @@ pub enum RunKind {
     Student,
 }
 
+impl Identity {
+    /// The teacher's weights by digest; empty for a teacher.
+    pub fn teacher(&self) -> String {
+        match self.kind {
+            RunKind::Student => format!("sha256:{}", self.start_digest),
+            RunKind::Teacher => String::new(),
+        }
+    }
+}
+
 /// Where a run stands; the next batch to do is `batch` of `epoch`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
@@ -82,6 +92,14 @@ impl RunFolder {
                         path.display()
                     );
                 }
+            }
+            if old.code_version != identity.code_version {
+                tracing::warn!(
+                    was = old.code_version,
+                    is = identity.code_version,
+                    "the program changed since the run began: the weights may differ from those of \
+                     an uninterrupted run"
+                );
             }
         } else {
             std::fs::create_dir_all(path)

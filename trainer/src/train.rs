@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_core::{Tensor, Var};
 use nets::optimizer::AdamW;
+use nets::params::Loaded;
 
 use crate::report::{Metrics, Progress};
 use crate::run_folder::{Checkpoint, Position, RunFolder, State};
@@ -38,9 +39,8 @@ pub trait Task {
     /// Total loss and its named parts for the log.
     fn loss(&self, batch: &Self::Batch, epoch: u64) -> Result<(Tensor, Vec<(&'static str, f32)>)>;
     fn learning_rate(&self, step: u64) -> f64;
-    /// Current weights with buffers.
-    fn state(&self) -> Result<State>;
-    fn restore(&self, state: &State) -> Result<()>;
+    /// The network's weights and running statistics.
+    fn loaded(&self) -> &Loaded;
     /// Mean foreground Dice over the validation images with the current weights.
     fn validate(&self) -> Result<f64>;
 }
@@ -52,19 +52,19 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// Trains `vars` until the plan is done, patience is lost or Ctrl-C. Resuming gives the same weights
+/// Trains until the plan is done, patience is lost or Ctrl-C. Resuming gives the same weights
 /// as an uninterrupted run: batches are a function of (seed, epoch), and moments are saved.
 pub fn train<T: Task>(
     task: &T,
     plan: &Plan,
     optimizer: &mut AdamW,
-    vars: &BTreeMap<String, Var>,
     run: &RunFolder,
 ) -> Result<Outcome> {
+    let (loaded, vars) = (task.loaded(), &task.loaded().vars);
     let mut position = Position::default();
-    let mut averaged = Averaged::new(plan.ema, vars)?;
+    let mut averaged = Averaged::new(plan.ema, loaded)?;
     if let Some(last) = run.last()? {
-        task.restore(&last.model)?;
+        loaded.restore(&last.model)?;
         optimizer.load_state(&last.optimizer)?;
         averaged.load(last.averaged);
         position = last.position;
@@ -79,21 +79,22 @@ pub fn train<T: Task>(
             let value = loss.to_scalar::<f32>()?;
             if !value.is_finite() {
                 bail!(
-                    "the loss is {value} in epoch {}, batch {index}: lower the learning rate or \
-                     look at the images of this batch; the last good weights are in {}",
-                    position.epoch,
-                    run.path.join("last.safetensors").display()
+                    "the loss is {value}: {}",
+                    remedy(run, position.epoch, index)
                 );
             }
-            gradients.add(&loss, vars)?;
+            gradients.add(&loss, value, &parts, vars)?;
             progress.advance(index + 1, value);
             let last_of_epoch = index + 1 == plan.batches_per_epoch;
             if !last_of_epoch && gradients.count < plan.accumulate {
                 continue;
             }
             let learning_rate = task.learning_rate(position.step);
-            let norm = optimizer.step(&gradients.take()?, learning_rate, plan.clip_norm)?;
-            averaged.update(vars, position.step)?;
+            let mean = gradients.take()?;
+            let norm = optimizer
+                .step(&mean.gradients, learning_rate, plan.clip_norm)
+                .with_context(|| remedy(run, position.epoch, index))?;
+            averaged.update(loaded, position.step)?;
             position.step += 1;
             position.batch = index + 1;
             metrics.step(
@@ -101,11 +102,11 @@ pub fn train<T: Task>(
                 position.epoch,
                 learning_rate,
                 norm,
-                value,
-                &parts,
+                mean.loss,
+                &mean.parts,
             )?;
             if INTERRUPTED.load(Ordering::Relaxed) {
-                save(task, run, &position, optimizer, &averaged)?;
+                save(loaded, run, &position, optimizer, &averaged)?;
                 return Ok(Outcome::Interrupted);
             }
         }
@@ -113,12 +114,20 @@ pub fn train<T: Task>(
         position.batch = 0;
         let due = position.epoch % plan.validate_every_epochs.max(1) == 0;
         if due || position.epoch == plan.epochs {
-            judge(task, plan, run, &mut position, &averaged, vars)?;
-            metrics.validation(position.step, position.epoch, position.best_dice)?;
+            let dice = judge(task, plan, run, &mut position, &averaged)?;
+            metrics.validation(position.step, position.epoch, dice, position.best_dice)?;
         }
-        save(task, run, &position, optimizer, &averaged)?;
+        save(loaded, run, &position, optimizer, &averaged)?;
     }
     Ok(Outcome::Finished)
+}
+
+fn remedy(run: &RunFolder, epoch: u64, batch: u64) -> String {
+    format!(
+        "epoch {epoch}, batch {batch}: lower the learning rate or look at the images of this batch; \
+         the last good weights are in {}",
+        run.path.join("last.safetensors").display()
+    )
 }
 
 /// Validates the averaged weights, keeps them when they are the best so far, and notices lost patience.
@@ -128,26 +137,23 @@ fn judge<T: Task>(
     run: &RunFolder,
     position: &mut Position,
     averaged: &Averaged,
-    vars: &BTreeMap<String, Var>,
-) -> Result<()> {
-    let current = averaged.swap_in(vars)?;
+) -> Result<f64> {
+    let loaded = task.loaded();
+    let current = averaged.swap_in(loaded)?;
     let dice = task.validate()?;
-    tracing::info!(epoch = position.epoch, dice, "validated");
     if dice > position.best_dice || position.best_epoch == 0 {
         position.best_dice = dice;
         position.best_epoch = position.epoch;
-        run.save_best(&task.state()?, position)?;
+        run.save_best(&loaded.state_dict()?, position)?;
     }
-    for (name, value) in current {
-        vars[&name].set(&value)?;
-    }
+    put(loaded, &current)?;
     position.finished = position.epoch == plan.epochs
-        || position.epoch - position.best_epoch > plan.patience_epochs;
-    Ok(())
+        || position.epoch - position.best_epoch >= plan.patience_epochs;
+    Ok(dice)
 }
 
-fn save<T: Task>(
-    task: &T,
+fn save(
+    loaded: &Loaded,
     run: &RunFolder,
     position: &Position,
     optimizer: &AdamW,
@@ -155,21 +161,36 @@ fn save<T: Task>(
 ) -> Result<()> {
     run.save_last(&Checkpoint {
         position: position.clone(),
-        model: task.state()?,
+        model: loaded.state_dict()?,
         averaged: averaged.values.clone(),
         optimizer: optimizer.state()?,
     })
 }
 
-/// Sum of gradients over the batches of one optimizer step.
+/// Sums over the batches of one optimizer step.
 #[derive(Default)]
 struct Gradients {
     sum: BTreeMap<String, Tensor>,
+    loss: f32,
+    parts: Vec<(&'static str, f32)>,
     count: u64,
 }
 
+/// Means over the batches of one optimizer step.
+struct Mean {
+    gradients: BTreeMap<String, Tensor>,
+    loss: f32,
+    parts: Vec<(&'static str, f32)>,
+}
+
 impl Gradients {
-    fn add(&mut self, loss: &Tensor, vars: &BTreeMap<String, Var>) -> Result<()> {
+    fn add(
+        &mut self,
+        loss: &Tensor,
+        value: f32,
+        parts: &[(&'static str, f32)],
+        vars: &BTreeMap<String, Var>,
+    ) -> Result<()> {
         let store = loss.backward()?;
         for (name, var) in vars {
             let Some(gradient) = store.get(var.as_tensor()) else {
@@ -181,32 +202,52 @@ impl Gradients {
             };
             self.sum.insert(name.clone(), gradient.detach());
         }
+        self.loss += value;
+        if self.parts.is_empty() {
+            self.parts = parts.iter().map(|&(name, _)| (name, 0.0)).collect();
+        }
+        for ((_, sum), (_, part)) in self.parts.iter_mut().zip(parts) {
+            *sum += part;
+        }
         self.count += 1;
         Ok(())
     }
 
-    /// The mean over the batches added, leaving nothing.
-    fn take(&mut self) -> Result<BTreeMap<String, Tensor>> {
-        let scale = 1.0 / self.count as f64;
-        self.count = 0;
-        std::mem::take(&mut self.sum)
-            .into_iter()
-            .map(|(name, sum)| Ok((name, (sum * scale)?)))
-            .collect()
+    /// The means over the batches added, leaving nothing.
+    fn take(&mut self) -> Result<Mean> {
+        let Self {
+            sum,
+            loss,
+            mut parts,
+            count,
+        } = std::mem::take(self);
+        let scale = 1.0 / count as f64;
+        for (_, sum) in &mut parts {
+            *sum /= count as f32;
+        }
+        Ok(Mean {
+            gradients: sum
+                .into_iter()
+                .map(|(name, sum)| Ok((name, (sum * scale)?)))
+                .collect::<Result<_>>()?,
+            loss: loss / count as f32,
+            parts,
+        })
     }
 }
 
-/// Exponential moving average of the trained weights; empty when switched off.
+/// Exponential moving average of weights and running statistics, which belong together; empty when
+/// switched off.
 struct Averaged {
     decay: f64,
     values: State,
 }
 
 impl Averaged {
-    fn new(decay: f64, vars: &BTreeMap<String, Var>) -> Result<Self> {
+    fn new(decay: f64, loaded: &Loaded) -> Result<Self> {
         let mut values = State::new();
         if decay > 0.0 {
-            for (name, var) in vars {
+            for (name, var) in loaded.live() {
                 values.insert(name.clone(), var.as_tensor().detach().copy()?);
             }
         }
@@ -218,22 +259,35 @@ impl Averaged {
     }
 
     /// The decay ramps up over the first steps, so the average forgets the start weights.
-    fn update(&mut self, vars: &BTreeMap<String, Var>, step: u64) -> Result<()> {
+    fn update(&mut self, loaded: &Loaded, step: u64) -> Result<()> {
         let decay = self.decay.min((1.0 + step as f64) / (10.0 + step as f64));
-        for (name, value) in &mut self.values {
-            let current = vars[name].as_tensor().detach();
-            *value = ((&*value * decay)? + (current * (1.0 - decay))?)?;
+        for (name, var) in loaded.live() {
+            if let Some(value) = self.values.get_mut(name) {
+                let current = var.as_tensor().detach();
+                *value = ((&*value * decay)? + (current * (1.0 - decay))?)?;
+            }
         }
         Ok(())
     }
 
-    /// Puts the average into the variables and returns what was there.
-    fn swap_in(&self, vars: &BTreeMap<String, Var>) -> Result<State> {
+    /// Puts the average in place and returns what was there.
+    fn swap_in(&self, loaded: &Loaded) -> Result<State> {
         let mut current = State::new();
-        for (name, value) in &self.values {
-            current.insert(name.clone(), vars[name].as_tensor().detach().copy()?);
-            vars[name].set(value)?;
+        for (name, var) in loaded.live() {
+            if self.values.contains_key(name) {
+                current.insert(name.clone(), var.as_tensor().detach().copy()?);
+            }
         }
+        put(loaded, &self.values)?;
         Ok(current)
     }
+}
+
+fn put(loaded: &Loaded, values: &State) -> Result<()> {
+    for (name, var) in loaded.live() {
+        if let Some(value) = values.get(name) {
+            var.set(value)?;
+        }
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! A bundle on disk: a directory, or one `.tar` of it, with `manifest.json`, the graph and the golden pair
-//! (`golden.png`: 8- or 16-bit grey or RGB input; `golden.rle.json`: its label map as `Vec<ClassMask>`).
+//! (`golden.tif`: modality values as 32-bit floats, grey or RGB; `golden.rle.json`: its label map as
+//! `Vec<ClassMask>`).
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -13,7 +14,7 @@ use crate::manifest::ManifestError;
 use crate::mask::Rle;
 
 pub const MANIFEST: &str = "manifest.json";
-pub const GOLDEN_IMAGE: &str = "golden.png";
+pub const GOLDEN_IMAGE: &str = "golden.tif";
 pub const GOLDEN_MASK: &str = "golden.rle.json";
 
 /// Expected mask of one class in the golden pair.
@@ -38,7 +39,7 @@ pub enum BundleError {
     Read { path: PathBuf, source: io::Error },
     #[error("{}: is not a regular file; put the file itself into the bundle", path.display())]
     NotAFile { path: PathBuf },
-    #[error("{}: is larger than {limit} bytes; this is no manifest, check the path", path.display())]
+    #[error("{}: is larger than {limit} bytes; check what was put there", path.display())]
     TooLarge { path: PathBuf, limit: u64 },
     #[error("{}: {source}", directory.display())]
     Manifest {
@@ -55,26 +56,15 @@ pub enum BundleError {
 
 /// A manifest has a few kilobytes; more would be somebody else's file.
 const MANIFEST_LIMIT: u64 = 1 << 20;
+/// A golden image of 2048 x 2048 px in colour and its mask stay below it.
+const READ_LIMIT: u64 = 64 << 20;
 
 impl Bundle {
     /// Reads and verifies a bundle directory: manifest digest, schema, every file's SHA-256.
     /// Files the manifest does not name are left alone.
     pub fn open(directory: &Path) -> Result<Self, BundleError> {
         let path = directory.join(MANIFEST);
-        let mut json = Vec::new();
-        open_regular(&path)?
-            .take(MANIFEST_LIMIT + 1)
-            .read_to_end(&mut json)
-            .map_err(|source| BundleError::Read {
-                path: path.clone(),
-                source,
-            })?;
-        if json.len() as u64 > MANIFEST_LIMIT {
-            return Err(BundleError::TooLarge {
-                path,
-                limit: MANIFEST_LIMIT,
-            });
-        }
+        let json = read_limited(&path, MANIFEST_LIMIT)?;
         let directory = directory.to_path_buf();
         let manifest = Manifest::parse(&json).map_err(|source| BundleError::Manifest {
             directory: directory.clone(),
@@ -95,6 +85,11 @@ impl Bundle {
             manifest,
             directory,
         })
+    }
+
+    /// Bytes of a small file in the bundle, at most [`READ_LIMIT`].
+    pub fn read(&self, name: &str) -> Result<Vec<u8>, BundleError> {
+        read_limited(&self.path(name), READ_LIMIT)
     }
 
     /// Path of a file in the bundle.
@@ -123,6 +118,24 @@ pub fn file_digest(path: &Path) -> Result<String, BundleError> {
     }
 }
 
+fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>, BundleError> {
+    let mut bytes = Vec::new();
+    open_regular(path)?
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| BundleError::Read {
+            path: path.to_path_buf(),
+            source,
+        })?;
+    if bytes.len() as u64 > limit {
+        return Err(BundleError::TooLarge {
+            path: path.to_path_buf(),
+            limit,
+        });
+    }
+    Ok(bytes)
+}
+
 /// Opens a regular file; a link or a device could lead out of the bundle or never end.
 fn open_regular(path: &Path) -> Result<File, BundleError> {
     let fail = |source| BundleError::Read {
@@ -144,12 +157,12 @@ mod tests {
 
     fn complete() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let graph = folder.path().join("graph.onnx");
-        fs::write(&graph, b"graph").unwrap();
         let mut manifest = crate::manifest::tests::sample();
-        manifest
-            .files
-            .insert("graph.onnx".into(), file_digest(&graph).unwrap());
+        for (name, digest) in &mut manifest.files {
+            let path = folder.path().join(name);
+            fs::write(&path, name).unwrap();
+            *digest = file_digest(&path).unwrap();
+        }
         fs::write(folder.path().join(MANIFEST), manifest.seal().to_json()).unwrap();
         folder
     }
@@ -161,7 +174,8 @@ mod tests {
         fs::write(folder.join("notes.txt"), "not named, not read").unwrap();
         let bundle = Bundle::open(folder).unwrap();
         assert_eq!(bundle.manifest.name, "cine");
-        assert_eq!(fs::read(bundle.path("graph.onnx")).unwrap(), b"graph");
+        assert_eq!(fs::read(bundle.path("graph.onnx")).unwrap(), b"graph.onnx");
+        assert_eq!(bundle.read(GOLDEN_MASK).unwrap(), GOLDEN_MASK.as_bytes());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::bundle::{GOLDEN_IMAGE, GOLDEN_MASK};
 use crate::geometry::InputRules;
 use crate::intensity::Window;
 
@@ -158,8 +159,9 @@ impl Manifest {
 
     /// Checks that the fields make sense together; [`Manifest::parse`] does this too.
     pub fn validate(&self) -> Result<(), ManifestError> {
-        self.validate_classes()?;
-        self.validate_input()?;
+        validate_classes(&self.classes)?;
+        validate_input(&self.input)?;
+        self.validate_output()?;
         self.validate_files()
     }
 
@@ -172,58 +174,8 @@ impl Manifest {
         hex::encode(Sha256::digest(json))
     }
 
-    fn validate_classes(&self) -> Result<(), ManifestError> {
-        let fail = |problem| {
-            let remedy = "number the foreground classes 1, 2, 3 and give each its own label";
-            Err(ManifestError::Field {
-                field: "classes",
-                problem,
-                remedy,
-            })
-        };
-        if self.classes.is_empty() {
-            return fail("no foreground class".into());
-        }
-        for (index, class) in self.classes.iter().enumerate() {
-            if usize::from(class.id) != index + 1 {
-                return fail(format!("id {} stands where {} is due", class.id, index + 1));
-            }
-            if class.label.trim().is_empty() {
-                return fail(format!("class {} has no label", class.id));
-            }
-            if self.classes[..index]
-                .iter()
-                .any(|other| other.label == class.label)
-            {
-                return fail(format!("label {:?} stands twice", class.label));
-            }
-        }
-        Ok(())
-    }
-
-    fn validate_input(&self) -> Result<(), ManifestError> {
+    fn validate_output(&self) -> Result<(), ManifestError> {
         let size = self.input.size;
-        if !(64..=2048).contains(&size) || !size.is_multiple_of(64) {
-            return Err(ManifestError::Field {
-                field: "input.size",
-                problem: format!("{size} px"),
-                remedy: "use a multiple of 64 from 64 to 2048",
-            });
-        }
-        let window_fits = match self.input.window {
-            Window::None | Window::MinMax => true,
-            Window::Percentile { low, high } => 0.0 <= low && low < high && high <= 100.0,
-            Window::Level { center, width } => {
-                center.is_finite() && width.is_finite() && width >= 1.0
-            }
-        };
-        if !window_fits {
-            return Err(ManifestError::Field {
-                field: "input.window",
-                problem: format!("{:?}", self.input.window),
-                remedy: "use percentiles 0 <= low < high <= 100, or a finite level of width 1 or more",
-            });
-        }
         if !(1..=size).contains(&self.output.side) {
             return Err(ManifestError::Field {
                 field: "output.side",
@@ -254,12 +206,70 @@ impl Manifest {
             }
         }
         let Kind::Automatic { graph, .. } = &self.kind;
-        if !self.files.contains_key(graph) {
-            let remedy = "list the graph that kind names, with its digest";
-            return fail(format!("graph {graph:?} is missing"), remedy);
+        for name in [graph, GOLDEN_IMAGE, GOLDEN_MASK] {
+            if !self.files.contains_key(name) {
+                let remedy =
+                    "list the graph that kind names and the golden pair, with their digests";
+                return fail(format!("{name:?} is missing"), remedy);
+            }
         }
         Ok(())
     }
+}
+
+/// Ids 1, 2, 3 ... and a label of its own for each class.
+pub fn validate_classes(classes: &[Class]) -> Result<(), ManifestError> {
+    let fail = |problem| {
+        let remedy = "number the foreground classes 1, 2, 3 and give each its own label";
+        Err(ManifestError::Field {
+            field: "classes",
+            problem,
+            remedy,
+        })
+    };
+    if classes.is_empty() {
+        return fail("no foreground class".into());
+    }
+    for (index, class) in classes.iter().enumerate() {
+        if usize::from(class.id) != index + 1 {
+            return fail(format!("id {} stands where {} is due", class.id, index + 1));
+        }
+        if class.label.trim().is_empty() {
+            return fail(format!("class {} has no label", class.id));
+        }
+        if classes[..index]
+            .iter()
+            .any(|other| other.label == class.label)
+        {
+            return fail(format!("label {:?} stands twice", class.label));
+        }
+    }
+    Ok(())
+}
+
+/// A size that every encoder takes, and a window that can be applied.
+pub fn validate_input(input: &InputRules) -> Result<(), ManifestError> {
+    let size = input.size;
+    if !(64..=2048).contains(&size) || !size.is_multiple_of(64) {
+        return Err(ManifestError::Field {
+            field: "input.size",
+            problem: format!("{size} px"),
+            remedy: "use a multiple of 64 from 64 to 2048",
+        });
+    }
+    let window_fits = match input.window {
+        Window::None | Window::MinMax => true,
+        Window::Percentile { low, high } => 0.0 <= low && low < high && high <= 100.0,
+        Window::Level { center, width } => center.is_finite() && width.is_finite() && width >= 1.0,
+    };
+    if !window_fits {
+        return Err(ManifestError::Field {
+            field: "input.window",
+            problem: format!("{:?}", input.window),
+            remedy: "use percentiles 0 <= low < high <= 100, or a finite level of width 1 or more",
+        });
+    }
+    Ok(())
 }
 
 /// A name that stays inside the bundle's directory on any system.
@@ -306,7 +316,9 @@ pub(crate) mod tests {
             precision: Precision::Int8,
             opset: 17,
             licence: "Apache-2.0".into(),
-            files: [(graph, "0".repeat(64))].into(),
+            files: [&graph, GOLDEN_IMAGE, GOLDEN_MASK]
+                .map(|name| (name.to_owned(), "0".repeat(64)))
+                .into(),
             provenance: Provenance {
                 command: "trainer export".into(),
                 recipe_digest: "ab".into(),
@@ -346,7 +358,7 @@ pub(crate) mod tests {
     #[test]
     fn errors_name_field_and_remedy() {
         type Edit = fn(&mut Manifest);
-        let cases: [(Edit, &str); 13] = [
+        let cases: [(Edit, &str); 14] = [
             (|m| m.classes.clear(), "classes: no foreground"),
             (
                 |m| m.classes[1].id = 3,
@@ -370,9 +382,10 @@ pub(crate) mod tests {
                 "input.window",
             ),
             (|m| m.output.side = 300, "output.side: 300 px"),
+            (|m| m.files.clear(), "files: \"graph.onnx\" is missing"),
             (
-                |m| m.files.clear(),
-                "files: graph \"graph.onnx\" is missing",
+                |m| drop(m.files.remove(GOLDEN_MASK)),
+                "files: \"golden.rle.json\" is missing",
             ),
             (
                 |m| drop(m.files.insert("../a".into(), "0".repeat(64))),

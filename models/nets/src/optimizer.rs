@@ -57,7 +57,8 @@ impl AdamW {
     }
 
     /// One update with gradients scaled down to `clip_norm` (0: never); returns their norm before.
-    /// Variables without a gradient are left alone: no decay, no step, as in PyTorch.
+    /// Variables without a gradient are left alone: no decay, no step, as in PyTorch. A norm that is
+    /// not finite is an error and changes nothing.
     pub fn step(
         &mut self,
         gradients: &BTreeMap<String, Tensor>,
@@ -75,6 +76,9 @@ impl AdamW {
             values.insert(name.as_str(), gradient);
         }
         let norm = square_sum.sqrt();
+        if !norm.is_finite() {
+            return Err(Error::Msg(format!("the gradient norm is {norm}")));
+        }
         let scale = if clip_norm > 0.0 && norm > clip_norm {
             clip_norm / norm
         } else {

@@ -196,10 +196,15 @@ impl Params {
 }
 
 impl Loaded {
+    /// What training changes: variables and running statistics.
+    pub fn live(&self) -> impl Iterator<Item = (&String, &Var)> {
+        self.vars.iter().chain(&self.buffers)
+    }
+
     /// Current values of everything, copied.
     pub fn state_dict(&self) -> Result<BTreeMap<String, Tensor>> {
-        let live = self.vars.iter().chain(&self.buffers);
-        let mut state: BTreeMap<String, Tensor> = live
+        let mut state: BTreeMap<String, Tensor> = self
+            .live()
             .map(|(name, var)| Ok((name.clone(), var.as_detached_tensor().copy()?)))
             .collect::<Result<_>>()?;
         state.extend(
@@ -212,7 +217,7 @@ impl Loaded {
 
     /// Sets variables and running statistics; frozen tensors stay what they were built with.
     pub fn restore(&self, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        for (name, var) in self.vars.iter().chain(&self.buffers) {
+        for (name, var) in self.live() {
             let value = state
                 .get(name)
                 .ok_or_else(|| candle_core::Error::Msg(format!("the checkpoint lacks {name}")))?;

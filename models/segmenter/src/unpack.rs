@@ -40,7 +40,9 @@ pub(crate) fn unpack(path: &Path) -> Result<(TempDir, PathBuf), UnpackError> {
         .map_err(UnpackError::Temporary)?;
     let mut archive = Archive::new(File::open(path).map_err(broken)?);
     let mut bytes = 0u64;
-    for (index, entry) in archive.entries().map_err(broken)?.enumerate() {
+    // Raw: extension headers come as entries, instead of being read whole into memory.
+    let entries = archive.entries().map_err(broken)?.raw(true);
+    for (index, entry) in entries.enumerate() {
         if index >= MAX_ENTRIES {
             return Err(UnpackError::TooManyEntries {
                 path: path.to_path_buf(),
@@ -74,7 +76,7 @@ pub(crate) fn unpack(path: &Path) -> Result<(TempDir, PathBuf), UnpackError> {
                 let mut file = File::create_new(&destination).map_err(|_| refused())?;
                 io::copy(&mut entry, &mut file).map_err(broken)?;
             }
-            EntryType::XGlobalHeader => {}
+            EntryType::XHeader | EntryType::XGlobalHeader => {}
             _ => return Err(refused()),
         }
     }

@@ -121,13 +121,20 @@ fn image_and_label_folders(root: &Path) -> Result<Vec<Pair>> {
         by_path.insert(key(&labels, &path), path.clone());
         by_name.entry(stem_of(&path)).or_default().push(path);
     }
-    files_below(&images)?
+    let found = files_below(&images)?;
+    let mut n_named: HashMap<String, usize> = HashMap::new();
+    for image in &found {
+        *n_named.entry(stem_of(image)).or_default() += 1;
+    }
+    found
         .into_iter()
         .map(|image| {
-            let named = by_name.get(&stem_of(&image)).map(Vec::as_slice);
+            let stem = stem_of(&image);
+            let named = by_name.get(&stem).map(Vec::as_slice);
             let labels = match (by_path.get(&key(&images, &image)), named) {
                 (Some(same_path), _) => same_path.clone(),
-                (None, Some([only])) => only.clone(),
+                // Under another folder only when no other image could mean the same file.
+                (None, Some([only])) if n_named[&stem] == 1 => only.clone(),
                 _ => bail!(
                     "image {} has no labels in {}",
                     image.display(),

@@ -125,6 +125,45 @@ fn the_fingerprint_follows_content_and_split_only() {
 }
 
 #[test]
+fn the_order_of_a_list_changes_neither_fingerprint_nor_entries() {
+    let folder = pairs(4);
+    let dataset = index(folder.path(), &by_name(&["p1", "p2", "p3", "p4"], &[], &[])).unwrap();
+    let list = folder.path().join("list.csv");
+    write_list(&dataset, &list).unwrap();
+    let once = Dataset::read(&list).unwrap();
+    let text = fs::read_to_string(&list).unwrap();
+    let (header, rows) = text.split_once('\n').unwrap();
+    let mut rows: Vec<&str> = rows.lines().collect();
+    rows.rotate_left(1);
+    fs::write(&list, format!("{header}\n{}\n", rows.join("\n"))).unwrap();
+    let again = Dataset::read(&list).unwrap();
+    assert_eq!(again.fingerprint, once.fingerprint);
+    assert_eq!(again.entries, once.entries);
+}
+
+#[test]
+fn a_copy_of_an_image_in_another_split_is_refused() {
+    let folder = pairs(2);
+    for kind in ["images", "masks"] {
+        let file = |name: &str| folder.path().join(kind).join(name);
+        fs::copy(file("p1.png"), file("p3.png")).unwrap();
+    }
+    let error = error_of(index(folder.path(), &by_name(&["p1", "p2"], &[], &["p3"])));
+    assert!(error.contains("are the same image"), "{error}");
+    assert!(index(folder.path(), &by_name(&["p1", "p2", "p3"], &[], &[])).is_ok());
+}
+
+#[test]
+fn an_image_never_takes_the_labels_of_another_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["images/a/1.png", "images/b/1.png", "masks/a/1.png"] {
+        png(&folder.path().join(name), 20, 24, |y, x| (y * 9 + x) as u8);
+    }
+    let error = error_of(index(folder.path(), &by_name(&[], &[], &[])));
+    assert!(error.contains("b/1.png has no labels"), "{error}");
+}
+
+#[test]
 fn label_rules() {
     struct Case {
         rule: LabelRule,

@@ -18,7 +18,7 @@ use super::attributes::{functional_group, integer, present, text};
 use super::elements::{self, Encoding, Walk};
 use super::lookup::{Modality, Palette};
 use super::pixel_data::PixelData;
-use super::pixels::Layout;
+use super::pixels::{Layout, Number};
 use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, check, fragments};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,10 +229,12 @@ fn frames(
             data = palette.apply(&data);
         } else if channels == 1 {
             let group = functional_group(object, tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE, index);
-            Modality::read(object, group.unwrap_or(object))?.apply(&mut data);
+            let modality = Modality::read(object, group.unwrap_or(object))?;
+            modality.apply(&mut data);
             if photometric == Photometric::Monochrome1 {
+                let [low, high] = modality.range(layout.range());
                 for value in &mut data {
-                    *value = -*value;
+                    *value = low + high - *value;
                 }
             }
         }
@@ -283,7 +285,11 @@ fn layout(object: &InMemDicomObject, tag: Tag) -> Result<(Layout, Photometric), 
         allocated,
         stored,
         high_bit,
-        signed: number(tags::PIXEL_REPRESENTATION, "PixelRepresentation")? == Some(1),
+        number: match number(tags::PIXEL_REPRESENTATION, "PixelRepresentation")? {
+            _ if is_float => Number::Float,
+            Some(1) => Number::Signed,
+            _ => Number::Unsigned,
+        },
         planar: number(tags::PLANAR_CONFIGURATION, "PlanarConfiguration")? == Some(1),
         chroma_422: false,
     };

@@ -76,6 +76,21 @@ impl Modality {
         Ok(Self::Linear { slope, intercept })
     }
 
+    /// Modality values of the lowest and the highest stored value.
+    pub(super) fn range(&self, mut stored: [f32; 2]) -> [f32; 2] {
+        match self {
+            Self::Linear { .. } => self.apply(&mut stored),
+            Self::Table(table) => {
+                let entries = table.entries.iter().copied();
+                stored = [
+                    entries.clone().fold(f32::INFINITY, f32::min),
+                    entries.fold(f32::NEG_INFINITY, f32::max),
+                ];
+            }
+        }
+        stored
+    }
+
     pub(super) fn apply(&self, data: &mut [f32]) {
         match self {
             Self::Linear { slope, intercept } => {

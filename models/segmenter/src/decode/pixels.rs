@@ -2,6 +2,15 @@
 
 use super::{DecodeError, Format};
 
+/// What a stored sample is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Number {
+    Unsigned,
+    Signed,
+    /// Of FloatPixelData or DoubleFloatPixelData.
+    Float,
+}
+
 /// How the samples of one frame lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -13,7 +22,7 @@ pub(super) struct Layout {
     pub allocated: usize,
     pub stored: usize,
     pub high_bit: usize,
-    pub signed: bool,
+    pub number: Number,
     /// Colour-by-plane.
     pub planar: bool,
     /// Two chroma samples are shared by each pair of pixels: Y Y Cb Cr.
@@ -21,6 +30,17 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// Lowest and highest stored value. Of floating-point samples, which have no such limits, 0 and 0:
+    /// mirrored in it they are negated.
+    pub(super) fn range(&self) -> [f32; 2] {
+        let count = 2f32.powi(self.stored as i32);
+        match self.number {
+            Number::Unsigned => [0.0, count - 1.0],
+            Number::Signed => [-count / 2.0, count / 2.0 - 1.0],
+            Number::Float => [0.0; 2],
+        }
+    }
+
     fn stored_samples(&self) -> usize {
         let pixels = self.rows * self.cols;
         if self.chroma_422 {
@@ -70,7 +90,7 @@ impl Layout {
         let value = |raw: u64| {
             // To the top of the word and back: drops overlay bits and extends the sign.
             let top = (raw >> shift) << unused;
-            if self.signed {
+            if self.number == Number::Signed {
                 ((top as i64) >> unused) as f32
             } else {
                 (top >> unused) as f32
@@ -123,7 +143,7 @@ mod tests {
         allocated: 16,
         stored: 12,
         high_bit: 11,
-        signed: true,
+        number: Number::Signed,
         planar: false,
         chroma_422: false,
     };
@@ -134,7 +154,7 @@ mod tests {
         assert_eq!(values, [-1.0, 1.0]);
         let high = Layout {
             high_bit: 15,
-            signed: false,
+            number: Number::Unsigned,
             ..GREY
         };
         assert_eq!(
@@ -150,7 +170,7 @@ mod tests {
             allocated: 1,
             stored: 1,
             high_bit: 0,
-            signed: false,
+            number: Number::Unsigned,
             ..GREY
         };
         assert_eq!(bits.samples(&[0b0011_0101], 1).unwrap(), [0.0, 1.0, 1.0]);
@@ -166,7 +186,7 @@ mod tests {
             allocated: 8,
             stored: 8,
             high_bit: 7,
-            signed: false,
+            number: Number::Unsigned,
             ..GREY
         };
         let planar = Layout {

@@ -324,7 +324,8 @@ fn dicom_gives_modality_values_and_hides_the_patient() {
     )]));
     assert_eq!(
         inverted.frames[0].data,
-        [0.0, -1.0, -2.0, -3.0, -4.0, -4095.0]
+        [4095.0, 4094.0, 4093.0, 4092.0, 4091.0, 0.0],
+        "mirrored in its 12 bits"
     );
     let signed = ok(&small_dicom(&[(0x0028_0103, b"US", us(1))]));
     assert_eq!(signed.frames[0].data, [0.0, 1.0, 2.0, 3.0, 4.0, -1.0]);
