@@ -100,6 +100,24 @@ fn scansided(folder: &Path, arguments: &[&str]) -> Output {
 
 struct Daemon(Child);
 
+impl Daemon {
+    fn start(folder: &Path) -> Self {
+        let mut run = Command::new(SCANSIDED);
+        run.current_dir(folder)
+            .args(["run", "--config", "daemon.toml"])
+            .stderr(Stdio::null());
+        Self(run.spawn().unwrap())
+    }
+
+    fn stop(mut self) {
+        let id = self.0.id().to_string();
+        let kill = Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        assert!(kill.success());
+        let status = self.0.wait().unwrap();
+        assert!(status.success(), "a clean stop exits with 0");
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -153,12 +171,7 @@ fn the_daemon_quarantines_bad_files_with_a_reason_and_goes_on() {
         fs::write(inbox.join(name), bytes).unwrap();
     }
     fs::write(inbox.join("zz-good.png"), sample_bundle::golden_png()).unwrap();
-    let mut run = Command::new(SCANSIDED);
-    run.current_dir(folder.path())
-        .args(["run", "--config", "daemon.toml"])
-        .stderr(Stdio::null());
-    let mut daemon = Daemon(run.spawn().unwrap());
-
+    let mut daemon = Daemon::start(folder.path());
     let start = Instant::now();
     let mut reasons = BTreeMap::new();
     // The reason comes first and the file follows it.
@@ -192,18 +205,7 @@ fn the_daemon_quarantines_bad_files_with_a_reason_and_goes_on() {
         );
         assert!(reason["remedy"].as_str().unwrap().len() > 10, "{reason}");
     }
-    let id = daemon.0.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &id])
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert!(
-        daemon.0.wait().unwrap().success(),
-        "a clean stop exits with 0"
-    );
+    daemon.stop();
     let output = scansided(
         folder.path(),
         &["ledger", "verify", "--config", "daemon.toml"],
@@ -214,6 +216,90 @@ fn the_daemon_quarantines_bad_files_with_a_reason_and_goes_on() {
         ledger.contains("received 6 = published 0 + pending 1 + quarantined 5"),
         "{ledger}"
     );
+}
+
+#[test]
+fn an_inbox_on_another_disk_keeps_what_is_too_large_and_the_daemon_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    site(folder.path());
+    let inbox = tempfile::tempdir_in("/dev/shm").unwrap();
+    let directory = format!("directory = \"{}\"", inbox.path().display());
+    let limit = format!("{directory}\nfile_max_bytes = 100000");
+    replace(folder.path(), "directory = \"inbox\"", &limit);
+    fs::write(inbox.path().join("huge.png"), vec![0; 100_001]).unwrap();
+    fs::write(
+        inbox.path().join("zz-good.png"),
+        sample_bundle::golden_png(),
+    )
+    .unwrap();
+    let mut daemon = Daemon::start(folder.path());
+    let start = Instant::now();
+    while inbox.path().join("zz-good.png").exists() {
+        assert!(start.elapsed() < Duration::from_mins(2));
+        assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon ended");
+        sleep(Duration::from_millis(50));
+    }
+    let check = scansided(folder.path(), &["check", "--config", "daemon.toml"]);
+    let words = String::from_utf8(check.stdout).unwrap();
+    assert!(check.status.success(), "{words}");
+    assert!(words.contains("in use by a running scansided"), "{words}");
+    daemon.stop();
+    assert!(inbox.path().join("huge.png").exists());
+    let verify = ["ledger", "verify", "--config", "daemon.toml"];
+    let ledger = String::from_utf8(scansided(folder.path(), &verify).stdout).unwrap();
+    assert!(
+        ledger.contains("received 1 = published 0 + pending 1"),
+        "{ledger}"
+    );
+}
+
+#[test]
+fn a_kill_in_the_middle_of_a_copy_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    site(folder.path());
+    let inbox = tempfile::tempdir_in("/dev/shm").unwrap();
+    let directory = format!("directory = \"{}\"", inbox.path().display());
+    replace(folder.path(), "directory = \"inbox\"", &directory);
+    let names = |below: &Path| -> Vec<String> {
+        let entries = fs::read_dir(below).into_iter().flatten();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let under_way = || {
+        let inside = names(inbox.path());
+        inside.iter().any(|name| name.starts_with(".scansided-"))
+    };
+    let patience = Duration::from_mins(2);
+    let kills = [0, 5, 20, 80];
+    for wait_ms in kills {
+        let part = inbox.path().join("image.part");
+        fs::write(&part, vec![0; 32 << 20]).unwrap();
+        fs::rename(&part, inbox.path().join(format!("{wait_ms}.dcm"))).unwrap();
+        let mut daemon = Daemon::start(folder.path());
+        let start = Instant::now();
+        while !under_way() && !names(inbox.path()).is_empty() {
+            assert!(start.elapsed() < patience);
+            sleep(Duration::from_millis(1));
+        }
+        sleep(Duration::from_millis(wait_ms));
+        daemon.0.kill().unwrap();
+    }
+    let daemon = Daemon::start(folder.path());
+    let quarantine = folder.path().join("state/quarantine");
+    let arrived = |wait_ms: &u64| {
+        let end = format!("-{wait_ms}.dcm");
+        names(&quarantine).iter().any(|name| name.ends_with(&end))
+    };
+    let start = Instant::now();
+    while !kills.iter().all(arrived) || !names(inbox.path()).is_empty() {
+        assert!(start.elapsed() < patience, "{:?}", names(&quarantine));
+        sleep(Duration::from_millis(50));
+    }
+    daemon.stop();
+    assert_eq!(names(&folder.path().join("state/accepted")), ["ward"]);
+    let verify = ["ledger", "verify", "--config", "daemon.toml"];
+    assert!(scansided(folder.path(), &verify).status.success());
 }
 
 /// Breaks a good site and gives what `check` prints and what `run` says when it refuses to start.
@@ -270,7 +356,7 @@ fn an_inbox_that_nobody_can_write_is_named() {
 
 #[test]
 fn a_flipped_byte_in_any_file_of_the_bundle_is_named() {
-    for file in ["model.onnx", "golden.png"] {
+    for file in ["model.onnx", "golden.tif"] {
         let (check, run) = broken(|folder| {
             let path = folder.join("bundle").join(file);
             let mut bytes = fs::read(&path).unwrap();
@@ -294,5 +380,17 @@ fn an_unknown_key_is_named_with_its_line_and_the_key_that_was_meant() {
             "{said}"
         );
         assert!(said.contains("did you mean `stable_ms`"), "{said}");
+    }
+}
+
+#[test]
+fn an_inbox_that_holds_the_state_directory_is_refused() {
+    let (check, run) = broken(|folder| replace(folder, "= \"inbox\"", "= \".\""));
+    for said in [check, run] {
+        assert!(said.contains("`folder.directory`"), "{said}");
+        assert!(
+            said.contains("`state.directory`") && said.contains("side by side"),
+            "{said}"
+        );
     }
 }

@@ -13,13 +13,20 @@
 use std::thread::sleep;
 use std::time::Duration;
 
+use script::Answer;
 use serde_json::Value;
 use site::{Site, mosquitto};
+use station::{PATIENCE, Station, wait_for};
 
+#[expect(dead_code, reason = "other tests use the rest of it")]
 #[path = "sample_bundle.rs"]
 mod sample_bundle;
+#[path = "faults/script.rs"]
+mod script;
 #[path = "faults/site.rs"]
 mod site;
+#[path = "faults/station.rs"]
+mod station;
 
 const IMAGES: usize = 200;
 
@@ -31,14 +38,14 @@ fn the_broker_is_away() {
     let long = std::env::var_os("SCANSIDE_LONG").is_some();
     let away = Duration::from_secs(if long { 30 } else { 5 });
     let mut site = Site::new("", "");
-    (0..IMAGES / 2).for_each(|number| site.drop_image(number));
+    (0..IMAGES / 2).for_each(|number| site.station.drop_image(number));
     site.wait_for_results(IMAGES / 8);
     site.broker.signal("-TERM");
     site.broker.0.wait().unwrap();
-    (IMAGES / 2..IMAGES).for_each(|number| site.drop_image(number));
+    (IMAGES / 2..IMAGES).for_each(|number| site.station.drop_image(number));
     sleep(away);
     site.restart_broker();
-    site.settle(IMAGES);
+    site.settle(IMAGES, 0);
 }
 
 #[test]
@@ -49,7 +56,7 @@ fn the_broker_hangs_and_is_killed() {
     let mut site = Site::new("", "");
     // A stream, so that publishes are under way at every moment.
     for number in 0..IMAGES {
-        site.drop_image(number);
+        site.station.drop_image(number);
         if number == IMAGES / 4 {
             site.wait_for_results(IMAGES / 8);
             site.broker.signal("-STOP");
@@ -60,7 +67,7 @@ fn the_broker_hangs_and_is_killed() {
     site.broker.signal("-KILL");
     site.broker.0.wait().unwrap();
     site.restart_broker();
-    site.settle(IMAGES);
+    site.settle(IMAGES, 0);
 }
 
 #[test]
@@ -73,15 +80,15 @@ fn the_daemon_is_killed() {
     for kill in 1..=5 {
         let until = IMAGES * kill / 5;
         while dropped < until {
-            site.drop_image(dropped);
+            site.station.drop_image(dropped);
             dropped += 1;
         }
         // In the middle of the batch, each time elsewhere.
         site.wait_for_results(until - IMAGES / 5 + kill * 5);
-        site.daemon.as_mut().unwrap().kill();
-        site.start_daemon();
+        site.station.kill_daemon();
+        site.station.start_daemon();
     }
-    site.settle(IMAGES);
+    site.settle(IMAGES, 0);
 }
 
 #[test]
@@ -91,11 +98,107 @@ fn results_above_the_brokers_limit_are_split() {
     }
     // The masks of these images take about 1300 bytes, the rest of a result 900.
     let site = Site::new("max_packet_size 1500", "");
-    (0..20).for_each(|number| site.drop_striped_image(number));
+    (0..20).for_each(|number| site.station.drop_striped_image(number, 160));
     site.wait_for_results(20);
     for line in site.lines.lock().unwrap().iter() {
         let report: Value = serde_json::from_str(line).unwrap();
         assert!(report["masks"]["parts"].as_u64() >= Some(1), "{line}");
     }
-    site.settle(20);
+    site.settle(20, 0);
+}
+
+/// The parts of a result have to fit as well, and they are only looked at before the first goes out.
+#[test]
+fn parts_above_the_brokers_limit_are_split_again() {
+    if mosquitto().is_none() {
+        return;
+    }
+    // Masks of about 2600 bytes: more than one message here, and more than one part there.
+    let site = Site::new("max_packet_size 1500", "inline_max_bytes = 2000");
+    (0..10).for_each(|number| site.station.drop_striped_image(number, 320));
+    site.wait_for_results(10);
+    for line in site.lines.lock().unwrap().iter() {
+        let report: Value = serde_json::from_str(line).unwrap();
+        assert!(report["masks"]["bytes"].as_u64() > Some(1500), "{line}");
+    }
+    site.settle(10, 0);
+}
+
+/// More refused events than the window holds, at the head of the outbox.
+#[test]
+fn a_topic_that_the_broker_refuses_blocks_no_other() {
+    const REFUSED: usize = 40;
+    if mosquitto().is_none() {
+        return;
+    }
+    let rules = tempfile::tempdir().unwrap();
+    let file = rules.path().join("acl");
+    let results = "topic read #\ntopic write scanside/v1/+/result/#\n";
+    std::fs::write(&file, results).unwrap();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(rules.path(), readable).unwrap();
+    let site = Site::new(&format!("acl_file {}", file.display()), "");
+    (0..REFUSED).for_each(|number| site.station.drop_garbage(number));
+    wait_for("the quarantine", PATIENCE, || {
+        site.station.said(&["image quarantined"]) == REFUSED
+    });
+    (0..20).for_each(|number| site.station.drop_image(number));
+    site.wait_for_results(20);
+    let refusals = ["the broker refuses this topic", "not authorized (0x87)"];
+    for topic in ["box-1/availability", "box-1/event"] {
+        let words = [refusals[0], refusals[1], topic];
+        assert_eq!(site.station.said(&words), 1, "{}", site.station.log());
+    }
+    assert_eq!(site.station.said(&["connected to the broker"]), 1);
+
+    // Allowed while the connection stands: the events follow by themselves.
+    let mut events = site.wait_for_events(REFUSED);
+    std::fs::write(&file, "topic readwrite #\n").unwrap();
+    site.broker.signal("-HUP");
+    assert!(events.0.wait().unwrap().success(), "every event arrives");
+    assert_eq!(site.station.said(&["connected to the broker"]), 1);
+    site.settle(20, REFUSED);
+}
+
+#[test]
+fn a_silent_broker_makes_no_message_a_culprit() {
+    let port = script::start(|connection, topic| {
+        if connection <= 2 && topic.contains("/result/") {
+            Answer::Nothing
+        } else {
+            Answer::Code(0)
+        }
+    });
+    let mut station = Station::new(port, "strikes_max = 1");
+    station.start_daemon();
+    station.drop_image(0);
+    let ledger = station.close();
+    assert!(
+        ledger.contains("published 1 + pending 0 + quarantined 0"),
+        "{ledger}\n{}",
+        station.log()
+    );
+    assert_eq!(station.said(&["connected to the broker"]), 3);
+}
+
+#[test]
+fn every_outage_is_said_and_so_is_that_nobody_listens() {
+    const NO_MATCHING_SUBSCRIBERS: u8 = 0x10;
+    let port = script::start(|connection, topic| {
+        if connection <= 2 && topic.contains("/result/") {
+            Answer::Close
+        } else {
+            Answer::Code(NO_MATCHING_SUBSCRIBERS)
+        }
+    });
+    let mut station = Station::new(port, "");
+    station.start_daemon();
+    (0..3).for_each(|number| station.drop_image(number));
+    let ledger = station.close();
+    assert!(ledger.contains("published 3 + pending 0"), "{ledger}");
+    // Twice the same words, with a connection in between.
+    let outages = station.said(&["no connection to the broker", "results are kept"]);
+    assert_eq!(outages, 2, "{}", station.log());
+    let unheard = station.said(&["nobody subscribes", "box-1/result/inbox"]);
+    assert_eq!(unheard, 1, "{}", station.log());
 }

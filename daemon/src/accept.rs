@@ -4,17 +4,26 @@
 //! `kept/` inputs of published results until their time is over. An input is accepted once its row is
 //! committed; a file without a row (the process died in between) gets one at the next start.
 
+mod take;
+
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::clock;
 use crate::job::{Job, State, Ticket};
 use crate::outbox::{Arrival, Outbox, OutboxError};
 use crate::quarantine;
+
+pub use take::Found;
+use take::Stay;
+pub(crate) use take::{broken, claimed};
 
 /// Where inputs lie. All on the file system of the outbox.
 #[derive(Debug, Clone)]
@@ -23,10 +32,13 @@ pub struct Shelves {
     pub quarantine: PathBuf,
     kept: PathBuf,
     keep: Duration,
+    /// Held while files are refused, see `quarantine::refuse`.
+    pub(crate) refusing: Arc<Mutex<()>>,
 }
 
+/// Trouble of the state directory. Without the original name of a file: it may be a patient's.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} {}: {source}", path.display())]
+#[error("cannot {action} {}: {source}", nameless(path).display())]
 pub struct ShelfError {
     pub action: &'static str,
     pub path: PathBuf,
@@ -61,9 +73,17 @@ impl Shelves {
             quarantine: state.join("quarantine"),
             kept: state.join("kept"),
             keep: Duration::from_secs(u64::from(keep_days) * 86_400),
+            refusing: Arc::default(),
         };
         for path in [&shelves.accepted, &shelves.quarantine, &shelves.kept] {
             fs::create_dir_all(path).map_err(failed("create", path))?;
+            let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
+            if device(path).map_err(failed("read", path))?
+                != device(state).map_err(failed("read", state))?
+            {
+                let why = "it is on another file system than the state directory";
+                return Err(failed("use", path)(io::Error::other(why)));
+            }
         }
         Ok(shelves)
     }
@@ -72,38 +92,45 @@ impl Shelves {
         self.accepted.join(&job.source).join(&job.file)
     }
 
-    /// Takes files out of an inbox: flush, rename, flush both folders. The rows are still missing.
-    /// A file that vanished or cannot be moved stays out of the list with a warning.
-    pub fn claim(&self, source: &str, files: &[PathBuf]) -> Result<Vec<Arrival>, ShelfError> {
+    /// Takes files out of an inbox: flush, move, flush both folders. The rows are still missing.
+    /// What has to be copied leaves `min_free_bytes` on the disk; without room the rest stays.
+    pub fn claim(
+        &self,
+        source: &str,
+        files: &[Found],
+        min_free_bytes: u64,
+    ) -> Result<Claimed, ShelfError> {
         let shelf = self.accepted.join(source);
         fs::create_dir_all(&shelf).map_err(failed("create", &shelf))?;
-        let mut arrivals = Vec::with_capacity(files.len());
+        let mut claimed = Claimed::default();
         let mut folders = HashSet::new();
         for file in files {
-            let name = shelf_name(file);
-            match take(file, &shelf.join(&name)) {
+            let name = take::name_on_shelf(&file.path);
+            match take::take(file, &shelf.join(&name), min_free_bytes) {
                 Ok(()) => {
-                    folders.extend(file.parent());
-                    let received_at = clock::now();
-                    arrivals.push(Arrival {
+                    folders.extend(file.path.parent());
+                    claimed.arrivals.push(Arrival {
                         source: source.to_owned(),
                         file: name,
-                        received_at,
+                        received_at: clock::now(),
                     });
                 }
-                Err(error) if error.source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) if out_of_order(&error.source) => return Err(error),
-                // No path: file names may hold the patient's name.
-                Err(error) => {
-                    tracing::warn!(source, action = error.action, error = %error.source,
-                        "a file in the inbox cannot be taken; check owner and rights");
+                Err(Stay::Gone | Stay::Changed) => {}
+                Err(Stay::NoRoom) => {
+                    claimed.no_room = true;
+                    break;
                 }
+                Err(Stay::Inbox(why, error)) => claimed.left.push(Left {
+                    path: file.path.clone(),
+                    why,
+                    error,
+                }),
+                Err(Stay::Shelf(error)) => return Err(error),
             }
         }
-        for folder in folders.into_iter().chain([shelf.as_path()]) {
-            sync_folder(folder)?;
-        }
-        Ok(arrivals)
+        sync_folder(&shelf)?;
+        claimed.left.extend(flush(folders));
+        Ok(claimed)
     }
 
     /// Removes or keeps the input of a published job.
@@ -112,7 +139,8 @@ impl Shelves {
         let gone = if self.keep.is_zero() {
             fs::remove_file(&input)
         } else {
-            fs::rename(&input, self.kept.join(&job.file))
+            let rest = job.file.get(STAMP_DIGITS..).unwrap_or(&job.file);
+            fs::rename(&input, self.kept.join(format!("{}{rest}", stamp())))
         };
         match gone {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -122,15 +150,15 @@ impl Shelves {
         }
     }
 
-    /// Removes kept inputs whose time is over; their names start with the time of acceptance.
+    /// Removes kept inputs whose time is over; their names start with the time of the move.
     pub fn expire(&self) -> Result<(), ShelfError> {
         let limit = nanos().saturating_sub(self.keep.as_nanos() as u64);
         for entry in fs::read_dir(&self.kept).map_err(failed("read", &self.kept))? {
             let entry = entry.map_err(failed("read", &self.kept))?;
             let name = entry.file_name();
             let stamp = name.to_str().and_then(|name| name.get(..STAMP_DIGITS));
-            let accepted = stamp.and_then(|stamp| u64::from_str_radix(stamp, 16).ok());
-            if accepted.is_some_and(|accepted| accepted < limit) {
+            let since = stamp.and_then(|stamp| u64::from_str_radix(stamp, 16).ok());
+            if since.is_some_and(|since| since < limit) {
                 fs::remove_file(entry.path()).map_err(failed("remove", &entry.path()))?;
             }
         }
@@ -138,9 +166,53 @@ impl Shelves {
     }
 }
 
+/// What came out of an inbox, and what did not.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    pub arrivals: Vec<Arrival>,
+    pub left: Vec<Left>,
+    /// Files were left because a copy would take the disk below its watermark.
+    pub no_room: bool,
+}
+
+/// Something in an inbox that does not work.
+#[derive(Debug)]
+pub struct Left {
+    pub path: PathBuf,
+    pub why: &'static str,
+    pub error: io::Error,
+}
+
+/// Flushes folders of an inbox. A sender may have removed its own when they were empty.
+fn flush<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Vec<Left> {
+    let mut left = Vec::new();
+    for folder in folders {
+        let Err(ShelfError { source: error, .. }) = sync_folder(folder) else {
+            continue;
+        };
+        if error.kind() != io::ErrorKind::NotFound {
+            left.push(Left {
+                path: folder.to_owned(),
+                why: "folder cannot be flushed; after a power cut images may come twice",
+                error,
+            });
+        }
+    }
+    left
+}
+
 /// Brings files and rows together after a stop at any moment, and gives the jobs to work on, oldest
 /// first.
 pub fn recover(outbox: &Outbox, shelves: &Shelves) -> Result<Vec<Ticket>, AcceptError> {
+    for path in files_below(&shelves.accepted, fs::FileType::is_file)? {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "part")
+        {
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+        }
+    }
+    quarantine::finish_refusals(shelves, outbox)?;
     let mut known = HashSet::new();
     let mut waiting = Vec::new();
     for (ticket, job) in outbox.jobs()? {
@@ -158,28 +230,7 @@ pub fn recover(outbox: &Outbox, shelves: &Shelves) -> Result<Vec<Ticket>, Accept
             }
         }
     }
-    let mut orphans = Vec::new();
-    for folder in files_below(&shelves.accepted, fs::FileType::is_dir)? {
-        let source = folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        for path in files_below(&folder, fs::FileType::is_file)? {
-            if !known.contains(&path) {
-                let file = path
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
-                orphans.push(Arrival {
-                    source: source.clone(),
-                    file,
-                    received_at: clock::now(),
-                });
-            }
-        }
-    }
+    let mut orphans = orphans(shelves, &known)?;
     if !orphans.is_empty() {
         orphans.sort_by(|a, b| a.file.cmp(&b.file));
         tracing::info!(
@@ -189,6 +240,26 @@ pub fn recover(outbox: &Outbox, shelves: &Shelves) -> Result<Vec<Ticket>, Accept
         waiting.extend(outbox.accept(&orphans)?);
     }
     Ok(waiting)
+}
+
+fn orphans(shelves: &Shelves, known: &HashSet<PathBuf>) -> Result<Vec<Arrival>, ShelfError> {
+    let name = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    let mut orphans = Vec::new();
+    for folder in files_below(&shelves.accepted, fs::FileType::is_dir)? {
+        for path in files_below(&folder, fs::FileType::is_file)? {
+            if !known.contains(&path) {
+                orphans.push(Arrival {
+                    source: name(&folder),
+                    file: name(&path),
+                    received_at: clock::now(),
+                });
+            }
+        }
+    }
+    Ok(orphans)
 }
 
 fn files_below(
@@ -208,51 +279,15 @@ fn files_below(
     read().map_err(failed("read", folder))
 }
 
-/// Moves one file with its bytes flushed; across file systems through a hidden copy.
-fn take(from: &Path, to: &Path) -> Result<(), ShelfError> {
-    File::open(from)
-        .and_then(|file| file.sync_all())
-        .map_err(failed("read", from))?;
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => copy(from, to),
-        moved => moved.map_err(failed("move", from)),
-    }
-}
-
-fn copy(from: &Path, to: &Path) -> Result<(), ShelfError> {
-    // Outside of accepted/<source>, so that no half copy can be taken for an orphan.
-    let shelf = to.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    let part = shelf.join(format!(
-        "{}.part",
-        to.file_name().unwrap_or_default().to_string_lossy()
-    ));
-    let result = fs::copy(from, &part)
-        .and_then(|_| File::open(&part)?.sync_all())
-        .and_then(|()| fs::rename(&part, to));
-    if let Err(error) = result {
-        // The original is still in the inbox; the part is only in the way.
-        let _ = fs::remove_file(&part);
-        return Err(failed("copy", from)(error));
-    }
-    sync_folder(to.parent().unwrap_or(shelf))?;
-    fs::remove_file(from).map_err(failed("remove", from))
-}
-
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), ShelfError> {
     File::open(folder)
         .and_then(|file| file.sync_all())
         .map_err(failed("flush", folder))
 }
 
-/// Errors of the disk, not of one file: nothing may be accepted any more.
-fn out_of_order(error: &io::Error) -> bool {
-    use io::ErrorKind::{ReadOnlyFilesystem, StorageFull};
-    const EIO: i32 = 5;
-    matches!(error.kind(), StorageFull | ReadOnlyFilesystem) || error.raw_os_error() == Some(EIO)
-}
-
 const STAMP_DIGITS: usize = 16;
-const NAME_MAX_BYTES: usize = 200;
+/// Leaves room in 255 bytes for what is put before and behind.
+const NAME_MAX_BYTES: usize = 160;
 
 /// `<time of acceptance in ns, hex>-<counter>-<original name>`: unique, and sorts by acceptance.
 pub(crate) fn shelf_name(original: &Path) -> String {
@@ -264,7 +299,25 @@ pub(crate) fn shelf_name(original: &Path) -> String {
         start += 1;
     }
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    format!("{:0STAMP_DIGITS$x}-{count}-{}", nanos(), &name[start..])
+    format!("{}-{count}-{}", stamp(), &name[start..])
+}
+
+/// `<time>-<counter>` of a shelf name, which says nothing about a patient.
+pub(crate) fn label(shelf_name: &str) -> Option<&str> {
+    let (stamp, rest) = shelf_name.split_at_checked(STAMP_DIGITS)?;
+    let (count, _) = rest.strip_prefix('-')?.split_once('-')?;
+    let good = stamp.bytes().all(|digit| digit.is_ascii_hexdigit())
+        && !count.is_empty()
+        && count.bytes().all(|digit| digit.is_ascii_digit());
+    good.then(|| &shelf_name[..=STAMP_DIGITS + count.len()])
+}
+
+fn nameless(path: &Path) -> Cow<'_, Path> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    match name.and_then(label) {
+        Some(label) => Cow::Owned(path.with_file_name(label)),
+        None => Cow::Borrowed(path),
+    }
 }
 
 /// How long ago a file was claimed; its name carries the time.
@@ -275,6 +328,10 @@ pub(crate) fn waited(shelf_name: &str) -> Duration {
     stamp.map_or(Duration::ZERO, |stamp| {
         Duration::from_nanos(nanos().saturating_sub(stamp))
     })
+}
+
+fn stamp() -> String {
+    format!("{:0STAMP_DIGITS$x}", nanos())
 }
 
 fn nanos() -> u64 {
@@ -288,6 +345,15 @@ mod tests {
     use super::*;
     use crate::failure::Reason;
     use crate::outbox::Message;
+
+    fn found(path: &Path) -> Found {
+        let metadata = path.metadata().ok();
+        Found {
+            path: path.to_owned(),
+            bytes: metadata.as_ref().map_or(0, fs::Metadata::len),
+            modified: metadata.and_then(|metadata| metadata.modified().ok()),
+        }
+    }
 
     struct Box {
         folder: tempfile::TempDir,
@@ -316,17 +382,18 @@ mod tests {
         let inbox = folder.path().join("inbox");
         fs::create_dir(&inbox).unwrap();
         fs::write(inbox.join("a.dcm"), b"a").unwrap();
-        let arrivals = shelves
-            .claim("ward", &[inbox.join("a.dcm"), inbox.join("gone")])
-            .unwrap();
-        assert_eq!(arrivals.len(), 1);
+        let files = [found(&inbox.join("a.dcm")), found(&inbox.join("gone"))];
+        let claimed = shelves.claim("ward", &files, 0).unwrap();
+        assert_eq!((claimed.arrivals.len(), claimed.left.len()), (1, 0));
         assert!(!inbox.join("a.dcm").exists());
-        // The process dies here.
+        // The process dies here, and in the middle of another copy.
+        fs::write(shelves.accepted.join("b.part"), b"half").unwrap();
         let waiting = recover(&outbox, &shelves).unwrap();
         assert_eq!(waiting.len(), 1);
         assert_eq!(recover(&outbox, &shelves).unwrap(), waiting, "only once");
         assert_eq!(outbox.jobs().unwrap()[0].1.source, "ward");
         assert!(outbox.ledger().unwrap().balances());
+        assert!(!shelves.accepted.join("b.part").exists());
     }
 
     #[test]
@@ -338,8 +405,9 @@ mod tests {
         } = a_box();
         for name in ["a", "b"] {
             fs::write(folder.path().join(name), name).unwrap();
-            let arrivals = shelves.claim("ward", &[folder.path().join(name)]).unwrap();
-            outbox.accept(&arrivals).unwrap();
+            let files = [found(&folder.path().join(name))];
+            let claimed = shelves.claim("ward", &files, 0).unwrap();
+            outbox.accept(&claimed.arrivals).unwrap();
         }
         let event = |_| Message {
             topic: "event".into(),
@@ -372,12 +440,48 @@ mod tests {
     }
 
     #[test]
-    fn kept_inputs_expire() {
+    fn a_folder_that_its_sender_removed_is_no_trouble() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(flush([folder.path(), &folder.path().join("gone")]).is_empty());
+        // procfs cannot flush.
+        assert_eq!(flush([Path::new("/proc")]).len(), 1);
+    }
+
+    #[test]
+    fn kept_inputs_expire_after_their_publication() {
         let folder = tempfile::tempdir().unwrap();
         let shelves = Shelves::create(folder.path(), 1).unwrap();
         fs::write(shelves.kept.join(format!("{:016x}-0-old", 1)), b"").unwrap();
-        fs::write(shelves.kept.join(shelf_name(Path::new("new"))), b"").unwrap();
+        // Accepted long ago, published now.
+        let job = Job {
+            source: "ward".into(),
+            file: format!("{:016x}-0-slow", 1),
+            received_at: clock::now(),
+            attempts: 1,
+            state: State::Published,
+        };
+        fs::create_dir(shelves.accepted.join("ward")).unwrap();
+        fs::write(shelves.input(&job), b"").unwrap();
+        shelves.depart(&job).unwrap();
         shelves.expire().unwrap();
-        assert_eq!(fs::read_dir(&shelves.kept).unwrap().count(), 1);
+        let kept = files_below(&shelves.kept, fs::FileType::is_file).unwrap();
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        assert!(kept[0].to_str().unwrap().ends_with("-0-slow"));
+    }
+
+    #[test]
+    fn errors_do_not_name_patients() {
+        let name = shelf_name(Path::new("DOE^JANE.dcm"));
+        let path = Path::new("/state/accepted/ward").join(&name);
+        for path in [path.clone(), path.with_file_name(format!("{name}.part"))] {
+            let text = failed("move", &path)(io::Error::other("no")).to_string();
+            assert!(
+                text.starts_with("cannot move /state/accepted/ward/"),
+                "{text}"
+            );
+            assert!(text.contains(&name[..STAMP_DIGITS]), "{text}");
+            assert!(!text.contains("DOE"), "{text}");
+        }
+        assert_eq!(nameless(Path::new("/state/kept")), Path::new("/state/kept"));
     }
 }

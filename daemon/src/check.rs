@@ -8,6 +8,7 @@ use segmenter::Segmenter;
 
 use crate::config::Config;
 use crate::failure::chain;
+use crate::outbox::{Outbox, OutboxError};
 
 /// Prints a line for each thing that was tried; false when one failed.
 pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
@@ -24,6 +25,7 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
         path.display()
     )?;
     let mut findings = vec![state(&config)];
+    findings.extend(outbox(&config.state.directory));
     findings.extend(config.folder.iter().map(|folder| {
         writable(&folder.directory)
             .map(|()| format!("folder `{}`: {}", folder.name, folder.directory.display()))
@@ -71,6 +73,27 @@ fn state(config: &Config) -> Finding {
     Ok(format!("state: {}", directory.display()))
 }
 
+/// Nothing before the first start, which makes it.
+fn outbox(directory: &Path) -> Option<Finding> {
+    if !directory.join("outbox.redb").exists() {
+        return None;
+    }
+    Some(
+        match Outbox::open(directory).and_then(|outbox| outbox.ledger()) {
+            Ok(ledger) if ledger.balances() => {
+                Ok(format!("outbox: {} images pending", ledger.pending))
+            }
+            Ok(_) => {
+                Err("outbox: its numbers do not add up; see `scansided ledger verify`".to_owned())
+            }
+            Err(OutboxError::InUse { .. }) => {
+                Ok("outbox: in use by a running scansided".to_owned())
+            }
+            Err(error) => Err(chain(&error)),
+        },
+    )
+}
+
 /// Reads the folder, then makes and removes a hidden file as the daemon would.
 pub(crate) fn writable(folder: &Path) -> Result<(), String> {
     let name = folder.display();
@@ -92,4 +115,26 @@ fn bundle(path: &Path) -> Finding {
         manifest.name,
         manifest.version
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outbox_is_opened_unless_a_daemon_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(outbox(folder.path()).is_none());
+        let daemon = Outbox::open(folder.path()).unwrap();
+        let words = outbox(folder.path()).unwrap().unwrap();
+        assert!(words.contains("in use by a running scansided"), "{words}");
+        drop(daemon);
+        assert_eq!(
+            outbox(folder.path()),
+            Some(Ok("outbox: 0 images pending".into()))
+        );
+        fs::write(folder.path().join("outbox.redb"), b"not a database").unwrap();
+        let words = outbox(folder.path()).unwrap().unwrap_err();
+        assert!(words.contains("outbox.redb"), "{words}");
+    }
 }

@@ -4,6 +4,7 @@
 //! relative to the folder of the configuration file.
 
 mod error;
+mod overlap;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -56,7 +57,7 @@ pub struct Folder {
     pub directory: PathBuf,
     #[serde(default = "default::poll_interval_ms")]
     pub poll_interval_ms: u64,
-    /// A file is taken when its size and time stood still this long.
+    /// A file is taken when its size and time stood still this long. Shares may report them late.
     #[serde(default = "default::stable_ms")]
     pub stable_ms: u64,
     /// Sub-folders below the inbox that are walked.
@@ -139,7 +140,7 @@ mod default {
         1000
     }
     pub(super) fn stable_ms() -> u64 {
-        500
+        2000
     }
     pub(super) fn depth_max() -> usize {
         4
@@ -213,6 +214,18 @@ impl Default for Pipeline {
     }
 }
 
+/// A key and what is wrong with its value.
+type Problem = (&'static str, String);
+
+fn located(path: &Path, text: &str, (key, problem): Problem) -> ConfigError {
+    ConfigError::Value {
+        path: path.to_owned(),
+        line: error::line_of(text, key),
+        key: key.to_owned(),
+        problem,
+    }
+}
+
 impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
@@ -222,6 +235,7 @@ impl Config {
         let mut config = Self::parse(&text, path)?;
         let base = path.parent().unwrap_or(Path::new("."));
         config.resolve(base);
+        overlap::find(&config).map_err(|problem| located(path, &text, problem))?;
         Ok(config)
     }
 
@@ -231,12 +245,7 @@ impl Config {
             toml::from_str(text).map_err(|error| error::explain(path, text, &error))?;
         config
             .validate()
-            .map_err(|(key, problem)| ConfigError::Value {
-                path: path.to_owned(),
-                line: error::line_of(text, key),
-                key: key.to_owned(),
-                problem,
-            })?;
+            .map_err(|problem| located(path, text, problem))?;
         Ok(config)
     }
 
@@ -251,7 +260,7 @@ impl Config {
         self.mqtt.password_file.iter_mut().for_each(resolve);
     }
 
-    fn validate(&self) -> Result<(), (&'static str, String)> {
+    fn validate(&self) -> Result<(), Problem> {
         topic_word("node", &self.node)?;
         if self.folder.is_empty() {
             return Err(("folder", "name at least one [[folder]] to watch".to_owned()));
@@ -291,7 +300,7 @@ impl Mqtt {
         format!("{}/v1/{node}/", self.base)
     }
 
-    fn validate(&self) -> Result<(), (&'static str, String)> {
+    fn validate(&self) -> Result<(), Problem> {
         if self.base.is_empty() || self.base.contains(['+', '#', '\0', ' ']) {
             return Err((
                 "mqtt.base",
@@ -306,6 +315,12 @@ impl Mqtt {
                      set `allow_plaintext = true` in [mqtt] if the network is trusted",
                     self.host
                 ),
+            ));
+        }
+        if self.password_file.is_some() && self.username_file.is_none() {
+            return Err((
+                "mqtt.password_file",
+                "a password is only sent with a user name; set `username_file` too".to_owned(),
             ));
         }
         at_least("mqtt.keep_alive_s", self.keep_alive_s, 5)?;
@@ -327,7 +342,7 @@ impl Mqtt {
     }
 }
 
-fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), (&'static str, String)> {
+fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), Problem> {
     if value < least {
         return Err((key, format!("{value} is too small; use {least} or more")));
     }
@@ -335,7 +350,7 @@ fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), (&'static s
 }
 
 /// Names that end up in a topic.
-fn topic_word(key: &'static str, word: &str) -> Result<(), (&'static str, String)> {
+fn topic_word(key: &'static str, word: &str) -> Result<(), Problem> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !(1..=32).contains(&word.len()) || !word.chars().all(allowed) {
         return Err((key, format!("`{word}` must be 1 to 32 of a-z, 0-9 and `-`")));

@@ -51,7 +51,7 @@ pub enum DemoError {
     Broker(io::Error),
     #[error("the demo's subscriber lost its connection")]
     Unsubscribed,
-    #[error("nothing arrived for {0:?}; SCANSIDE_LOG=info says what the daemon does")]
+    #[error("no image came back for {0:?}; SCANSIDE_LOG=info says what the daemon does")]
     Silent(Duration),
     #[error(transparent)]
     Phantom(#[from] phantom::dicom::DicomError),
@@ -72,7 +72,7 @@ pub enum DemoError {
     Output(#[from] io::Error),
 }
 
-/// Longest wait for the next message; one image takes a second or two on a small box.
+/// Longest wait for the next image; one takes a second or two on a small box.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// True when every image came back as masks and the ledger holds.
@@ -94,7 +94,7 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<bool, DemoError> {
     })?;
     let manifest = segmenter.manifest().clone();
     let mut heard = subscriber::subscribe(broker.address, stage.filter());
-    next(&mut heard).await?;
+    next(&mut heard, Instant::now() + PATIENCE).await?;
     let (stop, stopped) = oneshot::channel::<()>();
     let mut daemon = tokio::spawn(pipeline::run(
         stage.config.clone(),
@@ -137,9 +137,17 @@ async fn show<W: Write>(
 ) -> Result<(), DemoError> {
     let mut sending = Some(stage.send(images, board.truths()));
     let mut end = Box::pin(shutdown::requested());
-    while !board.complete(images) {
+    let mut deadline = Instant::now() + PATIENCE;
+    while !board.ended(images) {
         tokio::select! {
-            message = next(heard) => board.hear(message?, out)?,
+            message = next(heard, deadline) => {
+                let message = message?;
+                // Health comes for ever; it must not keep a stuck demo alive.
+                if message.ends_an_image() {
+                    deadline = Instant::now() + PATIENCE;
+                }
+                board.hear(message, out)?;
+            }
             sent = wait(&mut sending), if sending.is_some() => {
                 sending = None;
                 sent?;
@@ -168,8 +176,8 @@ async fn wait(sending: &mut Option<JoinHandle<Result<(), DemoError>>>) -> Result
     }
 }
 
-async fn next(heard: &mut mpsc::Receiver<Heard>) -> Result<Heard, DemoError> {
-    tokio::time::timeout(PATIENCE, heard.recv())
+async fn next(heard: &mut mpsc::Receiver<Heard>, deadline: Instant) -> Result<Heard, DemoError> {
+    tokio::time::timeout_at(deadline.into(), heard.recv())
         .await
         .map_err(|_| DemoError::Silent(PATIENCE))?
         .ok_or(DemoError::Unsubscribed)

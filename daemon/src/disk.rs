@@ -1,11 +1,16 @@
 //! Free space of the state directory's file system.
 
 use std::path::Path;
+use std::sync::Once;
 
 /// Bytes an ordinary user may still write; `None` when the system does not say.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
+    // Asked at every sweep.
+    static SAID: Once = Once::new();
     let stat = rustix::fs::statvfs(path)
-        .inspect_err(|error| tracing::warn!(%error, "free disk space is unknown"))
+        .inspect_err(|error| {
+            SAID.call_once(|| tracing::warn!(%error, "free disk space is unknown"));
+        })
         .ok()?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

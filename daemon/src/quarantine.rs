@@ -1,14 +1,22 @@
 //! Inputs that ended without a result: the file, and `<name>.reason.json` beside it.
+//!
+//! A refused file has no row that could say whether it was counted. It lies here under a hidden name
+//! that holds the count before it, until it is counted; one refusal at a time, so that after a kill
+//! the ledger's number tells whether this one is in it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::accept::{AcceptError, ShelfError, Shelves, failed, sync_folder};
+use crate::accept::{
+    AcceptError, Found, Left, ShelfError, Shelves, broken, failed, shelf_name, sync_folder,
+};
 use crate::clock;
+use crate::config;
 use crate::encode::Speaker;
 use crate::failure::{Failure, Reason};
 use crate::job::Ticket;
@@ -21,37 +29,136 @@ struct Note<'a> {
     quarantined_at: String,
 }
 
-/// Moves `file` into quarantine under `name` with its reason. Doing it again changes nothing.
+/// Moves the input of an accepted job into quarantine under `name` with its reason. Doing it again
+/// changes nothing.
 pub fn store(
     shelves: &Shelves,
     file: &Path,
     name: &str,
     reason: &Reason,
 ) -> Result<(), ShelfError> {
-    let folder = &shelves.quarantine;
+    write_note(shelves, name, reason)?;
+    match fs::rename(file, shelves.quarantine.join(name)) {
+        // Moved by an earlier run, or the disk lost it; the reason tells which.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        moved => moved.map_err(failed("move", file))?,
+    }
+    sync_folder(&shelves.quarantine)
+}
+
+fn write_note(shelves: &Shelves, name: &str, reason: &Reason) -> Result<(), ShelfError> {
     let note = Note {
         reason,
         quarantined_at: clock::now(),
     };
     let text = serde_json::to_vec_pretty(&note).expect("a note is plain data");
-    let note_path = folder.join(format!("{name}.reason.json"));
+    let path = shelves.quarantine.join(format!("{name}.reason.json"));
     let write = || {
-        let mut note = File::create(&note_path)?;
+        let mut note = File::create(&path)?;
         note.write_all(&text)?;
         note.sync_all()
     };
-    write().map_err(failed("write", &note_path))?;
-    match fs::rename(file, folder.join(name)) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            fs::copy(file, folder.join(name))
-                .and_then(|_| fs::remove_file(file))
-                .map_err(failed("move", file))?;
+    write().map_err(failed("write", &path))
+}
+
+/// Moves files above the folder's limit into quarantine and counts them as rejected. What cannot be
+/// renamed stays and is not counted: the disk is not filled with what nobody wants.
+pub fn refuse(
+    shelves: &Shelves,
+    outbox: &Outbox,
+    files: &[Found],
+    folder: &config::Folder,
+) -> Result<Vec<Left>, AcceptError> {
+    let _alone = shelves
+        .refusing
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let mut left = Vec::new();
+    for file in files {
+        let refusal = Refusal {
+            rejected_before: outbox.ledger()?.rejected,
+            limit: folder.file_max_bytes,
+            name: shelf_name(&file.path),
+        };
+        match fs::rename(&file.path, refusal.hidden(shelves)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if broken(&error) => {
+                return Err(
+                    failed("move to", &shelves.quarantine.join(&refusal.name))(error).into(),
+                );
+            }
+            Err(error) => {
+                left.push(Left {
+                    path: file.path.clone(),
+                    why: "file above `file_max_bytes` cannot be moved into quarantine, remove it",
+                    error,
+                });
+                continue;
+            }
         }
-        // Moved by an earlier run, or the disk lost it; the reason tells which.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        moved => moved.map_err(failed("move", file))?,
+        refusal.finish(shelves, outbox)?;
+        tracing::warn!(source = folder.name, bytes = file.bytes, "file refused");
     }
-    sync_folder(folder)
+    Ok(left)
+}
+
+/// Ends what a kill interrupted.
+pub(crate) fn finish_refusals(shelves: &Shelves, outbox: &Outbox) -> Result<(), AcceptError> {
+    let folder = &shelves.quarantine;
+    for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
+        let name = entry.map_err(failed("read", folder))?.file_name();
+        if let Some(refusal) = name.to_str().and_then(Refusal::parse) {
+            refusal.finish(shelves, outbox)?;
+        }
+    }
+    Ok(())
+}
+
+/// A refused file under way: `.refused-<rejected before>-<limit>-<name>`.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal {
+    rejected_before: u64,
+    limit: u64,
+    name: String,
+}
+
+const REFUSED_PREFIX: &str = ".refused-";
+
+impl Refusal {
+    fn hidden(&self, shelves: &Shelves) -> PathBuf {
+        let (before, limit, name) = (self.rejected_before, self.limit, &self.name);
+        shelves
+            .quarantine
+            .join(format!("{REFUSED_PREFIX}{before:x}-{limit:x}-{name}"))
+    }
+
+    fn parse(file_name: &str) -> Option<Self> {
+        let mut words = file_name.strip_prefix(REFUSED_PREFIX)?.splitn(3, '-');
+        let mut number = || u64::from_str_radix(words.next()?, 16).ok();
+        Some(Self {
+            rejected_before: number()?,
+            limit: number()?,
+            name: words.next()?.to_owned(),
+        })
+    }
+
+    fn finish(&self, shelves: &Shelves, outbox: &Outbox) -> Result<(), AcceptError> {
+        let (hidden, path) = (self.hidden(shelves), shelves.quarantine.join(&self.name));
+        let bytes = fs::metadata(&hidden).map_err(failed("read", &path))?.len();
+        let limit = self.limit;
+        write_note(
+            shelves,
+            &self.name,
+            &Failure::FileTooLarge { bytes, limit }.reason(),
+        )?;
+        sync_folder(&shelves.quarantine)?;
+        if outbox.ledger()?.rejected == self.rejected_before {
+            outbox.reject()?;
+        }
+        fs::rename(&hidden, &path).map_err(failed("move to", &path))?;
+        Ok(sync_folder(&shelves.quarantine)?)
+    }
 }
 
 /// Ends an accepted job: row and event first, then the file.
@@ -90,4 +197,77 @@ pub struct Ending<'a> {
     pub ticket: Ticket,
     pub job_id: Option<Uuid>,
     pub failure: &'a Failure,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(path: &Path) -> Found {
+        Found {
+            path: path.to_owned(),
+            bytes: 200,
+            modified: None,
+        }
+    }
+
+    fn ward() -> config::Folder {
+        config::Folder {
+            name: "ward".into(),
+            directory: "inbox".into(),
+            poll_interval_ms: 10,
+            stable_ms: 0,
+            depth_max: 1,
+            file_max_bytes: 100,
+        }
+    }
+
+    #[test]
+    fn only_files_that_moved_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelves = Shelves::create(folder.path(), 0).unwrap();
+        let outbox = Outbox::open(folder.path()).unwrap();
+        let large = folder.path().join("large");
+        fs::write(&large, vec![0; 200]).unwrap();
+        // One that vanished, and one that not even root can move.
+        let stuck = Path::new("/sys/kernel/fscaps");
+        assert!(stuck.exists());
+        let files = [
+            found(&folder.path().join("gone")),
+            found(stuck),
+            found(&large),
+        ];
+        let left = refuse(&shelves, &outbox, &files, &ward()).unwrap();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].path, stuck);
+        assert_eq!(outbox.ledger().unwrap().rejected, 1);
+        assert_eq!(fs::read_dir(&shelves.quarantine).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_refusal_is_counted_once_wherever_the_process_dies() {
+        for counted in [false, true] {
+            let folder = tempfile::tempdir().unwrap();
+            let shelves = Shelves::create(folder.path(), 0).unwrap();
+            let outbox = Outbox::open(folder.path()).unwrap();
+            outbox.reject().unwrap();
+            let refusal = Refusal {
+                rejected_before: 1,
+                limit: 100,
+                name: shelf_name(Path::new("a-b.dcm")),
+            };
+            fs::write(refusal.hidden(&shelves), vec![0; 200]).unwrap();
+            if counted {
+                outbox.reject().unwrap();
+            }
+            // The process dies here.
+            for _ in 0..2 {
+                finish_refusals(&shelves, &outbox).unwrap();
+                assert_eq!(outbox.ledger().unwrap().rejected, 2);
+            }
+            let path = shelves.quarantine.join(&refusal.name);
+            let note = fs::read_to_string(format!("{}.reason.json", path.display())).unwrap();
+            assert!(path.exists() && note.contains("the limit is 100"), "{note}");
+        }
+    }
 }

@@ -9,6 +9,8 @@ pub struct Status {
     draining: AtomicBool,
     /// Results and events acknowledged since the start.
     acknowledged: AtomicU64,
+    /// Of these, what no client was subscribed to.
+    unheard: AtomicU64,
     quarantined: AtomicU64,
     connects: AtomicU64,
 }
@@ -17,6 +19,7 @@ pub struct Status {
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Counts {
     pub acknowledged: u64,
+    pub unheard: u64,
     pub quarantined: u64,
     pub connects: u64,
 }
@@ -41,6 +44,10 @@ impl Status {
         self.acknowledged.fetch_add(messages, Ordering::Relaxed);
     }
 
+    pub fn count_unheard(&self) {
+        self.unheard.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub fn count_quarantined(&self) {
         self.quarantined.fetch_add(1, Ordering::Relaxed);
     }
@@ -52,6 +59,7 @@ impl Status {
     pub fn counts(&self) -> Counts {
         Counts {
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
+            unheard: self.unheard.load(Ordering::Relaxed),
             quarantined: self.quarantined.load(Ordering::Relaxed),
             connects: self.connects.load(Ordering::Relaxed),
         }

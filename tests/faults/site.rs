@@ -1,11 +1,11 @@
-//! Folder, broker, independent subscriber and daemon of one test.
+//! A station with a real broker and an independent subscriber.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, sleep};
@@ -13,46 +13,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::sample_bundle;
+use crate::station::{PATIENCE, Process, Station, free_port, wait_for};
 
 /// Sent until the subscriber hears it; not counted.
 const PROBE: &str = "probe";
 
-/// For a busy machine; every wait ends as soon as what it waits for is there.
-const PATIENCE: Duration = Duration::from_mins(2);
-
-/// A child that does not outlive its test.
-pub(crate) struct Process(pub(crate) Child);
-
-impl Process {
-    pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([name, &self.0.id().to_string()])
-            .status();
-        assert!(status.unwrap().success(), "kill {name}");
-    }
-
-    pub(crate) fn kill(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// Folder, broker, subscriber and daemon of one test.
 pub(crate) struct Site {
-    folder: tempfile::TempDir,
+    pub(crate) station: Station,
     port: u16,
     pub(crate) broker: Process,
     subscriber: Process,
     pub(crate) lines: Arc<Mutex<Vec<String>>>,
-    pub(crate) daemon: Option<Process>,
 }
 
 pub(crate) fn mosquitto() -> Option<PathBuf> {
@@ -76,10 +48,11 @@ pub(crate) fn mosquitto() -> Option<PathBuf> {
 
 fn start_broker(folder: &Path, port: u16, extra: &str) -> Process {
     let config = folder.join("mosquitto.conf");
+    // With `max_queued_messages 0`, mosquitto 2.0.11 drops a client after a PUBACK that refuses.
     let text = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
          persistence_location {}/\nautosave_interval 1\nautosave_on_changes true\n\
-         max_queued_messages 0\nmax_inflight_messages 0\n{extra}\n",
+         max_queued_messages 100000\nmax_inflight_messages 0\n{extra}\n",
         folder.display()
     );
     fs::write(&config, text).unwrap();
@@ -97,106 +70,24 @@ fn start_broker(folder: &Path, port: u16, extra: &str) -> Process {
     broker
 }
 
-fn wait_for(what: &str, patience: Duration, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(
-            start.elapsed() < patience,
-            "{what} did not happen in {patience:?}"
-        );
-        sleep(Duration::from_millis(20));
-    }
-}
-
 impl Site {
     pub(crate) fn new(broker_extra: &str, mqtt_extra: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        for name in ["inbox", "bundle"] {
-            fs::create_dir(path.join(name)).unwrap();
-        }
-        // mosquitto gives up root's rights and has to write here.
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
-        fs::set_permissions(path, open).unwrap();
-        sample_bundle::write(&path.join("bundle"));
-        // Taken and given back: free a moment later too, because nobody else asks for it.
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let config = format!(
-            "node = \"box-1\"\n[model]\nbundle = \"bundle\"\n\
-             [state]\ndirectory = \"state\"\nmin_free_bytes = 0\n\
-             [[folder]]\nname = \"inbox\"\ndirectory = \"inbox\"\npoll_interval_ms = 50\n\
-             stable_ms = 20\n\
-             [mqtt]\nhost = \"127.0.0.1\"\nport = {port}\nack_timeout_ms = 2000\n\
-             connect_timeout_s = 2\nbackoff_max_ms = 2000\n{mqtt_extra}\n"
-        );
-        fs::write(path.join("daemon.toml"), config).unwrap();
-        let broker = start_broker(path, port, broker_extra);
+        let port = free_port();
+        let mut station = Station::new(port, mqtt_extra);
+        let broker = start_broker(station.path(), port, broker_extra);
         let (subscriber, lines) = start_subscriber(port);
-        let mut site = Self {
-            folder,
+        station.start_daemon();
+        Self {
+            station,
             port,
             broker,
             subscriber,
             lines,
-            daemon: None,
-        };
-        site.start_daemon();
-        site
-    }
-
-    pub(crate) fn start_daemon(&mut self) {
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("daemon.log"))
-            .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_scansided"))
-            .arg("run")
-            .arg("--config")
-            .arg(self.folder.path().join("daemon.toml"))
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.daemon = Some(Process(child));
+        }
     }
 
     pub(crate) fn restart_broker(&mut self) {
-        self.broker = start_broker(self.folder.path(), self.port, "");
-    }
-
-    /// Stripes: a mask of many runs.
-    pub(crate) fn drop_striped_image(&self, number: usize) {
-        let pixels = image::GrayImage::from_fn(160, 160, |x, y| {
-            let mark = u8::from(y == 159 && number >> x.min(31) & 1 == 1);
-            image::Luma([if y / 20 % 2 == 0 { 220 } else { 10 + mark }])
-        });
-        self.drop_pixels(number, &pixels);
-    }
-
-    /// A bright rectangle on dark ground.
-    pub(crate) fn drop_image(&self, number: usize) {
-        let side = 40;
-        let pixels = image::GrayImage::from_fn(side, side, |x, y| {
-            let bright = x > 8 && x < 30 && y > 8 && y < 20 + (number % 16) as u32;
-            // The last row makes every file another one.
-            let mark = u8::from(y == side - 1 && number >> x & 1 == 1);
-            image::Luma([if bright { 220 } else { 10 + mark }])
-        });
-        self.drop_pixels(number, &pixels);
-    }
-
-    /// Moves an image into the inbox, as a careful sender does.
-    fn drop_pixels(&self, number: usize, pixels: &image::GrayImage) {
-        let inbox = self.folder.path().join("inbox");
-        let part = inbox.join(format!("{number}.part"));
-        pixels
-            .save_with_format(&part, image::ImageFormat::Png)
-            .unwrap();
-        fs::rename(&part, part.with_extension("png")).unwrap();
+        self.broker = start_broker(self.station.path(), self.port, "");
     }
 
     /// Results as the subscriber got them: input digest -> job ids.
@@ -214,56 +105,51 @@ impl Site {
     }
 
     pub(crate) fn wait_for_results(&self, count: usize) {
-        wait_for(&format!("result {count}"), PATIENCE, || {
-            self.received().len() >= count
-        });
+        let start = Instant::now();
+        while self.received().len() < count {
+            let received = self.received().len();
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{received} of {count} results arrived\n{}",
+                self.station.log()
+            );
+            sleep(Duration::from_millis(20));
+        }
     }
 
     /// Everything arrived once or more, and the books are right.
-    pub(crate) fn settle(mut self, images: usize) {
-        let start = Instant::now();
-        while self.received().len() < images {
-            if start.elapsed() > PATIENCE {
-                let log = fs::read_to_string(self.folder.path().join("daemon.log")).unwrap();
-                panic!(
-                    "{} of {images} results arrived\n{log}",
-                    self.received().len()
-                );
-            }
-            sleep(Duration::from_millis(50));
-        }
-        // The last PUBACK may still be on its way to the daemon; an input leaves with it.
-        for name in ["inbox", "state/accepted/inbox"] {
-            let folder = self.folder.path().join(name);
-            wait_for(&format!("an empty {name}"), PATIENCE, || {
-                fs::read_dir(&folder).unwrap().count() == 0
-            });
-        }
-        let mut daemon = self.daemon.take().unwrap();
-        daemon.signal("-TERM");
-        assert!(
-            daemon.0.wait().unwrap().success(),
-            "a clean stop exits with 0"
-        );
+    pub(crate) fn settle(mut self, images: usize, quarantined: usize) {
+        self.wait_for_results(images);
+        let ledger = self.station.close();
         let received = self.received();
         assert_eq!(received.len(), images);
         for (image, jobs) in &received {
             assert_eq!(jobs.len(), 1, "copies of {image} carry different job ids");
         }
-        let output = Command::new(env!("CARGO_BIN_EXE_scansided"))
-            .args(["ledger", "verify", "--config"])
-            .arg(self.folder.path().join("daemon.toml"))
-            .output()
-            .unwrap();
-        let ledger = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{ledger}");
-        assert!(
-            ledger.contains("pending 0 + quarantined 0 + rejected 0"),
-            "{ledger}"
-        );
+        let rest = format!("pending 0 + quarantined {quarantined} + rejected 0");
+        assert!(ledger.contains(&rest), "{ledger}");
         let copies = self.lines.lock().unwrap().len() - images;
         eprintln!("{images} images, {copies} copies; {ledger}");
         self.subscriber.kill();
+    }
+
+    /// Waits for so many events.
+    pub(crate) fn wait_for_events(&self, count: usize) -> Process {
+        let mut command = Command::new("mosquitto_sub");
+        command
+            .args([
+                "-p",
+                &self.port.to_string(),
+                "-V",
+                "5",
+                "-q",
+                "1",
+                "-W",
+                "60",
+            ])
+            .args(["-t", "scanside/v1/box-1/event", "-C", &count.to_string()])
+            .stdout(Stdio::null());
+        Process(command.spawn().unwrap())
     }
 }
 

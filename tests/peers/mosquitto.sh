@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Files dropped into the inbox arrive at mosquitto_sub with the masks that `scansided segment` prints:
 # mosquitto.sh SCANSIDED BUNDLE IMAGE...
+# With RECEIVED=FILE what mosquitto_sub printed is kept there.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
 scansided=$(realpath "$1")
@@ -65,3 +66,6 @@ wait "$daemon"
 "$scansided" ledger verify --config "$work/daemon.toml"
 "$scansided" segment --bundle "$bundle" "$@" >"$work/printed.jsonl"
 "${SCANSIDE_PYTHON:-python3}" "$here/tests/arm/compare.py" "$work/printed.jsonl" "$work/received.jsonl"
+if [ -n "${RECEIVED:-}" ]; then
+    cp "$work/received.jsonl" "$RECEIVED"
+fi

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Method, Scope};
+use crate::report::CODE_VERSION;
 
 /// Fine-tune Segment Anything, distil it into a ViT-T and export a bundle for `scansided`.
 #[derive(Debug, Parser)]
-#[command(name = "trainer", version)]
+#[command(name = "trainer", version = CODE_VERSION)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

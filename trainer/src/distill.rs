@@ -95,7 +95,7 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
         recipe_digest: config.digest(),
         data_fingerprint: dataset.fingerprint.clone(),
         start_digest: teacher_digest.clone(),
-        code_version: report::code_version(),
+        code_version: report::CODE_VERSION.to_owned(),
         command: report::command_line(),
     };
     let run = RunFolder::open(&args.recipe.run, &config, identity, args.recipe.resume)?;

@@ -79,7 +79,7 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         recipe_digest: config.digest(),
         data_fingerprint: dataset.fingerprint.clone(),
         start_digest: checkpoint_digest(&config.model.checkpoint)?,
-        code_version: report::code_version(),
+        code_version: report::CODE_VERSION.to_owned(),
         command: report::command_line(),
     };
     let run = RunFolder::open(&args.recipe.run, &config, identity, args.recipe.resume)?;

@@ -38,9 +38,7 @@ fn causes(error: &anyhow::Error) -> String {
 }
 
 /// Release and commit, the latter `unknown` when built from a copy without history.
-pub fn code_version() -> String {
-    concat!(env!("CARGO_PKG_VERSION"), "+", env!("SCANSIDE_COMMIT")).to_owned()
-}
+pub const CODE_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("SCANSIDE_COMMIT"));
 
 /// The command as it was typed.
 pub fn command_line() -> String {

@@ -80,6 +80,12 @@ fn messages_name_line_key_and_remedy() {
             to: "name = \"inbox\"\npoll_interval_ms = 1",
             expected: "daemon.toml:11: `folder.poll_interval_ms`: 1 is too small; use 10 or more",
         },
+        Case {
+            from: "[mqtt]",
+            to: "[mqtt]\npassword_file = \"secret\"",
+            expected: "daemon.toml:14: `mqtt.password_file`: a password is only sent with a user \
+                       name; set `username_file` too",
+        },
     ];
     for case in cases {
         assert_eq!(message(&GOOD.replace(case.from, case.to)), case.expected);
@@ -96,20 +102,113 @@ fn a_key_unlike_all_others_lists_them() {
 }
 
 #[test]
-fn the_reference_file_parses_and_shows_the_defaults() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/daemon.toml");
-    let reference = Config::read(&path).unwrap();
-    let minimal = Config::parse(GOOD, Path::new("daemon.toml")).unwrap();
-    let table = |config: &Config| toml::Value::try_from(config).unwrap();
-    let (reference, minimal) = (table(&reference), table(&minimal));
-    for section in ["decode", "pipeline"] {
-        assert_eq!(reference[section], minimal[section]);
+fn folders_that_lie_in_each_other_are_refused() {
+    let second = |directory: &str| {
+        format!("[[folder]]\nname = \"ct\"\ndirectory = \"{directory}\"\n\n[mqtt]")
+    };
+    let cases = [
+        (
+            "directory = \"state\"",
+            "directory = \"inbox/state\"",
+            "`state.directory`",
+        ),
+        (
+            "directory = \"inbox\"",
+            "directory = \"state/in\"",
+            "`state.directory`",
+        ),
+        (
+            "directory = \"inbox\"",
+            "directory = \".\"",
+            "`state.directory`",
+        ),
+        (
+            "directory = \"inbox\"",
+            "directory = \"link\"",
+            "`state.directory`",
+        ),
+        (
+            "bundle = \"bundle\"",
+            "bundle = \"inbox/b.tar\"",
+            "`model.bundle`",
+        ),
+        ("[mqtt]", &second("inbox"), "of folder `inbox`"),
+        ("[mqtt]", &second("new/../inbox/sub"), "of folder `inbox`"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("state")).unwrap();
+    std::os::unix::fs::symlink("state", folder.path().join("link")).unwrap();
+    let path = folder.path().join("daemon.toml");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Config::read(&path)
+    };
+    for (from, to, other) in cases {
+        let error = read(&GOOD.replace(from, to)).unwrap_err().to_string();
+        assert!(error.contains("`folder.directory`"), "{to}: {error}");
+        assert!(
+            error.contains(other) && error.contains("side by side"),
+            "{to}: {error}"
+        );
     }
-    for (section, skip) in [("mqtt", "host"), ("state", "directory")] {
-        for (key, value) in minimal[section].as_table().unwrap() {
-            if key != skip {
-                assert_eq!(reference[section][key], *value, "{section}.{key}");
+    read(&GOOD.replace("[mqtt]", &second("inbox-2"))).unwrap();
+}
+
+/// Every key that a configuration can have.
+fn full() -> toml::Value {
+    let credentials = "[mqtt]\nusername_file = \"user\"\npassword_file = \"password\"";
+    let text = GOOD.replace("[mqtt]", credentials);
+    let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
+    toml::Value::try_from(&config).unwrap()
+}
+
+/// Compares values, and finds keys that the reference neither has nor shows in a comment.
+fn compare(
+    at: &str,
+    full: &toml::Value,
+    reference: &toml::Value,
+    text: &str,
+    missing: &mut Vec<String>,
+) {
+    let site = [
+        "model.bundle",
+        "state.directory",
+        "folder.name",
+        "folder.directory",
+        "mqtt.host",
+        "node",
+    ];
+    let Some(table) = full.as_table() else {
+        assert!(
+            site.contains(&at) || full == reference,
+            "{at} is not the default"
+        );
+        return;
+    };
+    for (key, value) in table {
+        let at = if at.is_empty() {
+            key.clone()
+        } else {
+            format!("{at}.{key}")
+        };
+        match (value, reference.get(key)) {
+            (toml::Value::Array(value), Some(reference)) => {
+                compare(&at, &value[0], &reference[0], text, missing);
             }
+            (value, Some(reference)) => compare(&at, value, reference, text, missing),
+            (_, None) if text.contains(&format!("\n# {key} = ")) => {}
+            (_, None) => missing.push(at),
         }
     }
+}
+
+#[test]
+fn the_reference_file_shows_every_key_with_its_default() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/daemon.toml");
+    Config::read(&path).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let reference: toml::Value = toml::from_str(&text).unwrap();
+    let mut missing = Vec::new();
+    compare("", &full(), &reference, &text, &mut missing);
+    assert!(missing.is_empty(), "undocumented: {missing:?}");
 }

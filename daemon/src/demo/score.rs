@@ -22,9 +22,26 @@ pub(super) struct Board {
     manifest: Manifest,
     overlays: PathBuf,
     started: Instant,
-    answered: BTreeSet<u32>,
+    tally: Tally,
     dice: Vec<f64>,
-    quarantined: usize,
+}
+
+/// What became of the images. At least once: a copy of a message counts nothing.
+#[derive(Default)]
+struct Tally {
+    answered: BTreeSet<u32>,
+    /// Sequence numbers of the events.
+    quarantined: BTreeSet<u64>,
+}
+
+impl Tally {
+    fn is_ended(&self, images: u32) -> bool {
+        self.answered.len() + self.quarantined.len() >= images as usize
+    }
+
+    fn is_complete(&self, images: u32) -> bool {
+        self.answered.len() == images as usize
+    }
 }
 
 impl Board {
@@ -34,9 +51,8 @@ impl Board {
             manifest,
             overlays: stage.overlays.clone(),
             started,
-            answered: BTreeSet::new(),
+            tally: Tally::default(),
             dice: Vec::new(),
-            quarantined: 0,
         }
     }
 
@@ -46,7 +62,12 @@ impl Board {
 
     /// Every phantom came back with masks.
     pub(super) fn complete(&self, images: u32) -> bool {
-        self.answered.len() == images as usize
+        self.tally.is_complete(images)
+    }
+
+    /// Every phantom came back, with masks or with the reason why not.
+    pub(super) fn ended(&self, images: u32) -> bool {
+        self.tally.is_ended(images)
     }
 
     pub(super) fn hear(&mut self, heard: Heard, out: &mut impl Write) -> Result<(), DemoError> {
@@ -67,7 +88,7 @@ impl Board {
             self.result(&topic, &report, out)?;
         } else if topic.ends_with("/event") {
             let event: Value = serde_json::from_slice(&payload).map_err(not_json)?;
-            self.quarantined += 1;
+            self.tally.quarantined.extend(event["seq"].as_u64());
             writeln!(out, "{topic}  {}: {}", event["event"], event["words"])?;
         } else if topic.ends_with("/availability") && !retained {
             writeln!(out, "{topic}  {}", String::from_utf8_lossy(&payload))?;
@@ -118,7 +139,7 @@ impl Board {
         times(report, out)?;
         writeln!(out, "  {total_ms} ms from inbox to subscriber")?;
         writeln!(out, "  {}", picture.display())?;
-        if self.answered.insert(number) {
+        if self.tally.answered.insert(number) {
             self.dice.extend(overlap);
         }
         Ok(())
@@ -131,8 +152,8 @@ impl Board {
             out,
             "\n{} images, mean Dice {mean:.3} against the phantoms' truth, {} quarantined\n\
              ledger: received {} {sign} published {} + pending {} + quarantined {} + rejected {}",
-            self.answered.len(),
-            self.quarantined,
+            self.tally.answered.len(),
+            self.tally.quarantined.len(),
             ledger.received,
             ledger.published,
             ledger.pending,
@@ -193,4 +214,22 @@ fn overlap(found: &LabelMap, class: u8, truth: &LabelMap) -> Overlap {
         *target = u8::from(label == class);
     }
     Overlap::of(&only, truth, 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarantined_image_ends_the_demo_but_does_not_complete_it() {
+        let mut tally = Tally::default();
+        tally.answered.extend([0, 1]);
+        assert!(!tally.is_ended(3) && !tally.is_complete(3));
+        assert!(tally.is_ended(2) && tally.is_complete(2));
+        tally.quarantined.insert(9);
+        // The same event again, as after a lost PUBACK.
+        tally.quarantined.insert(9);
+        assert!(!tally.is_ended(4));
+        assert!(tally.is_ended(3) && !tally.is_complete(3));
+    }
 }

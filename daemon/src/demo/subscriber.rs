@@ -25,6 +25,14 @@ pub(super) enum Heard {
     },
 }
 
+impl Heard {
+    /// The end of an image, not the state of the node.
+    pub(super) fn ends_an_image(&self) -> bool {
+        matches!(self, Self::Message { topic, .. }
+            if topic.contains("/result/") || topic.ends_with("/event"))
+    }
+}
+
 /// Everything below `filter`, after [`Heard::Subscribed`]. Ends with the connection.
 pub(super) fn subscribe(broker: SocketAddr, filter: String) -> mpsc::Receiver<Heard> {
     let mut options = MqttOptions::new("scanside-demo", broker.ip().to_string(), broker.port());
@@ -65,5 +73,29 @@ async fn listen(
         if messages.send(heard).await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nodes_own_messages_end_no_image() {
+        for (topic, ends) in [
+            ("scanside/v1/demo/result/inbox", true),
+            ("scanside/v1/demo/event", true),
+            ("scanside/v1/demo/health", false),
+            ("scanside/v1/demo/state", false),
+            ("scanside/v1/demo/availability", false),
+        ] {
+            let heard = Heard::Message {
+                topic: topic.to_owned(),
+                payload: Vec::new(),
+                retained: false,
+            };
+            assert_eq!(heard.ends_an_image(), ends, "{topic}");
+        }
+        assert!(!Heard::Subscribed.ends_an_image());
     }
 }

@@ -1,12 +1,13 @@
 //! One MQTT 5 connection from CONNECT to its end. The only place that names rumqttc.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet, PubAckReason};
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -23,8 +24,10 @@ pub(super) enum Signal {
     /// A QoS 1 publish got this packet id.
     Published(u16),
     Answered(u16, Verdict),
-    /// The last one.
-    Lost(String),
+    /// The last one: the peer broke the connection, or it never stood.
+    Broken(String),
+    /// The last one: no answer in time, or no way to the broker.
+    Silent(String),
 }
 
 pub(super) struct Connection {
@@ -79,7 +82,7 @@ impl Connection {
     pub(super) async fn signals(&mut self) -> Vec<Signal> {
         let mut signals = Vec::new();
         if self.signals.recv_many(&mut signals, 64).await == 0 {
-            signals.push(Signal::Lost("the connection task ended".to_owned()));
+            signals.push(Signal::Silent("the connection task ended".to_owned()));
         }
         signals
     }
@@ -127,7 +130,7 @@ async fn poll(mut eventloop: EventLoop, signals: mpsc::Sender<Signal>) {
                 }
                 continue;
             }
-            Err(error) => words(&error),
+            Err(error) => lost(&error),
         };
         // Answers that came in one read with what broke the connection.
         for event in std::mem::take(&mut eventloop.state.events) {
@@ -138,7 +141,7 @@ async fn poll(mut eventloop: EventLoop, signals: mpsc::Sender<Signal>) {
             }
         }
         // Nobody listens any more only when the publisher has left too.
-        let _ = signals.send(Signal::Lost(lost)).await;
+        let _ = signals.send(lost).await;
         return;
     }
 }
@@ -159,20 +162,52 @@ fn signal(event: Event) -> Option<Signal> {
             Some(Signal::Published(packet_id))
         }
         Event::Incoming(Packet::PubAck(ack)) => {
-            let verdict = match ack.reason {
-                PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Verdict::Accepted,
-                PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
-                    Verdict::Invalid
-                }
-                PubAckReason::UnspecifiedError
-                | PubAckReason::ImplementationSpecificError
-                | PubAckReason::NotAuthorized
-                | PubAckReason::PacketIdentifierInUse
-                | PubAckReason::QuotaExceeded => Verdict::Refused,
-            };
-            Some(Signal::Answered(ack.pkid, verdict))
+            Some(Signal::Answered(ack.pkid, verdict(ack.reason)))
         }
         _ => None,
+    }
+}
+
+fn verdict(reason: PubAckReason) -> Verdict {
+    match reason {
+        PubAckReason::Success => Verdict::Accepted,
+        PubAckReason::NoMatchingSubscribers => Verdict::Unheard,
+        PubAckReason::TopicNameInvalid => Verdict::Invalid("topic name invalid (0x90)"),
+        PubAckReason::PayloadFormatInvalid => Verdict::Invalid("payload format invalid (0x99)"),
+        PubAckReason::UnspecifiedError => Verdict::Refused("unspecified error (0x80)"),
+        PubAckReason::ImplementationSpecificError => {
+            Verdict::Refused("implementation specific error (0x83)")
+        }
+        PubAckReason::NotAuthorized => Verdict::Refused("not authorized (0x87)"),
+        PubAckReason::PacketIdentifierInUse => Verdict::Refused("packet identifier in use (0x91)"),
+        PubAckReason::QuotaExceeded => Verdict::Refused("quota exceeded (0x97)"),
+    }
+}
+
+fn lost(error: &ConnectionError) -> Signal {
+    let io = match error {
+        ConnectionError::Io(error) | ConnectionError::MqttState(StateError::Io(error)) => {
+            Some(error.kind())
+        }
+        _ => None,
+    };
+    let silent = matches!(
+        error,
+        ConnectionError::Timeout(_)
+            | ConnectionError::MqttState(StateError::AwaitPingResp | StateError::CollisionTimeout)
+    ) || matches!(
+        io,
+        Some(
+            ErrorKind::TimedOut
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable
+                | ErrorKind::NetworkDown
+        )
+    );
+    if silent {
+        Signal::Silent(words(error))
+    } else {
+        Signal::Broken(words(error))
     }
 }
 
@@ -198,4 +233,29 @@ fn first_line(path: &Path) -> Result<String, CredentialError> {
         source,
     })?;
     Ok(text.lines().next().unwrap_or("").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_peer_breaks_a_connection() {
+        let io = |kind: ErrorKind| ConnectionError::Io(kind.into());
+        let state = ConnectionError::MqttState;
+        for (error, broken) in [
+            (state(StateError::AwaitPingResp), false),
+            (io(ErrorKind::TimedOut), false),
+            (state(StateError::Io(ErrorKind::TimedOut.into())), false),
+            (io(ErrorKind::NetworkUnreachable), false),
+            (state(StateError::ConnectionAborted), true),
+            (
+                state(StateError::Io(ErrorKind::ConnectionReset.into())),
+                true,
+            ),
+        ] {
+            let signal = lost(&error);
+            assert_eq!(matches!(signal, Signal::Broken(_)), broken, "{signal:?}");
+        }
+    }
 }

@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
+use super::session::Session;
 use super::window::Item;
-use super::{MqttError, Publisher, Session, packet_bytes};
+use super::{MqttError, Publisher};
 use crate::clock;
 use crate::config::Config;
 use crate::disk;
@@ -93,25 +94,25 @@ impl Publisher {
         self.tell(session).await
     }
 
-    fn present(&mut self, session: &mut Session, topic: &str, payload: Vec<u8>) {
+    fn present(&mut self, session: &mut Session, topic: &'static str, payload: Vec<u8>) {
         let message = Message {
             topic: topic.to_owned(),
             payload,
         };
         // Handed over, it would end the connection, on every connection.
-        if packet_bytes(&self.root, &message) > session.packet_max_bytes {
+        if self.packet_bytes(message.bytes()) > session.packet_max_bytes {
             tracing::warn!(
                 topic,
                 "a retained message is above the broker's packet limit"
             );
-        } else if !self.send(session, Item::Presence, message, true) {
+        } else if !self.send(session, Item::Presence(topic), message, true) {
             tracing::warn!(topic, "no room for a retained message");
         }
     }
 
     /// `state` when it changed, `health` when it is due.
     pub(super) async fn tell(&mut self, session: &mut Session) -> Result<(), MqttError> {
-        if !session.connected {
+        if !session.is_connected() {
             return Ok(());
         }
         let current = (self.status.word(), self.status.reasons());

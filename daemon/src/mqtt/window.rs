@@ -6,9 +6,13 @@
 //! flight when a connection ends is sent again from the outbox.
 //!
 //! A message can end its connection (a broker that cuts off what is too large for it). Everything in
-//! flight when a connection breaks becomes a suspect; a suspect is sent alone, and only after the
-//! broker acknowledged something else on this connection. If it breaks `strikes_max` such
-//! connections, it is the culprit. An outage strikes nobody: nothing is in flight then.
+//! flight when the peer breaks a connection becomes a suspect; a suspect is sent alone, and only after
+//! the broker answered something else on this connection. If it breaks `strikes_max` such
+//! connections, it is the culprit. An outage strikes nobody: nothing is in flight then. Nor does
+//! silence: a slow link looks the same.
+//!
+//! What the broker refuses leaves the window and nothing else: the row stays in the outbox, and the
+//! messages behind it go on.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,26 +22,30 @@ use crate::outbox::Key;
 pub(super) enum Item {
     /// From the outbox.
     Durable(Key),
-    /// Retained state of this node, published anew on each connection.
-    Presence,
+    /// Retained state of this node, published anew on each connection: its topic below the root.
+    Presence(&'static str),
 }
 
 /// The broker's answer to one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Accepted,
-    /// Not now or not for this user: the message stays.
-    Refused,
-    /// Never: the message itself is at fault.
-    Invalid,
+    /// Accepted, but nobody subscribes to the topic.
+    Unheard,
+    /// Not now or not for this user: the message stays. With the broker's reason.
+    Refused(&'static str),
+    /// Never: the message itself is at fault. With the broker's reason.
+    Invalid(&'static str),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Delivered(Key),
-    Refused,
-    Invalid(Key),
+    Unheard(Key),
+    Refused(Key, &'static str),
+    Invalid(Key, &'static str),
     Presence,
+    PresenceRefused(&'static str, &'static str),
     /// A packet id that is not in flight.
     Unknown,
 }
@@ -49,7 +57,7 @@ pub(super) struct Window {
     /// Handed to the client, packet id not known yet.
     handed: VecDeque<Item>,
     flying: HashMap<u16, Item>,
-    /// The broker acknowledged something on this connection.
+    /// The broker answered something on this connection.
     proven: bool,
     /// Strikes of each suspect.
     suspects: HashMap<Key, u32>,
@@ -92,6 +100,11 @@ impl Window {
         !suspect_flies && self.has_room()
     }
 
+    /// Whether this message is on its way.
+    pub(super) fn holds(&self, key: Key) -> bool {
+        self.items().any(|item| *item == Item::Durable(key))
+    }
+
     /// The client took this for sending.
     pub(super) fn handed(&mut self, item: Item) {
         self.handed.push_back(item);
@@ -108,31 +121,30 @@ impl Window {
         let Some(item) = self.flying.remove(&packet_id) else {
             return Outcome::Unknown;
         };
+        // Even a no proves that the connection carries messages.
+        self.proven = true;
+        if let Item::Durable(key) = item {
+            self.suspects.remove(&key);
+        }
         match (verdict, item) {
-            (Verdict::Accepted, Item::Durable(key)) => {
-                self.proven = true;
-                self.suspects.remove(&key);
-                Outcome::Delivered(key)
+            (Verdict::Accepted, Item::Durable(key)) => Outcome::Delivered(key),
+            (Verdict::Unheard, Item::Durable(key)) => Outcome::Unheard(key),
+            (Verdict::Refused(reason), Item::Durable(key)) => Outcome::Refused(key, reason),
+            (Verdict::Invalid(reason), Item::Durable(key)) => Outcome::Invalid(key, reason),
+            (Verdict::Accepted | Verdict::Unheard, Item::Presence(_)) => Outcome::Presence,
+            (Verdict::Refused(reason) | Verdict::Invalid(reason), Item::Presence(topic)) => {
+                Outcome::PresenceRefused(topic, reason)
             }
-            (Verdict::Accepted, Item::Presence) => {
-                self.proven = true;
-                Outcome::Presence
-            }
-            (Verdict::Invalid, Item::Durable(key)) => {
-                self.suspects.remove(&key);
-                Outcome::Invalid(key)
-            }
-            (Verdict::Refused | Verdict::Invalid, _) => Outcome::Refused,
         }
     }
 
-    /// The connection broke. Gives the culprit when its last strike fell.
+    /// The peer broke the connection. Gives the culprit when its last strike fell.
     pub(super) fn broke(&mut self) -> Option<Key> {
         let keys: Vec<Key> = self
             .items()
             .filter_map(|item| match item {
                 Item::Durable(key) => Some(*key),
-                Item::Presence => None,
+                Item::Presence(_) => None,
             })
             .collect();
         let proven = self.proven;
@@ -198,7 +210,7 @@ mod tests {
         /// One connection: presence first, then everything the window admits.
         fn connection(&mut self) {
             self.connections += 1;
-            self.window.handed(Item::Presence);
+            self.window.handed(Item::Presence("state"));
             self.window.published(1);
             assert_eq!(
                 self.window.answered(1, Verdict::Accepted),
@@ -291,7 +303,7 @@ mod tests {
             let mut died = false;
             for _ in 0..case.rounds {
                 if case.proof {
-                    window.handed(Item::Presence);
+                    window.handed(Item::Presence("state"));
                     window.published(1);
                     window.answered(1, Verdict::Accepted);
                 }
@@ -313,7 +325,7 @@ mod tests {
         assert_eq!(window.broke(), None);
         assert!(!window.admits(A), "no proof yet");
         assert!(window.admits(C), "not a suspect");
-        window.handed(Item::Presence);
+        window.handed(Item::Presence("state"));
         window.published(1);
         window.answered(1, Verdict::Accepted);
         assert!(window.admits(A));
@@ -335,32 +347,29 @@ mod tests {
             expected: Outcome,
         }
         let durable = Item::Durable(A);
+        let presence = Item::Presence("state");
+        let case = |item, verdict, expected| Case {
+            item,
+            verdict,
+            expected,
+        };
         let cases = [
-            Case {
-                item: durable,
-                verdict: Verdict::Accepted,
-                expected: Outcome::Delivered(A),
-            },
-            Case {
-                item: durable,
-                verdict: Verdict::Refused,
-                expected: Outcome::Refused,
-            },
-            Case {
-                item: durable,
-                verdict: Verdict::Invalid,
-                expected: Outcome::Invalid(A),
-            },
-            Case {
-                item: Item::Presence,
-                verdict: Verdict::Accepted,
-                expected: Outcome::Presence,
-            },
-            Case {
-                item: Item::Presence,
-                verdict: Verdict::Invalid,
-                expected: Outcome::Refused,
-            },
+            case(durable, Verdict::Accepted, Outcome::Delivered(A)),
+            case(durable, Verdict::Unheard, Outcome::Unheard(A)),
+            case(durable, Verdict::Refused("no"), Outcome::Refused(A, "no")),
+            case(durable, Verdict::Invalid("no"), Outcome::Invalid(A, "no")),
+            case(presence, Verdict::Accepted, Outcome::Presence),
+            case(presence, Verdict::Unheard, Outcome::Presence),
+            case(
+                presence,
+                Verdict::Refused("no"),
+                Outcome::PresenceRefused("state", "no"),
+            ),
+            case(
+                presence,
+                Verdict::Invalid("no"),
+                Outcome::PresenceRefused("state", "no"),
+            ),
         ];
         for case in cases {
             let mut window = Window::new(1, 4);
@@ -375,6 +384,43 @@ mod tests {
                 "answered once"
             );
         }
+    }
+
+    #[test]
+    fn a_refusal_makes_room_and_proves_the_connection() {
+        let mut window = Window::new(1, 4);
+        window.handed(Item::Durable(A));
+        assert_eq!(window.broke(), None);
+        assert!(!window.admits(A), "a suspect without proof");
+        window.handed(Item::Presence("state"));
+        window.published(1);
+        window.answered(1, Verdict::Refused("no"));
+        assert!(window.admits(A), "an answer of any kind is proof");
+        window.handed(Item::Durable(A));
+        assert!(window.holds(A) && !window.holds(B));
+        window.published(2);
+        assert_eq!(
+            window.answered(2, Verdict::Refused("no")),
+            Outcome::Refused(A, "no")
+        );
+        assert!(!window.holds(A));
+        assert!(window.admits(B), "what is behind goes on");
+        assert!(window.admits(A), "the broker answered it: no suspect");
+    }
+
+    #[test]
+    fn silence_strikes_nobody() {
+        let mut window = Window::new(16, 1);
+        for _ in 0..9 {
+            window.handed(Item::Presence("state"));
+            window.published(1);
+            window.answered(1, Verdict::Accepted);
+            assert!(window.admits(A));
+            window.handed(Item::Durable(A));
+            window.closed();
+        }
+        window.handed(Item::Durable(A));
+        assert_eq!(window.broke(), None, "the first break without proof");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The conservation law: `received = published + pending + quarantined + rejected`.
 
-use redb::{ReadableDatabase, ReadableTableMetadata};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::Serialize;
 
-use super::{META, Outbox, OutboxError, messages::MESSAGES};
+use super::{JOBS, META, Outbox, OutboxError, decode, messages::MESSAGES};
 
 /// Counted since the state directory was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -27,14 +27,15 @@ impl Ledger {
 
 impl Outbox {
     pub fn ledger(&self) -> Result<Ledger, OutboxError> {
-        let pending = self
-            .jobs()?
-            .iter()
-            .filter(|(_, job)| job.state.is_pending())
-            .count() as u64;
         self.read(|| {
+            // One transaction for all of it: counters and jobs of one moment.
             let transaction = self.database.begin_read()?;
             let meta = transaction.open_table(META)?;
+            let mut pending = 0;
+            for row in transaction.open_table(JOBS)?.iter()? {
+                let (_, job) = row?;
+                pending += u64::from(decode(job.value())?.state.is_pending());
+            }
             let counter =
                 |name: &str| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |value| value.value()));
             Ok(Ledger {

@@ -21,6 +21,12 @@ pub struct Message {
     pub payload: Vec<u8>,
 }
 
+impl Message {
+    pub fn bytes(&self) -> usize {
+        self.topic.len() + self.payload.len()
+    }
+}
+
 /// A message in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
@@ -55,11 +61,25 @@ impl Outbox {
 
     /// Up to `limit` messages after `after`, in order.
     pub fn messages(&self, after: Option<Key>, limit: usize) -> Result<Vec<Queued>, OutboxError> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.range((start, Bound::Unbounded), limit)
+    }
+
+    /// What the outbox still holds of a result, part 0 first.
+    pub fn parts(&self, seq: u64) -> Result<Vec<Queued>, OutboxError> {
+        let all = (Bound::Included((seq, 0)), Bound::Included((seq, u32::MAX)));
+        self.range(all, usize::MAX)
+    }
+
+    fn range(
+        &self,
+        keys: (Bound<Key>, Bound<Key>),
+        limit: usize,
+    ) -> Result<Vec<Queued>, OutboxError> {
         self.read(|| {
             let table = self.database.begin_read()?.open_table(MESSAGES)?;
-            let start = after.map_or(Bound::Unbounded, Bound::Excluded);
             let mut queued = Vec::new();
-            for row in table.range((start, Bound::Unbounded))?.take(limit) {
+            for row in table.range(keys)?.take(limit) {
                 let (key, row) = row?;
                 let (ticket, topic, payload) = row.value();
                 let message = Message {
@@ -77,34 +97,22 @@ impl Outbox {
     }
 
     pub fn message(&self, key: Key) -> Result<Option<Queued>, OutboxError> {
-        self.read(|| {
-            let table = self.database.begin_read()?.open_table(MESSAGES)?;
-            let row = table.get(key)?;
-            Ok(row.map(|row| {
-                let (ticket, topic, payload) = row.value();
-                let message = Message {
-                    topic: topic.to_owned(),
-                    payload: payload.to_owned(),
-                };
-                Queued {
-                    key,
-                    ticket,
-                    message,
-                }
-            }))
-        })
+        let one = (Bound::Included(key), Bound::Included(key));
+        Ok(self.range(one, 1)?.pop())
     }
 
-    /// Replaces the only message of a job by several: a result that the broker would not take whole.
+    /// Replaces the messages of a result by smaller ones: the broker would not take them. `key`: its
+    /// part 0, of which nothing was sent.
     pub fn replace(&self, key: Key, messages: &[Message]) -> Result<(), OutboxError> {
         self.write(|transaction| {
             let ticket = {
-                let mut table = transaction.open_table(MESSAGES)?;
-                let Some(row) = table.remove(key)? else {
+                let table = transaction.open_table(MESSAGES)?;
+                let Some(row) = table.get(key)? else {
                     return Ok(());
                 };
                 row.value().0
             };
+            remove_all(transaction, key.0)?;
             for (part, message) in (0..).zip(messages) {
                 insert(transaction, (key.0, part), ticket, message)?;
             }

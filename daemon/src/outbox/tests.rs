@@ -1,8 +1,7 @@
-use std::path::Path;
-
+use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Arrival, Lease, Ledger, Message, Outbox};
+use super::{Arrival, JOBS, Lease, Ledger, META, Message, Outbox};
 use crate::failure::Reason;
 use crate::job::State;
 
@@ -41,60 +40,106 @@ fn event(seq: u64) -> Message {
     }
 }
 
-/// Closes the outbox without a word and opens it again, as a killed process does.
-fn crash(outbox: Outbox, directory: &Path) -> Outbox {
-    drop(outbox);
-    let outbox = Outbox::open(directory).unwrap();
-    assert!(outbox.ledger().unwrap().balances());
-    outbox
+/// An outbox in a folder of its own.
+struct Site {
+    outbox: Outbox,
+    _folder: TempDir,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self::open(tempfile::tempdir().unwrap())
+    }
+
+    fn open(folder: TempDir) -> Self {
+        let outbox = Outbox::open(folder.path()).unwrap();
+        assert!(outbox.ledger().unwrap().balances());
+        Self {
+            outbox,
+            _folder: folder,
+        }
+    }
+
+    /// The file as it is on disk while this process has it open.
+    fn copied(&self) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(&self.outbox.path, folder.path().join("outbox.redb")).unwrap();
+        folder
+    }
+
+    /// What a killed process leaves: nothing was closed, and a transaction was under way.
+    fn crash(self) -> Self {
+        let after_commit = Self::open(self.copied());
+        let mut copy = None;
+        let transaction = self.outbox.database.begin_write().unwrap();
+        {
+            let mut meta = transaction.open_table(META).unwrap();
+            meta.insert("received", 1_000_000).unwrap();
+            let mut jobs = transaction.open_table(JOBS).unwrap();
+            // More than the cache of changes holds, so that some of it is in the file.
+            let noise = vec![0_u8; 1 << 20];
+            for ticket in 1_000..1_032 {
+                jobs.insert(ticket, noise.as_slice()).unwrap();
+            }
+            copy.replace(self.copied());
+        }
+        let amid = Self::open(copy.unwrap());
+        transaction.abort().unwrap();
+        for copy in [&after_commit, &amid] {
+            assert_eq!(copy.outbox.jobs().unwrap(), self.outbox.jobs().unwrap());
+            assert_eq!(copy.outbox.ledger().unwrap(), self.outbox.ledger().unwrap());
+            let rows = |outbox: &Outbox| outbox.messages(None, 100).unwrap();
+            assert_eq!(rows(&copy.outbox), rows(&self.outbox));
+        }
+        amid
+    }
 }
 
 #[test]
 fn a_crash_between_any_two_steps_loses_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path();
-    let outbox = Outbox::open(path).unwrap();
+    let site = Site::new();
 
-    let tickets = outbox.accept(&[arrival("a"), arrival("b")]).unwrap();
-    let outbox = crash(outbox, path);
-    assert_eq!(outbox.jobs().unwrap().len(), 2);
+    let arrivals = [arrival("a"), arrival("b")];
+    let tickets = site.outbox.accept(&arrivals).unwrap();
+    let site = site.crash();
+    assert_eq!(site.outbox.jobs().unwrap().len(), 2);
 
-    let lease = outbox.lease(tickets[0], BOOT, 3).unwrap();
+    let lease = site.outbox.lease(tickets[0], BOOT, 3).unwrap();
     assert!(matches!(lease, Some(Lease::Work(ref job)) if job.attempts == 1));
-    let outbox = crash(outbox, path);
-    let lease = outbox.lease(tickets[0], NEXT_BOOT, 3).unwrap();
+    let site = site.crash();
+    let lease = site.outbox.lease(tickets[0], NEXT_BOOT, 3).unwrap();
     assert!(matches!(lease, Some(Lease::Work(ref job)) if job.attempts == 2));
 
-    outbox.append(tickets[0], |seq| messages(seq, 3)).unwrap();
-    let outbox = crash(outbox, path);
-    let queued = outbox.messages(None, 10).unwrap();
+    let encode = |seq| messages(seq, 3);
+    site.outbox.append(tickets[0], encode).unwrap();
+    let site = site.crash();
+    let queued = site.outbox.messages(None, 10).unwrap();
     assert_eq!(
         queued.iter().map(|row| row.key).collect::<Vec<_>>(),
         [(1, 0), (1, 1), (1, 2)]
     );
-    assert_eq!(outbox.messages(Some((1, 1)), 10).unwrap().len(), 1);
+    assert_eq!(site.outbox.messages(Some((1, 1)), 10).unwrap().len(), 1);
 
-    assert!(outbox.acknowledge(&[(1, 0), (1, 2)]).unwrap().is_empty());
-    let outbox = crash(outbox, path);
-    let published = outbox.acknowledge(&[(1, 1)]).unwrap();
+    let some = site.outbox.acknowledge(&[(1, 0), (1, 2)]).unwrap();
+    assert!(some.is_empty());
+    let site = site.crash();
+    let published = site.outbox.acknowledge(&[(1, 1)]).unwrap();
     assert_eq!(published[0].0, tickets[0]);
-    let outbox = crash(outbox, path);
-    assert_eq!(outbox.jobs().unwrap()[0].1.state, State::Published);
+    let site = site.crash();
+    assert_eq!(site.outbox.jobs().unwrap()[0].1.state, State::Published);
     assert!(
-        outbox.acknowledge(&[(1, 1)]).unwrap().is_empty(),
+        site.outbox.acknowledge(&[(1, 1)]).unwrap().is_empty(),
         "a second PUBACK counts nothing"
     );
 
-    outbox.forget(tickets[0]);
-    outbox
-        .quarantine(tickets[1], &reason(), event)
-        .unwrap()
-        .unwrap();
-    let outbox = crash(outbox, path);
-    assert_eq!(outbox.jobs().unwrap().len(), 1);
-    outbox.reject().unwrap();
+    site.outbox.forget(tickets[0]);
+    let ended = site.outbox.quarantine(tickets[1], &reason(), event);
+    assert!(ended.unwrap().is_some());
+    let site = site.crash();
+    assert_eq!(site.outbox.jobs().unwrap().len(), 1);
+    site.outbox.reject().unwrap();
     assert_eq!(
-        outbox.ledger().unwrap(),
+        site.crash().outbox.ledger().unwrap(),
         Ledger {
             received: 3,
             published: 1,
@@ -104,6 +149,25 @@ fn a_crash_between_any_two_steps_loses_nothing() {
             messages: 1
         }
     );
+}
+
+#[test]
+fn the_ledger_shows_one_moment() {
+    let site = Site::new();
+    // Enough rows that counting them takes longer than a commit.
+    site.outbox.accept(&vec![arrival("a"); 2000]).unwrap();
+    let outbox = &site.outbox;
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for _ in 0..60 {
+                outbox.accept(&[arrival("b")]).unwrap();
+            }
+        });
+        while !writing.is_finished() {
+            let ledger = outbox.ledger().unwrap();
+            assert!(ledger.balances(), "{ledger:?}");
+        }
+    });
 }
 
 #[test]
@@ -169,6 +233,8 @@ fn a_replaced_result_keeps_its_place() {
     let ticket = outbox.accept(&[arrival("a")]).unwrap()[0];
     outbox.lease(ticket, BOOT, 3).unwrap();
     outbox.append(ticket, |seq| messages(seq, 1)).unwrap();
+    outbox.replace((1, 0), &messages(1, 5)).unwrap();
+    assert_eq!(outbox.parts(1).unwrap().len(), 5);
     outbox.replace((1, 0), &messages(1, 3)).unwrap();
     assert_eq!(outbox.messages(None, 10).unwrap().len(), 3);
     assert_eq!(

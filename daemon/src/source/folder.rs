@@ -1,22 +1,23 @@
 //! An inbox folder: files that stand still are claimed by rename and accepted.
 //!
 //! inotify only shortens the wait: it is blind on network file systems, so the folder is also swept
-//! every `poll_interval_ms`. Hidden files, `*.part` and `*.tmp` belong to a copy under way.
+//! every `poll_interval_ms`. Hidden files, `*.part` and `*.tmp` belong to a copy under way; only our
+//! own claims that a kill left are taken up again.
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::accept::{AcceptError, Shelves, shelf_name};
+use crate::accept::{AcceptError, Claimed, Found, Left, Shelves, claimed};
 use crate::config;
 use crate::disk;
-use crate::failure::Failure;
 use crate::job::Ticket;
 use crate::outbox::Outbox;
 use crate::quarantine;
@@ -91,7 +92,12 @@ fn watch_folder(
     config: &config::Folder,
     changed: Arc<Notify>,
 ) -> Option<notify::RecommendedWatcher> {
-    let watcher = notify::recommended_watcher(move |_| changed.notify_one()).and_then(|mut w| {
+    let hear = move |event: notify::Result<notify::Event>| {
+        if event.as_ref().map_or(true, worth_a_sweep) {
+            changed.notify_one();
+        }
+    };
+    let watcher = notify::recommended_watcher(hear).and_then(|mut w| {
         let mode = if config.depth_max == 0 {
             RecursiveMode::NonRecursive
         } else {
@@ -102,9 +108,19 @@ fn watch_folder(
     });
     watcher
         .inspect_err(|error| {
-            tracing::warn!(source = config.name, %error, "inotify does not work here, polling only");
+            // The kind only: an error of notify names paths.
+            tracing::warn!(source = config.name, error = ?error.kind,
+                "inotify does not work here, polling only");
         })
         .ok()
+}
+
+/// Looking through a folder opens it; without this every sweep would cause the next one.
+fn worth_a_sweep(event: &notify::Event) -> bool {
+    match event.kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
 }
 
 /// What was seen of one inbox so far.
@@ -114,12 +130,12 @@ pub struct Inbox {
     seen: HashMap<PathBuf, Sighting>,
     warned: HashMap<PathBuf, &'static str>,
     out_of_reach: bool,
+    disk_low: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Sighting {
-    bytes: u64,
-    modified: Option<SystemTime>,
+    file: Found,
     since: Instant,
 }
 
@@ -130,6 +146,7 @@ impl Inbox {
             seen: HashMap::new(),
             warned: HashMap::new(),
             out_of_reach: false,
+            disk_low: false,
         }
     }
 
@@ -140,43 +157,47 @@ impl Inbox {
     /// One sweep: refuses what is too large, accepts what stands still, up to a batch.
     pub fn accept(&mut self, door: &Door) -> Result<Vec<Ticket>, AcceptError> {
         let ready = self.sweep(Instant::now());
-        if ready.is_empty() {
-            return Ok(Vec::new());
-        }
         if disk::below(&door.shelves.accepted, door.min_free_bytes) {
-            door.status.set_disk_low(true);
+            self.say_disk_low(door, true);
             return Ok(Vec::new());
         }
-        door.status.set_disk_low(false);
-        let (ready, refused): (Vec<_>, Vec<_>) = ready
-            .into_iter()
-            .partition(|(_, bytes)| *bytes <= self.config.file_max_bytes);
-        for (path, bytes) in refused {
-            let failure = Failure::FileTooLarge {
-                bytes,
-                limit: self.config.file_max_bytes,
-            };
-            quarantine::store(&door.shelves, &path, &shelf_name(&path), &failure.reason())?;
-            door.outbox.reject()?;
-            self.seen.remove(&path);
-            tracing::warn!(
-                source = self.config.name,
-                bytes,
-                code = failure.code(),
-                "file refused"
-            );
+        let limit = self.config.file_max_bytes;
+        let (ready, oversized): (Vec<_>, Vec<_>) =
+            ready.into_iter().partition(|file| file.bytes <= limit);
+        if !oversized.is_empty() {
+            let left = quarantine::refuse(&door.shelves, &door.outbox, &oversized, &self.config)?;
+            self.warn_of(left);
         }
-        let files: Vec<PathBuf> = ready.into_iter().map(|(path, _)| path).collect();
-        let arrivals = door.shelves.claim(&self.config.name, &files)?;
-        self.seen.retain(|path, _| !files.contains(path));
-        if arrivals.is_empty() {
+        let mut claimed = Claimed::default();
+        if !ready.is_empty() {
+            let name = &self.config.name;
+            claimed = door.shelves.claim(name, &ready, door.min_free_bytes)?;
+        }
+        // What was left stands still for a while again before the next attempt; for room every
+        // sweep asks, so that the state lasts as long as the trouble.
+        if !claimed.no_room {
+            for file in ready.iter().chain(&oversized) {
+                self.seen.remove(&file.path);
+            }
+        }
+        self.say_disk_low(door, claimed.no_room);
+        self.warn_of(claimed.left);
+        if claimed.arrivals.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(door.outbox.accept(&arrivals)?)
+        Ok(door.outbox.accept(&claimed.arrivals)?)
     }
 
-    /// Files that stood still for `stable_ms` as of `now`, oldest first, with their size.
-    fn sweep(&mut self, now: Instant) -> Vec<(PathBuf, u64)> {
+    /// The state is shared: an inbox without trouble does not clear it for one that has some.
+    fn say_disk_low(&mut self, door: &Door, low: bool) {
+        if low || self.disk_low {
+            door.status.set_disk_low(low);
+        }
+        self.disk_low = low;
+    }
+
+    /// Files that stood still for `stable_ms` as of `now`, oldest first.
+    fn sweep(&mut self, now: Instant) -> Vec<Found> {
         let mut found = Vec::new();
         let root = self.config.directory.clone();
         match self.walk(&root, 0, &mut found) {
@@ -192,40 +213,30 @@ impl Inbox {
         let stable = Duration::from_millis(self.config.stable_ms);
         let mut sightings = HashMap::with_capacity(found.len());
         let mut ready = Vec::new();
-        for (path, bytes, modified) in found {
+        for file in found {
             let unchanged = self
                 .seen
-                .get(&path)
-                .filter(|before| before.bytes == bytes && before.modified == modified);
+                .get(&file.path)
+                .filter(|before| before.file == file);
             let since = unchanged.map_or(now, |before| before.since);
             if now.duration_since(since) >= stable && (unchanged.is_some() || stable.is_zero()) {
-                ready.push((modified, path.clone(), bytes));
+                ready.push(file.clone());
             }
-            sightings.insert(
-                path,
-                Sighting {
-                    bytes,
-                    modified,
-                    since,
-                },
-            );
+            sightings.insert(file.path.clone(), Sighting { file, since });
         }
         self.seen = sightings;
-        self.warned.retain(|path, _| path.exists());
-        ready.sort();
+        self.warned
+            .retain(|path, _| fs::symlink_metadata(path).is_ok());
+        // What could not be taken before comes last, or a batch of it would block all others.
+        ready.sort_by_cached_key(|file| {
+            let warned = self.warned.contains_key(&file.path);
+            (warned, file.modified, file.path.clone())
+        });
         ready.truncate(BATCH);
         ready
-            .into_iter()
-            .map(|(_, path, bytes)| (path, bytes))
-            .collect()
     }
 
-    fn walk(
-        &mut self,
-        folder: &Path,
-        depth: usize,
-        found: &mut Vec<(PathBuf, u64, Option<SystemTime>)>,
-    ) -> io::Result<()> {
+    fn walk(&mut self, folder: &Path, depth: usize, found: &mut Vec<Found>) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             if under_way(&entry.file_name().to_string_lossy()) {
@@ -238,29 +249,41 @@ impl Inbox {
             };
             let kind = metadata.file_type();
             if kind.is_file() {
-                found.push((path, metadata.len(), metadata.modified().ok()));
+                found.push(Found {
+                    path,
+                    bytes: metadata.len(),
+                    modified: metadata.modified().ok(),
+                });
             } else if kind.is_dir() && depth < self.config.depth_max {
                 // One folder without rights does not hide the others.
                 if self.walk(&path, depth + 1, found).is_err() {
-                    self.warn(path, "folder cannot be read");
+                    self.warn(path, "folder cannot be read", None);
                 }
             } else if kind.is_dir() {
-                self.warn(path, "folder is deeper than `depth_max`");
+                self.warn(path, "folder is deeper than `depth_max`", None);
             } else {
-                self.warn(path, "not a regular file (link, pipe, socket or device)");
+                self.warn(
+                    path,
+                    "not a regular file (link, pipe, socket or device)",
+                    None,
+                );
             }
         }
         Ok(())
     }
 
-    /// Says once for each path what is ignored and why.
-    fn warn(&mut self, path: PathBuf, why: &'static str) {
+    fn warn_of(&mut self, left: Vec<Left>) {
+        for Left { path, why, error } in left {
+            self.warn(path, why, Some(&error));
+        }
+    }
+
+    /// Says once for each path what is left alone and why. No path: file names may hold the
+    /// patient's name.
+    fn warn(&mut self, path: PathBuf, why: &'static str, error: Option<&io::Error>) {
         if self.warned.insert(path, why) != Some(why) {
-            tracing::warn!(
-                source = self.config.name,
-                why,
-                "an entry of the inbox is ignored"
-            );
+            let (source, error) = (&self.config.name, error.map(tracing::field::display));
+            tracing::warn!(source, why, error, "something in the inbox needs attention");
         }
     }
 }
@@ -268,9 +291,8 @@ impl Inbox {
 /// Hidden, or named as a copy that is not done.
 fn under_way(name: &str) -> bool {
     let extension = Path::new(name).extension().unwrap_or_default();
-    name.starts_with('.')
-        || extension.eq_ignore_ascii_case("part")
-        || extension.eq_ignore_ascii_case("tmp")
+    let hidden = name.starts_with('.') && claimed(name).is_none();
+    hidden || extension.eq_ignore_ascii_case("part") || extension.eq_ignore_ascii_case("tmp")
 }
 
 #[cfg(test)]

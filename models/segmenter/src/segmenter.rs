@@ -83,7 +83,7 @@ pub enum OpenError {
     #[error("{}: self-test: {source}", directory.display())]
     SelfTest {
         directory: PathBuf,
-        source: SelfTestError,
+        source: Box<SelfTestError>,
     },
 }
 
@@ -120,7 +120,10 @@ impl Segmenter {
         };
         segmenter
             .self_test()
-            .map_err(|source| OpenError::SelfTest { directory, source })?;
+            .map_err(|source| OpenError::SelfTest {
+                directory,
+                source: Box::new(source),
+            })?;
         Ok(segmenter)
     }
 

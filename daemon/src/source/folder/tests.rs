@@ -2,7 +2,11 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Door, Inbox};
+use notify::event::{AccessKind, AccessMode, EventKind};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::{BATCH, Door, Inbox, watch_folder, worth_a_sweep};
 use crate::accept::Shelves;
 use crate::config;
 use crate::outbox::Outbox;
@@ -51,7 +55,13 @@ impl Fixture {
         let ready = self.inbox.sweep(now);
         let mut names: Vec<_> = ready
             .iter()
-            .map(|(path, _)| path.file_name().unwrap().to_string_lossy().into_owned())
+            .map(|file| {
+                file.path
+                    .file_name()
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned()
+            })
             .collect();
         names.sort();
         names
@@ -136,4 +146,105 @@ fn a_full_disk_leaves_files_in_the_inbox() {
     fixture.door.min_free_bytes = 0;
     assert_eq!(fixture.inbox.accept(&fixture.door).unwrap().len(), 1);
     assert!(fixture.door.status.reasons().is_empty());
+}
+
+#[test]
+fn disk_low_ends_without_a_file_that_waits() {
+    let mut fixture = fixture(0);
+    fixture.door.min_free_bytes = u64::MAX;
+    assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
+    assert!(fixture.door.status.reasons().contains(&"disk_low"));
+    fixture.door.min_free_bytes = 0;
+    assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
+    assert!(fixture.door.status.reasons().is_empty());
+}
+
+#[test]
+fn an_inbox_without_trouble_leaves_the_state_of_another_alone() {
+    let mut fixture = fixture(0);
+    fixture.door.status.set_disk_low(true);
+    fixture.inbox.accept(&fixture.door).unwrap();
+    assert!(fixture.door.status.reasons().contains(&"disk_low"));
+}
+
+#[test]
+fn disk_low_lasts_while_a_copy_has_no_room() {
+    let mut fixture = fixture(20);
+    let inbox = tempfile::tempdir_in("/dev/shm").unwrap();
+    fixture.inbox.config.directory = inbox.path().to_owned();
+    fixture.inbox.config.file_max_bytes = u64::MAX;
+    // Sparse, and larger than any disk.
+    let file = fs::File::create(inbox.path().join("a.png")).unwrap();
+    file.set_len(1 << 50).unwrap();
+    let start = Instant::now();
+    while fixture.door.status.reasons().is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
+    }
+    assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
+    assert!(fixture.door.status.reasons().contains(&"disk_low"));
+    file.set_len(10).unwrap();
+    while fixture.inbox.accept(&fixture.door).unwrap().is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(10));
+    }
+    assert!(fixture.door.status.reasons().is_empty());
+}
+
+#[test]
+fn a_claim_that_a_kill_left_is_accepted() {
+    let mut fixture = fixture(0);
+    let name = crate::accept::shelf_name(std::path::Path::new("a.png"));
+    fixture.write(&format!(".scansided-claim-{name}"), 10);
+    fixture.write(".scansided-claim-of another program", 10);
+    fixture.write(".scansided-check", 0);
+    assert_eq!(fixture.inbox.accept(&fixture.door).unwrap(), [1]);
+    assert_eq!(fixture.door.outbox.jobs().unwrap()[0].1.file, name);
+    let rest = fs::read_dir(fixture.folder.path().join("inbox")).unwrap();
+    assert_eq!(rest.count(), 2);
+}
+
+#[test]
+fn what_cannot_be_taken_does_not_block_the_others() {
+    let mut fixture = fixture(0);
+    for number in 0..BATCH {
+        fixture.write(&format!("{number}.png"), 1);
+    }
+    fixture.write("z.png", 1);
+    let inbox = fixture.folder.path().join("inbox");
+    let old = fs::File::open(inbox.join("z.png")).unwrap();
+    old.set_modified(std::time::SystemTime::now() + Duration::from_mins(1))
+        .unwrap();
+    for number in 0..BATCH {
+        let path = inbox.join(format!("{number}.png"));
+        fixture.inbox.warn(path, "file cannot be moved", None);
+    }
+    assert!(fixture.names(Instant::now()).contains(&"z.png".to_owned()));
+}
+
+#[test]
+fn only_what_others_change_is_worth_a_sweep() {
+    let event = |kind| worth_a_sweep(&notify::Event::new(kind));
+    assert!(!event(EventKind::Access(AccessKind::Open(AccessMode::Any))));
+    assert!(!event(EventKind::Access(AccessKind::Close(
+        AccessMode::Read
+    ))));
+    assert!(event(EventKind::Access(AccessKind::Close(
+        AccessMode::Write
+    ))));
+    assert!(event(EventKind::Other), "the queue of inotify overflowed");
+}
+
+#[tokio::test]
+async fn an_idle_inbox_rests() {
+    let mut fixture = fixture(0);
+    fixture.write("sub/.hidden", 1);
+    let changed = Arc::new(Notify::new());
+    let _watcher = watch_folder(&fixture.inbox.config, Arc::clone(&changed)).unwrap();
+    fixture.inbox.accept(&fixture.door).unwrap();
+    let heard = timeout(Duration::from_millis(300), changed.notified()).await;
+    assert!(heard.is_err(), "a sweep causes the next one");
+    fixture.write("sub/a.png", 1);
+    timeout(Duration::from_secs(10), changed.notified())
+        .await
+        .unwrap();
 }

@@ -1,0 +1,66 @@
+//! One connection's share of the publisher's state.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connection::Connection;
+use super::refusals::Refusals;
+use super::silence::{self, Silence};
+use crate::config;
+use crate::outbox::Key;
+
+pub(super) struct Session {
+    pub(super) connection: Connection,
+    /// Since when the broker talks to this node.
+    pub(super) connected_at: Option<Instant>,
+    pub(super) packet_max_bytes: usize,
+    /// Last message handed to the client.
+    pub(super) cursor: Option<Key>,
+    pub(super) silence: Silence,
+    pub(super) refusals: Refusals,
+    /// Nobody subscribes to the results; said once.
+    pub(super) unheard: bool,
+    /// Each message in flight.
+    pub(super) sent: HashMap<Key, Sent>,
+    pub(super) health_due: Instant,
+    /// State as last published.
+    pub(super) said: Option<(&'static str, Vec<&'static str>)>,
+}
+
+pub(super) struct Sent {
+    pub(super) at: Instant,
+    /// Below the node's root.
+    pub(super) topic: String,
+}
+
+pub(super) enum End {
+    Stopped,
+    /// The peer broke the connection with this.
+    Broken(String),
+    /// The broker does not answer; no message's fault.
+    Silent(String),
+}
+
+impl Session {
+    pub(super) fn new(connection: Connection, mqtt: &config::Mqtt, silences: u32) -> Self {
+        let now = Instant::now();
+        Self {
+            connection,
+            connected_at: None,
+            packet_max_bytes: 0,
+            cursor: None,
+            silence: Silence::new(silence::patience(mqtt.ack_timeout_ms, silences), now),
+            refusals: Refusals::new(Duration::from_millis(mqtt.backoff_max_ms)),
+            unheard: false,
+            sent: HashMap::new(),
+            health_due: now + Duration::from_secs(mqtt.health_interval_s),
+            said: None,
+        }
+    }
+
+    pub(super) fn is_connected(&self) -> bool {
+        self.connected_at.is_some()
+    }
+}

@@ -1,0 +1,188 @@
+//! Folder and daemon of one test.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::sample_bundle;
+
+/// For a busy machine; every wait ends as soon as what it waits for is there.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A child that does not outlive its test.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([name, &self.0.id().to_string()])
+            .status();
+        assert!(status.unwrap().success(), "kill {name}");
+    }
+
+    pub(crate) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+pub(crate) fn wait_for(what: &str, patience: Duration, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(
+            start.elapsed() < patience,
+            "{what} did not happen in {patience:?}"
+        );
+        sleep(Duration::from_millis(20));
+    }
+}
+
+pub(crate) struct Station {
+    folder: tempfile::TempDir,
+    daemon: Option<Process>,
+}
+
+impl Station {
+    /// A daemon that is not running yet, for a broker on this port.
+    pub(crate) fn new(port: u16, mqtt_extra: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        for name in ["inbox", "bundle"] {
+            fs::create_dir(path.join(name)).unwrap();
+        }
+        // mosquitto gives up root's rights and has to write here.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+        fs::set_permissions(path, open).unwrap();
+        sample_bundle::write(&path.join("bundle"));
+        let config = format!(
+            "node = \"box-1\"\n[model]\nbundle = \"bundle\"\n\
+             [state]\ndirectory = \"state\"\nmin_free_bytes = 0\n\
+             [[folder]]\nname = \"inbox\"\ndirectory = \"inbox\"\npoll_interval_ms = 50\n\
+             stable_ms = 20\n\
+             [mqtt]\nhost = \"127.0.0.1\"\nport = {port}\nack_timeout_ms = 2000\n\
+             connect_timeout_s = 2\nbackoff_max_ms = 2000\n{mqtt_extra}\n"
+        );
+        fs::write(path.join("daemon.toml"), config).unwrap();
+        Self {
+            folder,
+            daemon: None,
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn start_daemon(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("daemon.log"))
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_scansided"))
+            .arg("run")
+            .arg("--config")
+            .arg(self.folder.path().join("daemon.toml"))
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(Process(child));
+    }
+
+    pub(crate) fn kill_daemon(&mut self) {
+        self.daemon.as_mut().unwrap().kill();
+    }
+
+    /// Stripes: a mask of many runs.
+    pub(crate) fn drop_striped_image(&self, number: usize, side: u32) {
+        let pixels = image::GrayImage::from_fn(side, side, |x, y| {
+            let mark = u8::from(y == side - 1 && number >> x.min(31) & 1 == 1);
+            let bright = (y / (side / 8)).is_multiple_of(2);
+            image::Luma([if bright { 220 } else { 10 + mark }])
+        });
+        self.drop_pixels(number, &pixels);
+    }
+
+    /// A bright rectangle on dark ground.
+    pub(crate) fn drop_image(&self, number: usize) {
+        let side = 40;
+        let pixels = image::GrayImage::from_fn(side, side, |x, y| {
+            let bright = x > 8 && x < 30 && y > 8 && y < 20 + (number % 16) as u32;
+            // The last row makes every file another one.
+            let mark = u8::from(y == side - 1 && number >> x & 1 == 1);
+            image::Luma([if bright { 220 } else { 10 + mark }])
+        });
+        self.drop_pixels(number, &pixels);
+    }
+
+    /// Moves an image into the inbox, as a careful sender does.
+    fn drop_pixels(&self, number: usize, pixels: &image::GrayImage) {
+        let part = self.inbox().join(format!("{number}.part"));
+        pixels
+            .save_with_format(&part, image::ImageFormat::Png)
+            .unwrap();
+        fs::rename(&part, part.with_extension("png")).unwrap();
+    }
+
+    /// A file that ends in quarantine with an event.
+    pub(crate) fn drop_garbage(&self, number: usize) {
+        let part = self.inbox().join(format!("garbage-{number}.part"));
+        fs::write(&part, format!("no image {number}")).unwrap();
+        fs::rename(&part, part.with_extension("png")).unwrap();
+    }
+
+    fn inbox(&self) -> PathBuf {
+        self.folder.path().join("inbox")
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path().join("daemon.log")).unwrap()
+    }
+
+    /// Lines of the log with all of these words.
+    pub(crate) fn said(&self, words: &[&str]) -> usize {
+        let log = self.log();
+        let has_all = |line: &&str| words.iter().all(|word| line.contains(word));
+        log.lines().filter(has_all).count()
+    }
+
+    /// Waits until no input is left, stops the daemon and gives the books, which are right.
+    pub(crate) fn close(&mut self) -> String {
+        // The last PUBACK may still be on its way to the daemon; an input leaves with it.
+        for name in ["inbox", "state/accepted/inbox"] {
+            let folder = self.path().join(name);
+            wait_for(&format!("an empty {name}"), PATIENCE, || {
+                fs::read_dir(&folder).is_ok_and(|entries| entries.count() == 0)
+            });
+        }
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.signal("-TERM");
+        assert!(
+            daemon.0.wait().unwrap().success(),
+            "a clean stop exits with 0"
+        );
+        let output = Command::new(env!("CARGO_BIN_EXE_scansided"))
+            .args(["ledger", "verify", "--config"])
+            .arg(self.path().join("daemon.toml"))
+            .output()
+            .unwrap();
+        let ledger = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{ledger}");
+        ledger
+    }
+}
+
+/// Taken and given back: free a moment later too, because nobody else asks for it.
+pub(crate) fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
