@@ -1,6 +1,6 @@
 //! `scansided`: parse, log, run, exit code.
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -60,6 +60,7 @@ fn log(json: bool, level: &str) {
         .unwrap_or_else(|_| EnvFilter::new(format!("{level},rumqttc=off,tract=warn")));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr);
     if json {
         log.json().init();
