@@ -2,8 +2,9 @@
 # Builds scansided for 64-bit ARM as devices get it, without the demo:
 # target/aarch64-unknown-linux-gnu/release/scansided. Other arguments go to cargo.
 #
-# Takes rustup's target if it is installed, otherwise Debian's packages: gcc-aarch64-linux-gnu rustc-web cargo-web
-# libstd-rust-web-dev:arm64 (after `dpkg --add-architecture arm64`). Debian's cargo ignores rust-toolchain.toml.
+# Takes rustup's target if it is installed, otherwise Debian's packages: gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+# rustc-web cargo-web libstd-rust-web-dev:arm64 (after `dpkg --add-architecture arm64`). Debian's cargo ignores
+# rust-toolchain.toml.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=aarch64-unknown-linux-gnu
