@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The ARM build under qemu gives the masks that the build for this machine gives:
+# The ARM build under qemu gives the masks that the build for this machine gives, but for rounding:
 # same_masks.sh BUNDLE IMAGE...
 #
 # Both binaries are there before: tests/arm/build.sh, cargo build -p daemon.
@@ -21,4 +21,4 @@ images=("$bundle/golden.tif" "$@")
 time "$here" segment --bundle "$bundle" "${images[@]}" >"$work/here.jsonl"
 time qemu-aarch64-static -L /usr/aarch64-linux-gnu "$work/arm" segment --bundle "$bundle" "${images[@]}" \
     >"$work/arm.jsonl"
-"${SCANSIDE_PYTHON:-python3}" "$folder/compare.py" "$work/here.jsonl" "$work/arm.jsonl"
+"${SCANSIDE_PYTHON:-python3}" "$folder/compare.py" "$work/here.jsonl" "$work/arm.jsonl" --rounding
