@@ -16,7 +16,7 @@ use std::time::Duration;
 use script::Answer;
 use serde_json::Value;
 use site::{Site, mosquitto};
-use station::{PATIENCE, Station, wait_for};
+use station::{PATIENCE, Station, free_port, wait_for};
 
 #[expect(dead_code, reason = "other tests use the rest of it")]
 #[path = "sample_bundle.rs"]
@@ -89,6 +89,14 @@ fn the_daemon_is_killed() {
         site.station.start_daemon();
     }
     site.settle(IMAGES, 0);
+}
+
+#[test]
+fn a_daemon_that_is_stopped_while_it_starts_ends_cleanly() {
+    let mut station = Station::new(free_port(), "");
+    station.start_daemon();
+    station.wait_for_word("scansided");
+    station.stop_daemon();
 }
 
 #[test]

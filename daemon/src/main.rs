@@ -27,12 +27,15 @@ fn run(command: Command) -> anyhow::Result<bool> {
     match command {
         Command::Run { config } => {
             let config = Config::read(&config)?;
-            tracing::info!(
-                version = env!("CARGO_PKG_VERSION"),
-                node = config.node,
-                "scansided"
-            );
-            runtime()?.block_on(daemon::run(config, shutdown::requested()))?;
+            runtime()?.block_on(async {
+                let shutdown = shutdown::requested();
+                tracing::info!(
+                    version = env!("CARGO_PKG_VERSION"),
+                    node = config.node,
+                    "scansided"
+                );
+                daemon::run(config, shutdown).await
+            })?;
             Ok(true)
         }
         Command::Segment(args) => Ok(cli::segment_files(&args, out)?),

@@ -49,6 +49,8 @@ pub(crate) fn wait_for(what: &str, patience: Duration, mut done: impl FnMut() ->
 pub(crate) struct Station {
     folder: tempfile::TempDir,
     daemon: Option<Process>,
+    /// Where the log of the running daemon begins.
+    log_start: usize,
 }
 
 impl Station {
@@ -75,6 +77,7 @@ impl Station {
         Self {
             folder,
             daemon: None,
+            log_start: 0,
         }
     }
 
@@ -88,6 +91,7 @@ impl Station {
             .append(true)
             .open(self.folder.path().join("daemon.log"))
             .unwrap();
+        self.log_start = log.metadata().unwrap().len() as usize;
         let child = Command::new(env!("CARGO_BIN_EXE_scansided"))
             .arg("run")
             .arg("--config")
@@ -155,8 +159,24 @@ impl Station {
         log.lines().filter(has_all).count()
     }
 
+    /// Waits for a line of the running daemon.
+    pub(crate) fn wait_for_word(&self, word: &str) {
+        wait_for(word, PATIENCE, || {
+            self.log()[self.log_start..].contains(word)
+        });
+    }
+
+    /// SIGTERM; a clean stop exits with 0.
+    pub(crate) fn stop_daemon(&mut self) {
+        let mut daemon = self.daemon.take().unwrap();
+        daemon.signal("-TERM");
+        let status = daemon.0.wait().unwrap();
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
     /// Waits until no input is left, stops the daemon and gives the books, which are right.
     pub(crate) fn close(&mut self) -> String {
+        self.wait_for_word("ready");
         // The last PUBACK may still be on its way to the daemon; an input leaves with it.
         for name in ["inbox", "state/accepted/inbox"] {
             let folder = self.path().join(name);
@@ -164,12 +184,7 @@ impl Station {
                 fs::read_dir(&folder).is_ok_and(|entries| entries.count() == 0)
             });
         }
-        let mut daemon = self.daemon.take().unwrap();
-        daemon.signal("-TERM");
-        assert!(
-            daemon.0.wait().unwrap().success(),
-            "a clean stop exits with 0"
-        );
+        self.stop_daemon();
         let output = Command::new(env!("CARGO_BIN_EXE_scansided"))
             .args(["ledger", "verify", "--config"])
             .arg(self.path().join("daemon.toml"))
