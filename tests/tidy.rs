@@ -144,14 +144,14 @@ const HOMES: [Home; 9] = [
     Home {
         word: "tract_onnx::prelude",
         inside: "",
-        homes: &["models/segmenter/src/infer.rs"],
+        homes: &["models/segmenter/src/infer"],
         because: "one place runs graphs, so evaluation and daemon cannot differ",
     },
     Home {
         word: "tract_onnx::",
         inside: "",
         homes: &[
-            "models/segmenter/src/infer.rs",
+            "models/segmenter/src/infer",
             "trainer/src/onnx",
             "trainer/src/quantize",
         ],

@@ -1,10 +1,8 @@
-"""Two files of results, one JSON object a line, hold the same masks: compare.py ONE TWO [--in-order] [--rounding]
+"""Two files of results, one JSON object a line, hold the same masks: compare.py ONE TWO [--in-order]
 
 Results are paired by the digest of their input (copies count once), or with --in-order by their place, when one
-image went through two encodings. --rounding is for two kinds of processor: the last bit of a sum decides how an int8
-activation rounds, so boundary pixels may move: a Dice of 0.995 over all images, as between tract and ONNX Runtime, and
-0.99 of each, as in a bundle's own self-test. Every mask is decoded with pycocotools, and area and box have to be those of the
-decoded mask. Exits with 1 on a difference beyond that and says how many pixels differ. Needs numpy and pycocotools.
+image went through two encodings. Every mask is decoded with pycocotools, and area and box have to be those of the
+decoded mask. Exits with 1 on any difference and says how many pixels differ. Needs numpy and pycocotools.
 """
 
 import json
@@ -13,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as coco
-
-ROUNDING_MIN_DICE = 0.995
-ROUNDING_MIN_DICE_IMAGE = 0.99
 
 
 def decoded(result: dict) -> dict[tuple, np.ndarray]:
@@ -51,7 +46,7 @@ def main() -> int:
     if one.keys() != two.keys() or not one:
         print(f"DIFFER: {len(one)} and {len(two)} results, {len(one.keys() & two.keys())} of the same images")
         return 1
-    worst, n_pixels, n_both, n_different = 1.0, 0, 0, 0
+    worst, n_pixels, n_different = 1.0, 0, 0
     for key in one:
         for name in one[key].keys() | two[key].keys():
             masks = [result[key].get(name) for result in (one, two)]
@@ -61,17 +56,13 @@ def main() -> int:
             total = int(here.sum()) + int(there.sum())
             n_different += different
             n_pixels += int(here.sum())
-            n_both += total
             worst = min(worst, (total - different) / total if total else 1.0)
-    pooled = 1.0 - n_different / n_both if n_both else 1.0
-    rounding = pooled >= ROUNDING_MIN_DICE and worst >= ROUNDING_MIN_DICE_IMAGE
-    same = n_different == 0 or ("--rounding" in sys.argv and rounding)
-    word = "DIFFER" if not same else "same masks" if n_different == 0 else "same masks but for rounding"
-    print(f"{word}: {len(one)} images, {n_pixels} px foreground, {n_different} px differ, Dice {pooled:.5f}, worst {worst:.5f}")
+    word = "DIFFER" if n_different else "same masks"
+    print(f"{word}: {len(one)} images, {n_pixels} px foreground, {n_different} px differ, worst Dice {worst:.5f}")
     if n_pixels == 0:
         print("no foreground anywhere: this compares nothing")
         return 1
-    return 0 if same else 1
+    return 1 if n_different else 0
 
 
 if __name__ == "__main__":

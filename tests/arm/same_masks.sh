@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The ARM build under qemu gives the masks that the build for this machine gives, but for rounding:
-# same_masks.sh BUNDLE IMAGE...
+# The ARM build under qemu gives the masks that the build for this machine gives, to the pixel: same_masks.sh BUNDLE
+# IMAGE... All images on a CPU that has everything, the first two on a Cortex-A72, where tract takes other kernels.
 #
 # Both binaries are there before: tests/arm/build.sh, cargo build -p daemon.
 set -euo pipefail
@@ -19,6 +19,13 @@ printf 'stripped: aarch64 %d bytes (without demo), %s %d bytes\n' \
 
 images=("$bundle/golden.tif" "$@")
 time "$here" segment --bundle "$bundle" "${images[@]}" >"$work/here.jsonl"
-time qemu-aarch64-static -L /usr/aarch64-linux-gnu "$work/arm" segment --bundle "$bundle" "${images[@]}" \
-    >"$work/arm.jsonl"
-"${SCANSIDE_PYTHON:-python3}" "$folder/compare.py" "$work/here.jsonl" "$work/arm.jsonl" --rounding
+compare() {
+    local cpu=$1
+    shift
+    echo "qemu -cpu $cpu:"
+    time qemu-aarch64-static -cpu "$cpu" -L /usr/aarch64-linux-gnu "$work/arm" segment --bundle "$bundle" "$@" \
+        >"$work/arm.jsonl"
+    "${SCANSIDE_PYTHON:-python3}" "$folder/compare.py" <(head -n $# "$work/here.jsonl") "$work/arm.jsonl"
+}
+compare max "${images[@]}"
+compare cortex-a72 "${images[@]:0:2}"

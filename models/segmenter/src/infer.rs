@@ -1,4 +1,7 @@
-//! The graph, run by tract: the only file that names it.
+//! The graph, run by tract, which only this file and its folder name.
+
+mod lowering;
+mod ops;
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -184,7 +187,7 @@ fn load_unguarded(
         detail: format!("{error:#}"),
     };
     let mut bytes = onnx;
-    let mut model = tract_onnx::onnx()
+    let mut model = lowering::reader()
         .model_for_read(&mut bytes)
         .map_err(broken)?;
     let names: Vec<String> = model
@@ -204,7 +207,9 @@ fn load_unguarded(
     model.set_input_fact(0, fact.into()).map_err(broken)?;
     model.select_outputs_by_name(outputs).map_err(broken)?;
     model
-        .into_optimized()
+        .into_typed()
+        .and_then(lowering::lower)
+        .and_then(TypedModel::into_optimized)
         .and_then(IntoRunnable::into_runnable)
         .map_err(broken)
 }

@@ -1,0 +1,88 @@
+//! Softmax over the last axis.
+
+use tract_onnx::tract_hir::internal::{
+    EvalContext, EvalOp, IntoTValue, IntoTensor, Op, StaticName, TValue, TVec, TractErrorContext,
+    TractResult, TypedFact, TypedOp, args_1, as_op, op_as_typed_op, op_out_of_plan, tvec,
+};
+
+use super::{fold_lanes, vectorized};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Softmax;
+
+impl Op for Softmax {
+    fn name(&self) -> StaticName {
+        "RowSoftmax".into()
+    }
+
+    op_as_typed_op!();
+}
+
+impl EvalOp for Softmax {
+    op_out_of_plan!();
+
+    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
+        let mut tensor = args_1!(inputs).into_tensor();
+        let len = *tensor.shape().last().context("softmax of a scalar")?;
+        let mut plain = tensor.try_as_plain_ram_mut()?;
+        softmax(plain.as_slice_mut::<f32>()?, len);
+        Ok(tvec!(tensor.into_tvalue()))
+    }
+}
+
+impl TypedOp for Softmax {
+    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
+        Ok(tvec!(inputs[0].clone().without_value()))
+    }
+
+    as_op!();
+}
+
+/// Over every row of `len` values.
+pub(super) fn softmax(values: &mut [f32], len: usize) {
+    vectorized(
+        #[inline(always)]
+        || {
+            for row in values.chunks_exact_mut(len) {
+                let max = fold_lanes(row, f32::NEG_INFINITY, larger, larger);
+                for x in &mut *row {
+                    *x = exp(*x - max);
+                }
+                let scale = 1.0 / fold_lanes(row, 0.0, |sum, x| sum + x, |a, b| a + b);
+                for x in row {
+                    *x *= scale;
+                }
+            }
+        },
+    );
+}
+
+/// `f32::max` would be two comparisons; a NaN is lost here and comes back in the exponential.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// ln 2 in two parts; the first has few bits, so that its product with an exponent is exact.
+const LN_2_HIGH: f32 = 0.693_359_4;
+const LN_2_LOW: f32 = -2.121_944_4e-4;
+/// 1.5 * 2^23: added to a small number it leaves the nearest integer in the low bits.
+const ROUND: f32 = 12_582_912.0;
+/// Below this the result would be no normal number.
+const EXP_START: f32 = -87.0;
+
+/// e^x for x up to 0, off by at most 3 in 10 millions; 1.6e-38 below -87.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // Not `f32::max`, which would make a number of NaN.
+    let x = if x < EXP_START { EXP_START } else { x };
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let exponent = rounded - ROUND;
+    let rest = (x - exponent * LN_2_HIGH) - exponent * LN_2_LOW;
+    // The series up to rest^6 / 6!; |rest| is at most ln 2 / 2.
+    let mut sum = 1.0 / 720.0;
+    for coefficient in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        sum = sum * rest + coefficient;
+    }
+    f32::from_bits(sum.to_bits().wrapping_add(rounded.to_bits() << 23))
+}
