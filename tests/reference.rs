@@ -13,13 +13,17 @@ mod fixture;
 mod losses;
 #[path = "reference/pixels.rs"]
 mod pixels;
+#[path = "reference/training.rs"]
+mod training;
+#[path = "reference/vit.rs"]
+mod vit;
 
 use fixture::{Fixture, Folder};
 
 #[test]
 fn fixtures() {
     let Some(folder) = Folder::open() else { return };
-    let (mut passed, mut left, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut passed, mut failed) = (Vec::new(), Vec::new());
     for name in folder.names() {
         let mut fixture = folder.fixture(&name);
         let run: fn(&mut Fixture) = match fixture.kind().as_str() {
@@ -32,11 +36,9 @@ fn fixtures() {
             "distillation" => losses::distillation,
             "preprocessing" => pixels::preprocessing,
             "prompts_from_mask" => pixels::prompts_from_mask,
-            // These have ViT encoders, which are not built yet.
-            "image_encoder_vit" | "sam" | "training" => {
-                left.push(name);
-                continue;
-            }
+            "image_encoder_vit" => vit::image_encoder_vit,
+            "sam" => vit::sam,
+            "training" => training::training,
             other => panic!("fixture {name} is of the unknown kind {other}"),
         };
         if fixture.kind() == "lite_medsam" && !encoders::lite_medsam_weights().exists() {
@@ -56,7 +58,6 @@ fn fixtures() {
         }
     }
     println!("passed {}: {}", passed.len(), passed.join(", "));
-    println!("left {} (ViT encoders): {}", left.len(), left.join(", "));
     assert!(
         failed.is_empty(),
         "failed {}:\n{}",

@@ -41,12 +41,12 @@ pub(crate) fn tiny_vit(fixture: &mut Fixture) {
     };
     let lora = fixture.flag("if_encoder_lora_layer").then(|| LoraConfig {
         rank: fixture.lora_rank(),
-        encoder_stages: fixture.indices("encoder_lora_layer"),
+        encoder_layers: fixture.indices("encoder_lora_layer"),
         decoder: false,
         rows: LoraRows::Reference,
     });
     let adapter = fixture.flag("if_encoder_adapter").then(|| AdapterConfig {
-        encoder_stages: fixture.indices("encoder_adapter_depths"),
+        encoder_layers: fixture.indices("encoder_adapter_depths"),
         decoder_depth: 0,
     });
     let params = Params::new(fixture.params.clone(), |_| false, 0);
@@ -138,7 +138,7 @@ pub(crate) fn tiny_vit_blocks(fixture: &mut Fixture) {
                     mlp_ratio: shapes["block"]["mlp_ratio"].as_f64().unwrap(),
                     lora: (name == "block_lora").then(|| LoraConfig {
                         rank: fixture.lora_rank(),
-                        encoder_stages: vec![0],
+                        encoder_layers: vec![0],
                         decoder: false,
                         rows: LoraRows::Reference,
                     }),

@@ -111,6 +111,10 @@ impl Fixture {
             .unwrap()
     }
 
+    pub(crate) fn has_input(&self, name: &str) -> bool {
+        self.tensors.contains_key(&format!("in.{name}"))
+    }
+
     pub(crate) fn has_output(&self, name: &str) -> bool {
         self.tensors.contains_key(&format!("out.{name}"))
     }

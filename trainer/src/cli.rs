@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Method, Scope};
+use crate::config::{Encoder, Method, Scope};
 use crate::report::CODE_VERSION;
 
 /// Fine-tune Segment Anything, distil it into a ViT-T and export a bundle for `scansided`.
@@ -97,10 +97,18 @@ pub struct Recipe {
 pub struct FinetuneArgs {
     #[command(flatten)]
     pub recipe: Recipe,
+    /// Wins over `model.encoder`.
+    #[arg(long)]
+    pub encoder: Option<Encoder>,
+    /// Wins over `finetune.scope`.
     #[arg(long)]
     pub scope: Option<Scope>,
+    /// Wins over `finetune.method`.
     #[arg(long)]
     pub method: Option<Method>,
+    /// Reproduce finetune-SAM, its defects included.
+    #[arg(long)]
+    pub strict_reference: bool,
 }
 
 #[derive(Debug, Args)]

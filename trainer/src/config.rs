@@ -11,9 +11,6 @@ use sha2::{Digest, Sha256};
 use crate::augment::Augmentation;
 use crate::dataset::LabelRule;
 
-/// LiteMedSAM's dense prompt has one size.
-const LITE_MEDSAM_SIZE: usize = 256;
-
 const DEFAULTS: &str = include_str!("../../config/train.toml");
 
 /// The resolved configuration; written into every run folder.
@@ -21,6 +18,8 @@ const DEFAULTS: &str = include_str!("../../config/train.toml");
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub seed: u64,
+    /// Reproduce the reference, defects included.
+    pub strict_reference: bool,
     pub data: Data,
     pub input: InputRules,
     pub augmentation: Augmentation,
@@ -46,11 +45,41 @@ pub struct Model {
     pub checkpoint: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Encoder {
     LiteMedsam,
     VitT,
+    VitB,
+    VitL,
+    VitH,
+}
+
+impl Encoder {
+    /// Side of the input that its published weights were trained with, px.
+    pub fn own_size(self) -> usize {
+        match self {
+            Self::LiteMedsam => 256,
+            Self::VitT | Self::VitB | Self::VitL | Self::VitH => 1024,
+        }
+    }
+
+    /// Whether it takes inputs of other sizes: the others have position embeddings.
+    pub fn any_size(self) -> bool {
+        self == Self::VitT
+    }
+
+    /// As in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LiteMedsam => "lite_medsam",
+            Self::VitT => "vit_t",
+            Self::VitB => "vit_b",
+            Self::VitL => "vit_l",
+            Self::VitH => "vit_h",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -93,6 +122,7 @@ pub struct Finetune {
     pub scope: Scope,
     pub method: Method,
     pub rank: usize,
+    pub encoder_layers: Vec<usize>,
     pub decoder_adapter_depth: usize,
     pub epochs: u64,
     pub batch: usize,
@@ -155,9 +185,12 @@ impl Config {
             })?;
             merge(&mut table, delta, "").with_context(|| format!("in --set {text}"))?;
         }
-        let config: Self = toml::Value::Table(table)
+        let mut config: Self = toml::Value::Table(table)
             .try_into()
             .context("invalid configuration")?;
+        if config.input.size == 0 {
+            config.input.size = config.model.encoder.own_size();
+        }
         config.validate()?;
         Ok(config)
     }
@@ -186,13 +219,6 @@ impl Config {
     fn validate(&self) -> Result<()> {
         manifest::validate_input(&self.input)?;
         manifest::validate_classes(&self.data.classes).context("in data")?;
-        if self.model.encoder == Encoder::LiteMedsam && self.input.size != LITE_MEDSAM_SIZE {
-            bail!(
-                "input.size is {} px, but model.encoder = \"lite_medsam\" takes {LITE_MEDSAM_SIZE}: \
-                 choose that, or the encoder \"vit_t\"",
-                self.input.size
-            );
-        }
         let wanted = match self.data.target {
             LabelRule::Binary { .. } | LabelRule::Combine => 1,
             LabelRule::Classes { n } => usize::from(n),
@@ -290,7 +316,6 @@ mod tests {
     #[test]
     fn values_that_would_fail_later_are_refused() {
         for (setting, words) in [
-            ("input.size=512", "lite_medsam"),
             ("input.size=100", "multiple of 64"),
             ("input.window={percentile={low=99.0,high=1.0}}", "window"),
             ("data.classes=[{id=2,label=\"a\",color=[1,2,3]}]", "1, 2, 3"),

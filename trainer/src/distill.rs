@@ -1,17 +1,19 @@
 //! Distillation of a fine-tuned teacher into a ViT-T at the input size: first its embedding, then
 //! masks with the decoder in the loop. Teacher outputs are computed once and read from disk.
 
+mod teacher;
+
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
+use nets::Mode;
 use nets::loss::{dice_ce, embedding_mse, mask_distillation};
 use nets::mask_decoder::Tokens;
 use nets::optimizer::{AdamW, AdamWConfig};
 use nets::params::Loaded;
 use nets::prompt_encoder::Prompts;
 use nets::schedule::warmup_poly;
-use nets::{Mode, lora};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -23,9 +25,9 @@ use crate::cli::DistillArgs;
 use crate::config::Config;
 use crate::dataset::{Dataset, Sample, Split};
 use crate::finetune::{checkpoint_digest, samples, validation_dice};
-use crate::model::{self, Model};
+use crate::model::{self, Model, resized};
 use crate::report::{self, Progress};
-use crate::run_folder::{self, Identity, RunFolder, RunKind, State};
+use crate::run_folder::{Identity, RunFolder, RunKind};
 use crate::teacher_cache::{Key, TeacherCache};
 use crate::train::{self, INTERRUPTED, Outcome, Plan, Task};
 
@@ -57,13 +59,12 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
             shuffle: false,
         },
     )?;
-    let teacher = Model::open(&config.distill.teacher)
+    let (teacher, weights) = teacher::open(&config, &own)
         .with_context(|| format!("teacher {}", config.distill.teacher.display()))?;
-    ensure_teacher_fits(&config, &own)?;
     let student = Model::build(
         model::student_config(&config),
         config.input,
-        student_start(&teacher)?,
+        teacher::plain_weights(&teacher)?,
         |name| !name.starts_with("prompt_encoder.p") && !name.starts_with("prompt_encoder.mask"),
         config.seed,
     )?;
@@ -88,7 +89,7 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
         report::say(&config.to_toml());
         return Ok(Outcome::Finished);
     }
-    let teacher_digest = checkpoint_digest(&config.distill.teacher.join("best.safetensors"))?;
+    let teacher_digest = checkpoint_digest(&weights)?;
     let identity = Identity {
         kind: RunKind::Student,
         seed: config.seed,
@@ -116,50 +117,6 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
         },
         &run,
     )
-}
-
-/// The teacher sees the student's pixels and names its classes.
-fn ensure_teacher_fits(config: &Config, own: &Dataset) -> Result<()> {
-    let folder = &config.distill.teacher;
-    let its = Config::read(&folder.join("config.toml"))?;
-    ensure!(
-        its.input == config.input,
-        "teacher {}: was trained with the input {:?}, this recipe has {:?}: give both the same [input]",
-        folder.display(),
-        its.input,
-        config.input
-    );
-    let labels = |config: &Config| -> Vec<String> {
-        let classes = config.data.classes.iter();
-        classes.map(|class| class.label.clone()).collect()
-    };
-    ensure!(
-        its.data.target == config.data.target && labels(&its) == labels(config),
-        "teacher {}: was trained for the classes {:?} with the target {:?}, this recipe has {:?} with \
-         {:?}: give both the same data.target and data.classes",
-        folder.display(),
-        labels(&its),
-        its.data.target,
-        labels(config),
-        config.data.target
-    );
-    if run_folder::read_identity(folder)?.data_fingerprint != own.fingerprint {
-        tracing::warn!(
-            teacher = %folder.display(),
-            "the teacher was trained on other data or another split: it may have seen patients of \
-             this validation or test split"
-        );
-    }
-    Ok(())
-}
-
-/// The teacher's plain weights; tensors of the same name and shape start the student.
-fn student_start(teacher: &Model) -> Result<State> {
-    let state = teacher.loaded.state_dict()?;
-    Ok(match &teacher.config.lora {
-        Some(config) => lora::merge(state, config.rows, model::HEAD_DIM)?,
-        None => state,
-    })
 }
 
 fn train_student(student: &Student, run: &RunFolder) -> Result<Outcome> {
@@ -243,6 +200,7 @@ impl Views<'_> {
         let progress = Progress::images("teacher outputs", self.len() as u64);
         let output = |index: usize| {
             let (image, _) = self.images(&[index])?;
+            let image = resized(&image, teacher.input.size)?;
             let embedding = teacher.sam.embed(&image, Mode::Eval)?;
             let decoded = teacher
                 .sam
@@ -253,7 +211,7 @@ impl Views<'_> {
             } else {
                 embedding
             };
-            Ok((embedding, teacher.at_input_size(&decoded.masks)?))
+            Ok((embedding, resized(&decoded.masks, size)?))
         };
         let mut stopped = false;
         let cache = TeacherCache::fill(&run.join("teacher"), key, output, |done| {
@@ -318,7 +276,7 @@ impl Task for Student<'_> {
             .model
             .sam
             .decode(&embedding, Prompts::default(), Tokens::Classes)?;
-        let logits = self.model.at_input_size(&decoded.masks)?;
+        let logits = resized(&decoded.masks, self.model.input.size)?;
         let truth = dice_ce(&logits, &labels)?;
         let soft = mask_distillation(&logits, &teacher_logits)?;
         let parts = vec![

@@ -117,10 +117,15 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     }
     let config = Config::resolve(Some(&recipe), &args.overrides)?;
     let model = Model::open(&args.run)?;
+    ensure!(
+        matches!(model.config.encoder, EncoderConfig::TinyVit(_)),
+        "{} is a plain ViT, and bundles hold a ViT-T: distil it first (`trainer distill --set \
+         distill.teacher={0:?}`) and export the student",
+        args.run.display()
+    );
     let identity = run_folder::read_identity(&args.run)?;
     let mut state = run_folder::read_best(&args.run)?;
     if let Some(lora) = &model.config.lora {
-        let EncoderConfig::TinyVit(_) = &model.config.encoder;
         state = lora::merge(state, lora.rows, HEAD_DIM)?;
     }
     let dataset = measured_data(&config, &identity)?;

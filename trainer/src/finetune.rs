@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use nets::loss::dice_ce;
 use nets::optimizer::{AdamW, AdamWConfig};
 use nets::params::Loaded;
+use nets::sam::{Freezing, trainable};
 use nets::schedule::warmup_poly;
 use nets::{Mode, checkpoint};
 
@@ -19,21 +20,45 @@ use crate::report;
 use crate::run_folder::{Identity, RunFolder, RunKind};
 use crate::train::{self, Outcome, Plan, Task};
 
+/// The recipe with the flags over it.
+fn resolve(args: &FinetuneArgs) -> Result<Config> {
+    let mut overrides = args.recipe.overrides.clone();
+    let flags = [
+        ("model.encoder", args.encoder.as_ref().and_then(name)),
+        ("finetune.scope", args.scope.as_ref().and_then(name)),
+        ("finetune.method", args.method.as_ref().and_then(name)),
+    ];
+    for (key, value) in flags {
+        overrides.extend(value.map(|value| format!("{key}={value:?}")));
+    }
+    if args.strict_reference {
+        overrides.push("strict_reference=true".to_owned());
+    }
+    Config::resolve(args.recipe.config.as_deref(), &overrides)
+}
+
+/// A choice as recipes spell it.
+fn name(value: &impl clap::ValueEnum) -> Option<String> {
+    Some(value.to_possible_value()?.get_name().replace('-', "_"))
+}
+
 pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
-    let mut config = Config::resolve(args.recipe.config.as_deref(), &args.recipe.overrides)?;
-    config.finetune.scope = args.scope.unwrap_or(config.finetune.scope);
-    config.finetune.method = args.method.unwrap_or(config.finetune.method);
+    let config = resolve(args)?;
     let dataset = Dataset::read_many(&config.data.lists)?;
     let validation = samples(&dataset, Split::Validation, &config)?;
     let start = model::start_state(&config.model.checkpoint)?;
-    let sam_config = model::teacher_config(&config);
+    let sam_config = model::teacher_config(&config)?;
+    let freezing = if config.strict_reference {
+        Freezing::Reference
+    } else {
+        Freezing::Own
+    };
     let (scope, method) = (config.finetune.scope.into(), config.finetune.method.into());
-    let trains = sam_config.clone();
     let model = Model::build(
         sam_config,
         config.input,
         start,
-        move |name| trains.trainable(name, scope, method),
+        move |name| trainable(name, scope, method, freezing),
         config.seed,
     )?;
     let loader = Loader::new(

@@ -8,6 +8,7 @@ use contract::geometry::{InputRules, Placement};
 use contract::mask::Logits;
 use contract::{Image, LabelMap};
 use nets::adapter::AdapterConfig;
+use nets::image_encoder_vit::{ImageEncoderVitConfig, WindowPadding};
 use nets::lora::{LoraConfig, LoraRows};
 use nets::params::{Loaded, Params};
 use nets::sam::{EncoderConfig, Sam, SamConfig};
@@ -28,27 +29,65 @@ pub struct Model {
 }
 
 /// What a fine-tuning recipe makes of the network.
-pub fn teacher_config(config: &Config) -> SamConfig {
-    let encoder = match config.model.encoder {
-        Encoder::LiteMedsam => TinyVitConfig::lite_medsam(),
-        Encoder::VitT => TinyVitConfig::mobile_sam(config.input.size),
+pub fn teacher_config(config: &Config) -> Result<SamConfig> {
+    let (strict, chosen) = (config.strict_reference, config.model.encoder);
+    ensure!(
+        chosen.any_size() || config.input.size == chosen.own_size(),
+        "input.size is {} px, but model.encoder = {:?} takes {}: choose that (0 does), or the encoder \
+         \"vit_t\"",
+        config.input.size,
+        chosen.name(),
+        chosen.own_size()
+    );
+    let padding = if strict {
+        WindowPadding::BeforeNorm
+    } else {
+        WindowPadding::AfterNorm
     };
-    let whole = config.finetune.scope == Scope::EncoderDecoder;
-    let stages = if whole { vec![0, 1, 2] } else { Vec::new() };
-    SamConfig {
-        encoder: EncoderConfig::TinyVit(encoder),
+    let encoder = match chosen {
+        Encoder::LiteMedsam => EncoderConfig::TinyVit(TinyVitConfig::lite_medsam()),
+        Encoder::VitT => EncoderConfig::TinyVit(TinyVitConfig::mobile_sam(config.input.size)),
+        Encoder::VitB => EncoderConfig::Vit(ImageEncoderVitConfig::vit_b(padding)),
+        Encoder::VitL => EncoderConfig::Vit(ImageEncoderVitConfig::vit_l(padding)),
+        Encoder::VitH => EncoderConfig::Vit(ImageEncoderVitConfig::vit_h(padding)),
+    };
+    let finetune = &config.finetune;
+    let layers = encoder_layers(config, encoder.tunable_layers())?;
+    Ok(SamConfig {
+        encoder,
         num_cls: config.num_cls(),
-        lora: (config.finetune.method == Method::Lora).then(|| LoraConfig {
-            rank: config.finetune.rank,
-            encoder_stages: stages.clone(),
+        lora: (finetune.method == Method::Lora).then(|| LoraConfig {
+            rank: finetune.rank,
+            encoder_layers: layers.clone(),
             decoder: true,
-            rows: LoraRows::PerHead,
+            rows: if strict {
+                LoraRows::Reference
+            } else {
+                LoraRows::PerHead
+            },
         }),
-        adapter: (config.finetune.method == Method::Adapter).then_some(AdapterConfig {
-            encoder_stages: stages,
-            decoder_depth: config.finetune.decoder_adapter_depth,
+        adapter: (finetune.method == Method::Adapter).then_some(AdapterConfig {
+            encoder_layers: layers,
+            decoder_depth: finetune.decoder_adapter_depth,
         }),
+    })
+}
+
+/// Where the encoder gets LoRA or adapters: nowhere if only the decoder trains, everywhere by default.
+fn encoder_layers(config: &Config, n_layers: usize) -> Result<Vec<usize>> {
+    let chosen = &config.finetune.encoder_layers;
+    if let Some(layer) = chosen.iter().find(|&&layer| layer >= n_layers) {
+        bail!(
+            "finetune.encoder_layers names {layer}, but {} has the layers 0 to {}",
+            config.model.encoder.name(),
+            n_layers - 1
+        );
     }
+    Ok(match config.finetune.scope {
+        Scope::Decoder => Vec::new(),
+        Scope::EncoderDecoder if chosen.is_empty() => (0..n_layers).collect(),
+        Scope::EncoderDecoder => chosen.clone(),
+    })
 }
 
 /// ViT-T in MobileSAM's geometry at the input size, plain weights.
@@ -111,17 +150,9 @@ impl Model {
         Ok(self.sam.forward_noprompt(images, mode)?)
     }
 
-    /// The same, enlarged to the input size where the decoder's grid is coarser.
+    /// The same at the input size.
     pub fn logits(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.at_input_size(&self.low_res_logits(images, mode)?)
-    }
-
-    pub fn at_input_size(&self, low_res: &Tensor) -> Result<Tensor> {
-        let size = self.input.size;
-        if low_res.dim(3)? == size {
-            return Ok(low_res.clone());
-        }
-        Ok(ops::resize_bilinear(low_res, size, size)?)
+        resized(&self.low_res_logits(images, mode)?, self.input.size)
     }
 
     /// Label map at the image's native size.
@@ -154,6 +185,14 @@ impl Model {
             placement,
         ))
     }
+}
+
+/// (B, C, h, w) to (B, C, size, size), bilinear.
+pub fn resized(x: &Tensor, size: usize) -> Result<Tensor> {
+    if x.dims()[2..] == [size; 2] {
+        return Ok(x.clone());
+    }
+    Ok(ops::resize_bilinear(x, size, size)?)
 }
 
 /// The first image of a (B, classes, h, w) tensor.

@@ -11,8 +11,8 @@ use crate::params::{Init, Params};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdapterConfig {
-    /// TinyViT: stage i means `layers.{i + 1}`, all its blocks.
-    pub encoder_stages: Vec<usize>,
+    /// ViT: blocks. TinyViT: i means all blocks of `layers.{i + 1}`.
+    pub encoder_layers: Vec<usize>,
     /// Leading decoder layers.
     pub decoder_depth: usize,
 }

@@ -264,3 +264,74 @@ impl Mlp {
         Ok(x)
     }
 }
+
+/// The last layers of both encoders: to the embedding's channels, each convolution with its norm.
+pub(crate) struct Neck {
+    conv1: Conv2d,
+    norm1: LayerNorm,
+    conv2: Conv2d,
+    norm2: LayerNorm,
+}
+
+impl Neck {
+    pub(crate) fn new(inputs: usize, outputs: usize, params: &Params) -> Result<Self> {
+        let pointwise = ConvShape {
+            inputs,
+            outputs,
+            kernel: 1,
+            stride: 1,
+            padding: 0,
+        };
+        let square = ConvShape {
+            inputs: outputs,
+            outputs,
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
+        Ok(Self {
+            conv1: Conv2d::without_bias(pointwise, &params.pp(0))?,
+            norm1: LayerNorm::new(outputs, 1e-6, &params.pp(1))?,
+            conv2: Conv2d::without_bias(square, &params.pp(2))?,
+            norm2: LayerNorm::new(outputs, 1e-6, &params.pp(3))?,
+        })
+    }
+
+    /// (B, C, h, w) -> (B, outputs, h, w)
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm1.forward_2d(&self.conv1.forward(x)?)?;
+        self.norm2.forward_2d(&self.conv2.forward(&x)?)
+    }
+}
+
+/// (B, h, w, C) to windows (B n, side, side, C); zeros fill the grid at the bottom and right.
+pub(crate) fn split_windows(x: &Tensor, side: usize) -> Result<Tensor> {
+    let (b, h, w, c) = x.dims4()?;
+    let (rows, cols) = (h.div_ceil(side), w.div_ceil(side));
+    let mut x = x.clone();
+    if rows * side > h {
+        x = x.pad_with_zeros(1, 0, rows * side - h)?;
+    }
+    if cols * side > w {
+        x = x.pad_with_zeros(2, 0, cols * side - w)?;
+    }
+    x.reshape(&[b, rows, side, cols, side, c][..])?
+        .transpose(2, 3)?
+        .contiguous()?
+        .reshape((b * rows * cols, side, side, c))
+}
+
+/// Windows (B n, side, side, C) to the grid (B, h, w, C) that they were split from.
+pub(crate) fn join_windows(windows: &Tensor, [h, w]: [usize; 2]) -> Result<Tensor> {
+    let (n, side, _, c) = windows.dims4()?;
+    let (rows, cols) = (h.div_ceil(side), w.div_ceil(side));
+    let b = n / (rows * cols);
+    windows
+        .reshape(&[b, rows, cols, side, side, c][..])?
+        .transpose(2, 3)?
+        .contiguous()?
+        .reshape((b, rows * side, cols * side, c))?
+        .narrow(1, 0, h)?
+        .narrow(2, 0, w)?
+        .contiguous()
+}

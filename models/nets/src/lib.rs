@@ -2,6 +2,7 @@
 
 pub mod adapter;
 pub mod checkpoint;
+pub mod image_encoder_vit;
 pub mod layers;
 pub mod lora;
 pub mod loss;

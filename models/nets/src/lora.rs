@@ -14,8 +14,8 @@ use crate::params::{Init, Params};
 #[serde(deny_unknown_fields)]
 pub struct LoraConfig {
     pub rank: usize,
-    /// TinyViT: stage i means `layers.{i + 1}`, all its blocks.
-    pub encoder_stages: Vec<usize>,
+    /// ViT: blocks. TinyViT: i means all blocks of `layers.{i + 1}`.
+    pub encoder_layers: Vec<usize>,
     pub decoder: bool,
     pub rows: LoraRows,
 }
@@ -71,7 +71,7 @@ impl LoraLinear {
     }
 }
 
-/// TinyViT's fused qkv, with optional updates of q and v.
+/// A fused qkv, with optional updates of q and v.
 pub struct QkvLinear {
     qkv: Linear,
     lora: Option<QkvLora>,
@@ -161,7 +161,8 @@ fn rows_of(letter: char, dim: usize, head_dim: usize, rows: LoraRows) -> Vec<usi
 }
 
 /// Adds every update to its weight and gives the tensors their plain upstream names. Exact up to
-/// rounding. `head_dim` is TinyViT's channels a head (32 in all published sizes).
+/// rounding. `rows` and `head_dim` (channels a head, 32 in all published sizes) are TinyViT's; the plain
+/// ViT has q, k and v one after the other.
 pub fn merge(
     mut state: BTreeMap<String, Tensor>,
     rows: LoraRows,
@@ -178,6 +179,11 @@ pub fn merge(
         } else if let Some(base) = name.strip_suffix(".linear_a_q.weight") {
             let mut weight = take(&mut state, &format!("{base}.qkv.weight"))?.to_vec2::<f32>()?;
             let dim = weight.len() / 3;
+            let rows = if base.contains("image_encoder.blocks.") {
+                LoraRows::Reference
+            } else {
+                rows
+            };
             for letter in ['q', 'v'] {
                 let (a, b) = (
                     format!("{base}.linear_a_{letter}"),
@@ -229,7 +235,7 @@ mod tests {
         };
         let updates = |rows| LoraConfig {
             rank: 2,
-            encoder_stages: vec![0, 1, 2],
+            encoder_layers: vec![0, 1, 2],
             decoder: true,
             rows,
         };

@@ -22,7 +22,7 @@ mod resize;
 mod tests;
 
 pub use activation::{gelu, softmax};
-pub use attention::attention;
+pub use attention::{attention, attention_relative};
 pub use batch_norm::{batch_norm_train, channel_affine};
 pub use conv::conv2d;
 pub use conv_transpose::conv_transpose2x2;

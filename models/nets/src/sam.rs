@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Mode;
 use crate::adapter::AdapterConfig;
+use crate::image_encoder_vit::{ImageEncoderVit, ImageEncoderVitConfig};
 use crate::lora::LoraConfig;
 use crate::mask_decoder::{Decoded, MaskDecoder, MaskDecoderConfig, Tokens};
 use crate::params::Params;
@@ -27,6 +28,41 @@ pub struct SamConfig {
 #[serde(rename_all = "snake_case")]
 pub enum EncoderConfig {
     TinyVit(TinyVitConfig),
+    Vit(ImageEncoderVitConfig),
+}
+
+impl EncoderConfig {
+    /// Side of the square input, px.
+    pub fn img_size(&self) -> usize {
+        match self {
+            Self::TinyVit(config) => config.img_size,
+            Self::Vit(config) => config.img_size,
+        }
+    }
+
+    /// Side of the embedding.
+    pub fn embedding_size(&self) -> usize {
+        match self {
+            Self::TinyVit(config) => config.embedding_size(),
+            Self::Vit(config) => config.embedding_size(),
+        }
+    }
+
+    /// How many layers can carry LoRA or adapters: blocks of a ViT, attention stages of TinyViT.
+    pub fn tunable_layers(&self) -> usize {
+        match self {
+            Self::TinyVit(_) => 3,
+            Self::Vit(config) => config.depth,
+        }
+    }
+
+    /// Channels of the embedding.
+    pub fn out_chans(&self) -> usize {
+        match self {
+            Self::TinyVit(config) => config.out_chans,
+            Self::Vit(config) => config.out_chans,
+        }
+    }
 }
 
 /// Which half of the network fine-tuning touches.
@@ -44,39 +80,69 @@ pub enum Method {
     Lora,
 }
 
-impl SamConfig {
-    /// Whether a tensor trains. Unlike the reference, adapters train with the mask tokens and their
-    /// MLPs (which may have started random), and LoRA leaves TinyViT's `layers.0` alone.
-    pub fn trainable(&self, name: &str, scope: Scope, method: Method) -> bool {
-        if let Some(encoder) = name.strip_prefix("image_encoder.") {
-            return scope == Scope::EncoderDecoder
-                && match method {
-                    Method::Vanilla => true,
-                    Method::Adapter => encoder.contains("_Adapter."),
-                    Method::Lora => {
-                        encoder.contains(".linear_a_") || encoder.contains(".linear_b_")
-                    }
-                };
-        }
-        match method {
-            Method::Vanilla => {
-                name != "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
-            }
-            Method::Adapter => {
-                name.contains("Adapter.")
-                    || name.starts_with("mask_decoder.mask_tokens.")
-                    || name.starts_with("mask_decoder.output_hypernetworks_mlps.")
-            }
-            Method::Lora if name.starts_with("mask_decoder.transformer.") => {
-                name.contains(".w_a.") || name.contains(".w_b.")
-            }
-            Method::Lora => name != "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-        }
+/// Whose rule says what trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freezing {
+    /// With adapters the mask tokens and their MLPs train too, as they may have started random.
+    Own,
+    /// The reference: adapters alone; LoRA also trains the convolutional stage of TinyViT.
+    Reference,
+}
+
+/// Whether the tensor `name` of a SAM trains.
+pub fn trainable(name: &str, scope: Scope, method: Method, freezing: Freezing) -> bool {
+    if name == "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix" {
+        return false;
     }
+    if let Some(encoder) = name.strip_prefix("image_encoder.") {
+        return scope == Scope::EncoderDecoder
+            && match method {
+                Method::Vanilla => true,
+                Method::Adapter => encoder.contains("_Adapter."),
+                Method::Lora => {
+                    encoder.contains(".linear_a_")
+                        || encoder.contains(".linear_b_")
+                        || (freezing == Freezing::Reference && encoder.starts_with("layers.0."))
+                }
+            };
+    }
+    match method {
+        Method::Adapter => {
+            name.contains("Adapter.")
+                || (freezing == Freezing::Own
+                    && (name.starts_with("mask_decoder.mask_tokens.")
+                        || name.starts_with("mask_decoder.output_hypernetworks_mlps.")))
+        }
+        Method::Lora if name.starts_with("mask_decoder.transformer.") => {
+            name.contains(".w_a.") || name.contains(".w_b.")
+        }
+        Method::Lora | Method::Vanilla => true,
+    }
+}
+
+/// The MLP of mask token 0. The reference computes its mask and throws it away, so its gradient is zero
+/// and AdamW still decays it; here it has none.
+pub fn decayed_without_gradient(name: &str) -> bool {
+    name.starts_with("mask_decoder.output_hypernetworks_mlps.0.")
 }
 
 pub enum ImageEncoder {
     TinyVit(TinyVit),
+    Vit(ImageEncoderVit),
+}
+
+impl ImageEncoder {
+    fn new(config: &SamConfig, params: &Params) -> Result<Self> {
+        let (lora, adapter) = (config.lora.as_ref(), config.adapter.as_ref());
+        Ok(match &config.encoder {
+            EncoderConfig::TinyVit(encoder) => {
+                Self::TinyVit(TinyVit::new(encoder, lora, adapter, params)?)
+            }
+            EncoderConfig::Vit(encoder) => {
+                Self::Vit(ImageEncoderVit::new(encoder, lora, adapter, params)?)
+            }
+        })
+    }
 }
 
 pub struct Sam {
@@ -87,20 +153,15 @@ pub struct Sam {
 
 impl Sam {
     pub fn new(config: &SamConfig, params: &Params) -> Result<Self> {
-        let EncoderConfig::TinyVit(encoder) = &config.encoder;
-        let side = encoder.embedding_size();
+        let encoder = &config.encoder;
+        let (side, out_chans) = (encoder.embedding_size(), encoder.out_chans());
         Ok(Self {
-            image_encoder: ImageEncoder::TinyVit(TinyVit::new(
-                encoder,
-                config.lora.as_ref(),
-                config.adapter.as_ref(),
-                &params.pp("image_encoder"),
-            )?),
+            image_encoder: ImageEncoder::new(config, &params.pp("image_encoder"))?,
             prompt_encoder: PromptEncoder::new(
                 PromptEncoderConfig {
-                    embed_dim: encoder.out_chans,
+                    embed_dim: out_chans,
                     image_embedding_size: [side; 2],
-                    input_image_size: [encoder.img_size; 2],
+                    input_image_size: [encoder.img_size(); 2],
                     mask_in_chans: 16,
                 },
                 &params.pp("prompt_encoder"),
@@ -109,7 +170,7 @@ impl Sam {
                 MaskDecoderConfig {
                     transformer: TransformerConfig {
                         depth: 2,
-                        embedding_dim: encoder.out_chans,
+                        embedding_dim: out_chans,
                         num_heads: 8,
                         mlp_dim: 2048,
                         lora_rank: config
@@ -132,6 +193,7 @@ impl Sam {
     pub fn embed(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         match &self.image_encoder {
             ImageEncoder::TinyVit(encoder) => encoder.forward(images, mode),
+            ImageEncoder::Vit(encoder) => encoder.forward(images),
         }
     }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use self::block::{Block, BlockConfig};
 pub use self::convolution::{MbConv, PatchMerging};
 use crate::adapter::AdapterConfig;
-use crate::layers::{Conv2d, Conv2dBn, ConvShape, LayerNorm};
+use crate::layers::{Conv2dBn, ConvShape, Neck};
 use crate::lora::LoraConfig;
 use crate::params::Params;
 use crate::{Mode, ops};
@@ -116,9 +116,9 @@ impl TinyVit {
                     window_size: config.window_sizes[stage],
                     mlp_ratio: config.mlp_ratio,
                     lora: lora
-                        .filter(|it| it.encoder_stages.contains(&(stage - 1)))
+                        .filter(|it| it.encoder_layers.contains(&(stage - 1)))
                         .cloned(),
-                    adapter: adapter.is_some_and(|it| it.encoder_stages.contains(&(stage - 1))),
+                    adapter: adapter.is_some_and(|it| it.encoder_layers.contains(&(stage - 1))),
                 };
                 (0..config.depths[stage])
                     .map(|i| Block::new(&block, &layers.pp(stage).pp("blocks").pp(i)))
@@ -208,43 +208,6 @@ fn patch_embed(config: &TinyVitConfig, params: &Params) -> Result<Vec<Conv2dBn>>
         Stem::Stride4 | Stem::Pointwise => {
             Ok(vec![conv(0, inputs, dim / 2)?, conv(2, dim / 2, dim)?])
         }
-    }
-}
-
-struct Neck {
-    conv1: Conv2d,
-    norm1: LayerNorm,
-    conv2: Conv2d,
-    norm2: LayerNorm,
-}
-
-impl Neck {
-    fn new(inputs: usize, outputs: usize, params: &Params) -> Result<Self> {
-        let pointwise = ConvShape {
-            inputs,
-            outputs,
-            kernel: 1,
-            stride: 1,
-            padding: 0,
-        };
-        let square = ConvShape {
-            inputs: outputs,
-            outputs,
-            kernel: 3,
-            stride: 1,
-            padding: 1,
-        };
-        Ok(Self {
-            conv1: Conv2d::without_bias(pointwise, &params.pp(0))?,
-            norm1: LayerNorm::new(outputs, 1e-6, &params.pp(1))?,
-            conv2: Conv2d::without_bias(square, &params.pp(2))?,
-            norm2: LayerNorm::new(outputs, 1e-6, &params.pp(3))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.norm1.forward_2d(&self.conv1.forward(x)?)?;
-        self.norm2.forward_2d(&self.conv2.forward(&x)?)
     }
 }
 

@@ -39,7 +39,6 @@ fn full_size(encoder: TinyVitConfig) -> SamConfig {
 
 /// Exports a randomly filled network to `out`.
 fn exported(config: &SamConfig, out: &Path) -> Report {
-    let EncoderConfig::TinyVit(encoder) = &config.encoder;
     let class = |id: usize| Class {
         id: id as u8,
         label: format!("class {id}"),
@@ -52,7 +51,7 @@ fn exported(config: &SamConfig, out: &Path) -> Report {
     export(&Request {
         state: &state,
         input: InputRules {
-            size: encoder.img_size,
+            size: config.encoder.img_size(),
             fit: Fit::LongestSidePad,
             window: Window::Percentile {
                 low: 0.5,

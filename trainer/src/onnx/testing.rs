@@ -30,7 +30,7 @@ pub(crate) fn config(stem: Stem) -> SamConfig {
 
 pub(crate) fn with_adapters(config: SamConfig) -> SamConfig {
     let adapter = AdapterConfig {
-        encoder_stages: vec![0, 2],
+        encoder_layers: vec![0, 2],
         decoder_depth: 1,
     };
     SamConfig {
@@ -42,7 +42,7 @@ pub(crate) fn with_adapters(config: SamConfig) -> SamConfig {
 pub(crate) fn with_lora(config: SamConfig, rows: LoraRows) -> SamConfig {
     let lora = LoraConfig {
         rank: 2,
-        encoder_stages: vec![0, 1, 2],
+        encoder_layers: vec![0, 1, 2],
         decoder: true,
         rows,
     };
@@ -108,8 +108,7 @@ pub(crate) fn network(
     let params = Params::new(state, |_| false, 0);
     let sam = Sam::new(config, &params).unwrap();
     assert_eq!(params.finish().report.random, Vec::<String>::new());
-    let EncoderConfig::TinyVit(encoder) = &config.encoder;
-    let size = encoder.img_size;
+    let size = config.encoder.img_size();
     let image = Tensor::from_slice(chw, (1, 3, size, size), &Device::Cpu).unwrap();
     let logits = sam.forward_noprompt(&image, Mode::Eval).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()

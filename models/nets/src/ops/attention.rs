@@ -1,10 +1,10 @@
 //! Scaled dot product attention.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
 
-use super::activation::{softmax_backward, softmax_row};
-use super::kernel::{plain, values, vectorized};
-use super::product::{Product, product_shape};
+use super::activation::{rows_per_block, softmax_backward, softmax_row};
+use super::kernel::{axpy, for_blocks, plain, sum, values, vectorized};
+use super::product::{Product, ProductSize, product_shape};
 
 /// `softmax(scale * q k^T + bias) v` for `q` (B, H, N, D), `k` and `v` (B, H, M, D) and `bias`
 /// (H, N, M), the same for every item of the batch. Gives (B, H, N, D).
@@ -15,9 +15,33 @@ pub fn attention(
     bias: Option<&Tensor>,
     scale: f64,
 ) -> Result<Tensor> {
+    weighted(q, k, v, bias, scale, Bias::Shared)
+}
+
+/// The same with SAM's decomposed relative positions. Keys lie on a grid of `rows` x `cols`; `relative`
+/// (B, H, N, rows + cols) holds for each query what each row and then each column of the grid adds.
+pub fn attention_relative(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    (relative, [rows, cols]): (&Tensor, [usize; 2]),
+    scale: f64,
+) -> Result<Tensor> {
+    weighted(q, k, v, Some(relative), scale, Bias::Grid { rows, cols })
+}
+
+fn weighted(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    bias: Option<&Tensor>,
+    scale: f64,
+    kind: Bias,
+) -> Result<Tensor> {
     let (q, k) = (q.contiguous()?, k.contiguous()?);
     let op = AttentionWeights {
         scale: scale as f32,
+        bias: kind,
     };
     let weights = match bias {
         Some(bias) => q.apply_op3(&k, &bias.contiguous()?, op)?,
@@ -29,6 +53,91 @@ pub fn attention(
     .apply(&weights, v)
 }
 
+/// What the third input adds to the scores.
+#[derive(Clone, Copy)]
+enum Bias {
+    /// (H, N, M), the same for every item of the batch.
+    Shared,
+    /// (B, H, N, rows + cols) for keys on a grid.
+    Grid { rows: usize, cols: usize },
+}
+
+impl Bias {
+    /// Adds its part to the scores of the query in row `index` of all (B, H, N).
+    #[inline(always)]
+    fn add(self, bias: &[f32], index: usize, scores: &mut [f32]) {
+        match self {
+            Self::Shared => {
+                let from = index * scores.len() % bias.len();
+                for (score, &bias) in scores.iter_mut().zip(&bias[from..]) {
+                    *score += bias;
+                }
+            }
+            Self::Grid { rows, cols } => {
+                let bias = &bias[index * (rows + cols)..][..rows + cols];
+                let (by_row, by_col) = bias.split_at(rows);
+                for (scores, &row) in scores.chunks_exact_mut(cols).zip(by_row) {
+                    for (score, &col) in scores.iter_mut().zip(by_col) {
+                        *score += row + col;
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(self, bias: &Layout, size: ProductSize) -> Result<()> {
+        let ProductSize {
+            batch,
+            rows: queries,
+            columns: keys,
+            ..
+        } = size;
+        let n = bias.shape().elem_count();
+        let fits = match self {
+            Self::Shared => n > 0 && (batch * queries * keys).is_multiple_of(n),
+            Self::Grid { rows, cols } => {
+                rows * cols == keys && n == batch * queries * (rows + cols)
+            }
+        };
+        if !fits {
+            candle_core::bail!("attention: bias {:?} does not fit {size:?}", bias.dims());
+        }
+        Ok(())
+    }
+
+    /// The bias's gradient from that of the scores (B, H, N, M) times `scale`.
+    fn backward(self, bias: &Tensor, scores: &Tensor, scale: f32) -> Result<Tensor> {
+        let keys = scores.dim(D::Minus1)?;
+        plain(
+            "attention-bias-backward",
+            [scores],
+            bias.shape(),
+            |[scores], out| match self {
+                Self::Shared => {
+                    for scores in scores.chunks_exact(out.len()) {
+                        axpy(out, 1.0 / scale, scores);
+                    }
+                }
+                Self::Grid { rows, cols } => for_blocks(
+                    out,
+                    rows_per_block(keys) * (rows + cols),
+                    #[inline(always)]
+                    |at, out| {
+                        let scores = scores[at / (rows + cols) * keys..].chunks_exact(keys);
+                        for (out, scores) in out.chunks_exact_mut(rows + cols).zip(scores) {
+                            let (by_row, by_col) = out.split_at_mut(rows);
+                            for (row, scores) in by_row.iter_mut().zip(scores.chunks_exact(cols)) {
+                                *row = sum(scores) / scale;
+                                axpy(by_col, 1.0 / scale, scores);
+                            }
+                        }
+                    },
+                ),
+            },
+        )
+    }
+}
+
 const SCORES: Product = Product {
     swapped: [false, true],
 };
@@ -36,6 +145,7 @@ const SCORES: Product = Product {
 /// The softmax of scaled and biased scores, (B, H, N, M): all that the backward pass needs.
 struct AttentionWeights {
     scale: f32,
+    bias: Bias,
 }
 
 impl AttentionWeights {
@@ -57,10 +167,7 @@ impl AttentionWeights {
                             *out = scale * score;
                         }
                         if let Some(bias) = bias {
-                            let from = (at + index * width) % bias.len();
-                            for (out, &bias) in out.iter_mut().zip(&bias[from..]) {
-                                *out += bias;
-                            }
+                            self.bias.add(bias, at / width + index, out);
                         }
                         softmax_row(out);
                     }
@@ -130,12 +237,8 @@ impl CustomOp3 for AttentionWeights {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let size = SCORES.size(l1, l2)?;
-        let bias = values(s3, l3)?;
-        if bias.is_empty() || !(size.batch * size.rows * size.columns).is_multiple_of(bias.len()) {
-            candle_core::bail!("attention: bias {:?} does not fit {size:?}", l3.dims());
-        }
-        self.run((s1, l1), (s2, l2), Some(bias))
+        self.bias.check(l3, SCORES.size(l1, l2)?)?;
+        self.run((s1, l1), (s2, l2), Some(values(s3, l3)?))
     }
 
     fn bwd(
@@ -147,19 +250,9 @@ impl CustomOp3 for AttentionWeights {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (grad_q, grad_k, scores) = self.backward([q, k, weights, grad])?;
-        let scale = self.scale;
-        let grad_bias = bias.track_op().then(|| {
-            plain(
-                "attention-bias-backward",
-                [&scores],
-                bias.shape(),
-                |[scores], out| {
-                    for scores in scores.chunks_exact(out.len()) {
-                        super::kernel::axpy(out, 1.0 / scale, scores);
-                    }
-                },
-            )
-        });
+        let grad_bias = bias
+            .track_op()
+            .then(|| self.bias.backward(bias, &scores, self.scale));
         Ok((grad_q, grad_k, grad_bias.transpose()?))
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor};
 
 use super::{to_map, to_tokens};
 use crate::adapter::Adapter;
-use crate::layers::{Conv2dBn, LayerNorm, Linear};
+use crate::layers::{Conv2dBn, LayerNorm, Linear, join_windows, split_windows};
 use crate::lora::{LoraConfig, QkvLinear};
 use crate::params::{Init, Params};
 use crate::{Mode, ops};
@@ -76,29 +76,14 @@ impl Block {
         if (h, w) == (side, side) {
             return self.attn.forward(x);
         }
-        let (rows, cols) = (h.div_ceil(side), w.div_ceil(side));
-        let mut x = x.reshape((b, h, w, c))?;
-        if rows * side > h {
-            x = x.pad_with_zeros(1, 0, rows * side - h)?;
-        }
-        if cols * side > w {
-            x = x.pad_with_zeros(2, 0, cols * side - w)?;
-        }
-        let windows = x
-            .reshape(&[b, rows, side, cols, side, c][..])?
-            .transpose(2, 3)?
-            .contiguous()?
-            .reshape((b * rows * cols, side * side, c))?;
-        self.attn
+        let windows = split_windows(&x.reshape((b, h, w, c))?, side)?;
+        let n_windows = windows.dim(0)?;
+        let windows = windows.reshape((n_windows, side * side, c))?;
+        let attended = self
+            .attn
             .forward(&windows)?
-            .reshape(&[b, rows, cols, side, side, c][..])?
-            .transpose(2, 3)?
-            .contiguous()?
-            .reshape((b, rows * side, cols * side, c))?
-            .narrow(1, 0, h)?
-            .narrow(2, 0, w)?
-            .contiguous()?
-            .reshape((b, h * w, c))
+            .reshape((n_windows, side, side, c))?;
+        join_windows(&attended, [h, w])?.reshape((b, h * w, c))
     }
 }
 

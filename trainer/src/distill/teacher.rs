@@ -1,0 +1,106 @@
+//! Whom the student learns from: a fine-tuned run, or a checkpoint as it was published.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use contract::geometry::InputRules;
+use nets::lora;
+
+use crate::config::{Config, Finetune, Method};
+use crate::dataset::Dataset;
+use crate::model::{self, Model};
+use crate::run_folder::{self, State};
+
+/// The frozen teacher and the file that its weights are in. A run folder's has learned the classes; a
+/// checkpoint (`model.encoder` says of what) gives its embedding and nothing else.
+pub(super) fn open(config: &Config, own: &Dataset) -> Result<(Model, PathBuf)> {
+    let path = &config.distill.teacher;
+    if path.is_dir() {
+        let teacher = Model::open(path)?;
+        ensure_fits(config, own)?;
+        return Ok((teacher, path.join("best.safetensors")));
+    }
+    ensure!(
+        path.exists(),
+        "there is no such file or folder: name the run folder of `trainer finetune`, or a checkpoint"
+    );
+    ensure!(
+        config.distill.teacher_weight == 0.0,
+        "a checkpoint that was not fine-tuned has no masks of your classes: set \
+         distill.teacher_weight=0.0, or name the run folder of `trainer finetune`"
+    );
+    let own_size = InputRules {
+        size: config.model.encoder.own_size(),
+        ..config.input
+    };
+    let plain = Config {
+        input: own_size,
+        finetune: Finetune {
+            method: Method::Vanilla,
+            ..config.finetune.clone()
+        },
+        ..config.clone()
+    };
+    let teacher = Model::build(
+        model::teacher_config(&plain)?,
+        own_size,
+        model::start_state(path)?,
+        |_| false,
+        config.seed,
+    )?;
+    let mut random = teacher.loaded.report.random.iter();
+    if let Some(missing) = random.find(|name| name.starts_with("image_encoder.")) {
+        bail!(
+            "no {} in it (model.encoder): it lacks {missing}",
+            config.model.encoder.name()
+        );
+    }
+    Ok((teacher, path.clone()))
+}
+
+/// The teacher sees the student's pixels (at its own size) and names its classes.
+fn ensure_fits(config: &Config, own: &Dataset) -> Result<()> {
+    let folder = &config.distill.teacher;
+    let its = Config::read(&folder.join("config.toml"))?;
+    let at_our_size = InputRules {
+        size: config.input.size,
+        ..its.input
+    };
+    ensure!(
+        at_our_size == config.input,
+        "it was trained with the input {:?}, this recipe has {:?}: give both the same [input], only the \
+         size may differ",
+        its.input,
+        config.input
+    );
+    let labels = |config: &Config| -> Vec<String> {
+        let classes = config.data.classes.iter();
+        classes.map(|class| class.label.clone()).collect()
+    };
+    ensure!(
+        its.data.target == config.data.target && labels(&its) == labels(config),
+        "it was trained for the classes {:?} with the target {:?}, this recipe has {:?} with {:?}: give \
+         both the same data.target and data.classes",
+        labels(&its),
+        its.data.target,
+        labels(config),
+        config.data.target
+    );
+    if run_folder::read_identity(folder)?.data_fingerprint != own.fingerprint {
+        tracing::warn!(
+            teacher = %folder.display(),
+            "the teacher was trained on other data or another split: it may have seen patients of \
+             this validation or test split"
+        );
+    }
+    Ok(())
+}
+
+/// The teacher's plain weights; tensors of the same name and shape start the student.
+pub(super) fn plain_weights(teacher: &Model) -> Result<State> {
+    let state = teacher.loaded.state_dict()?;
+    Ok(match &teacher.config.lora {
+        Some(config) => lora::merge(state, config.rows, model::HEAD_DIM)?,
+        None => state,
+    })
+}
