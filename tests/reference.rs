@@ -9,6 +9,8 @@ mod decoders;
 mod encoders;
 #[path = "reference/fixture.rs"]
 mod fixture;
+#[path = "reference/full_size.rs"]
+mod full_size;
 #[path = "reference/losses.rs"]
 mod losses;
 #[path = "reference/pixels.rs"]
@@ -68,4 +70,23 @@ fn fixtures() {
         !passed.is_empty(),
         "the folder holds no fixture that can be checked"
     );
+}
+
+/// Names, shapes and what trains of the real ViT-B and ViT-T in six ways each.
+#[test]
+fn inventory() {
+    let Some(folder) = Folder::open() else { return };
+    let n_modes = full_size::inventory(&folder.json("param_inventory.json"));
+    assert!(n_modes > 0, "the inventory is empty");
+}
+
+/// Whole ViT-T and ViT-B at 1024 px, three ways each.
+#[test]
+fn full_size_forward() {
+    let rows: serde_json::Value =
+        serde_json::from_str(include_str!("golden/full_size_forward.json")).unwrap();
+    for row in rows.as_array().unwrap() {
+        full_size::forward(row);
+        println!("as the reference: {} {}", row["encoder"], row["method"]);
+    }
 }

@@ -35,6 +35,10 @@ impl Folder {
         })
     }
 
+    pub(crate) fn json(&self, name: &str) -> Value {
+        serde_json::from_str(&std::fs::read_to_string(self.path.join(name)).unwrap()).unwrap()
+    }
+
     pub(crate) fn names(&self) -> Vec<String> {
         self.manifest["fixtures"]
             .as_object()
