@@ -90,3 +90,26 @@ fn full_size_forward() {
         println!("as the reference: {} {}", row["encoder"], row["method"]);
     }
 }
+
+/// Upstream's SAM with windows padded after the norm; `tests/peers/upstream_sam.py` made the numbers.
+#[test]
+fn stock_vit_b_forward() {
+    stock_forward("vit_b");
+}
+
+/// The same of ViT-H: 8 GB and minutes, so only with `SCANSIDE_LONG=1`.
+#[test]
+fn stock_vit_h_forward() {
+    if std::env::var_os("SCANSIDE_LONG").is_none() {
+        println!("SKIPPED: ViT-H takes 8 GB and minutes (SCANSIDE_LONG=1 runs it)");
+        return;
+    }
+    stock_forward("vit_h");
+}
+
+fn stock_forward(encoder: &str) {
+    let rows: serde_json::Value =
+        serde_json::from_str(include_str!("golden/stock_forward.json")).unwrap();
+    let mut rows = rows.as_array().unwrap().iter();
+    full_size::stock_forward(rows.find(|row| row["encoder"] == encoder).unwrap());
+}

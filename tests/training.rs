@@ -271,3 +271,46 @@ fn a_run_folder_is_neither_overwritten_nor_resumed_with_something_else() {
     ));
     assert!(said.contains("no.pth"), "{said}");
 }
+
+#[test]
+fn a_frozen_encoder_runs_once_and_gives_the_losses_of_one_that_runs_every_time() {
+    let folder = phantoms();
+    let path = folder.path();
+    let settings = ["augmentation.enabled=false", "finetune.epochs=2"];
+    // LoRA begins as nothing, so the encoder that could train gives the same first loss.
+    for scope in ["decoder", "encoder-decoder"] {
+        let mut command = with_settings(finetune(path, scope), &settings);
+        command.args(["--scope", scope]);
+        done(command);
+    }
+    let first = |run: &str| steps(&path.join(run))[0]["loss"].as_f64().unwrap();
+    let (cached, computed) = (first("decoder"), first("encoder-decoder"));
+    assert!((cached - computed).abs() < 1e-5, "{cached} and {computed}");
+    // Eight images to train on, two to validate on, 256 x 4 x 4 f32 each.
+    let records = fs::metadata(path.join("decoder/embeddings/records.f32")).unwrap();
+    assert_eq!(records.len(), 10 * 256 * 16 * 4);
+    assert!(!path.join("encoder-decoder/embeddings").exists());
+}
+
+#[test]
+fn a_checkpoint_that_was_not_fine_tuned_teaches_its_embedding() {
+    let folder = phantoms();
+    let path = folder.path();
+    done(with_settings(
+        finetune(path, "teacher"),
+        &["finetune.epochs=1", "finetune.method=\"vanilla\""],
+    ));
+    let checkpoint = "distill.teacher=\"teacher/best.safetensors\"";
+    // The default takes the teacher's masks, which know no class of this recipe.
+    let said = refused(with_settings(distill(path, "student"), &[checkpoint]));
+    assert!(said.contains("distill.teacher_weight"), "{said}");
+    let settings = [checkpoint, "distill.teacher_weight=0.0"];
+    let student = || with_settings(distill(path, "student"), &settings);
+    let said = refused(with_settings(student(), &["model.encoder=\"vit_h\""]));
+    assert!(said.contains("no vit_h in it"), "{said}");
+    done(student());
+    let losses = [1, 2].map(|epoch| mean_loss(&path.join("student"), epoch));
+    assert!(losses[1] < losses[0], "the student learns: {losses:?}");
+    let said = refused(with_settings(student(), &["distill.teacher=\"nowhere\""]));
+    assert!(said.contains("nowhere"), "{said}");
+}

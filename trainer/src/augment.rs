@@ -24,6 +24,8 @@ pub struct Frame {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Augmentation {
+    /// Without it images stay as they are, and so does the embedding of a frozen encoder, which is then kept.
+    pub enabled: bool,
     /// Rotation about the image's centre, in +- degrees.
     pub rotation_deg: f32,
     /// Smallest and largest zoom; above 1 enlarges.
@@ -264,6 +266,7 @@ mod tests {
     use super::*;
 
     const STILL: Augmentation = Augmentation {
+        enabled: true,
         rotation_deg: 0.0,
         scale: [1.0, 1.0],
         shift: 0.0,

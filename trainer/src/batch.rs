@@ -15,7 +15,7 @@ use crate::augment::{Augmentation, Frame, augment};
 use crate::dataset::{Dataset, Entry, LabelRule, Sample};
 
 /// Batches that wait for the training step.
-const AHEAD: usize = 2;
+pub(crate) const AHEAD: usize = 2;
 
 #[derive(Debug)]
 pub struct Batch {
@@ -24,6 +24,8 @@ pub struct Batch {
     /// (B, S, S) u32.
     pub labels: Tensor,
     pub names: Vec<String>,
+    /// Places in [`Loader::frames`].
+    pub indices: Vec<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -120,7 +122,8 @@ impl Loader {
     }
 }
 
-fn frame(sample: &Sample, input: &InputRules) -> Frame {
+/// A sample as the network sees it.
+pub(crate) fn frame(sample: &Sample, input: &InputRules) -> Frame {
     let (pixels, placement) = input.prepare(&sample.image);
     let labels = placement.labels_to_frame(&sample.labels, input.size);
     Frame {
@@ -172,6 +175,7 @@ impl Shared {
                 .iter()
                 .map(|&index| self.names[index].clone())
                 .collect(),
+            indices: indices.to_vec(),
         })
     }
 

@@ -29,6 +29,9 @@ pub enum Command {
     /// Work with bundles.
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Say what a checkpoint is, make it safetensors, fold LoRA into plain weights.
+    #[command(subcommand)]
+    Weights(WeightsCommand),
     /// Measure Dice and IoU of a run folder, a bundle, or a checkpoint with box prompts.
     Eval(EvalArgs),
 }
@@ -178,5 +181,44 @@ pub enum BundleCommand {
         out: PathBuf,
         /// PNG, JPEG, TIFF or DICOM files.
         images: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum WeightsCommand {
+    /// Say which SAM a checkpoint is, what fits a network and what would start random.
+    Inspect {
+        /// .pth, .pt, .safetensors or a run folder.
+        file: PathBuf,
+        /// Network to compare with; default: the file's own.
+        #[arg(long)]
+        encoder: Option<Encoder>,
+        /// Its classes, background included; default: the file's own.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+        num_cls: Option<u16>,
+    },
+    /// Write a checkpoint's floating-point tensors as safetensors, under upstream's names.
+    Convert {
+        /// .pth, .pt, .safetensors or a run folder.
+        file: PathBuf,
+        /// The .safetensors file to write.
+        out: PathBuf,
+        /// Replace OUT.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Fold LoRA into the weights it updates, which makes plain weights of upstream's form.
+    Merge {
+        /// .pth, .pt, .safetensors or a run folder.
+        file: PathBuf,
+        /// The .safetensors file to write.
+        out: PathBuf,
+        /// For a TinyViT of finetune-SAM: its updates lie on the first and last rows of qkv, not on
+        /// each head's q and v. A run folder knows; the plain ViT needs no choice.
+        #[arg(long)]
+        reference_rows: bool,
+        /// Replace OUT.
+        #[arg(long)]
+        force: bool,
     },
 }

@@ -26,9 +26,9 @@ use crate::config::Config;
 use crate::dataset::{Dataset, Sample, Split};
 use crate::finetune::{checkpoint_digest, samples, validation_dice};
 use crate::model::{self, Model, resized};
+use crate::output_cache::{Key, OutputCache};
 use crate::report::{self, Progress};
 use crate::run_folder::{Identity, RunFolder, RunKind};
-use crate::teacher_cache::{Key, TeacherCache};
 use crate::train::{self, INTERRUPTED, Outcome, Plan, Task};
 
 pub fn run(args: &DistillArgs) -> Result<Outcome> {
@@ -153,7 +153,8 @@ impl Views<'_> {
     /// A function of (seed, index) alone, so the cached teacher outputs belong to it.
     fn frame(&self, index: usize) -> Frame {
         let frame = &self.frames[index / self.config.distill.views];
-        if index.is_multiple_of(self.config.distill.views) {
+        let as_it_is = index.is_multiple_of(self.config.distill.views);
+        if as_it_is || !self.config.augmentation.enabled {
             return frame.clone();
         }
         let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
@@ -184,12 +185,12 @@ impl Views<'_> {
         teacher: &Model,
         teacher_digest: String,
         dataset: &Dataset,
-    ) -> Result<Option<TeacherCache>> {
+    ) -> Result<Option<OutputCache>> {
         let size = self.config.input.size;
         let grid = size / 16;
         let preparation = serde_json::to_string(&(self.config.input, &self.config.augmentation))?;
         let key = Key {
-            teacher_digest,
+            weights_digest: teacher_digest,
             data_fingerprint: dataset.fingerprint.clone(),
             preparation_digest: hex::encode(Sha256::digest(preparation)),
             seed: self.config.seed,
@@ -214,7 +215,7 @@ impl Views<'_> {
             Ok((embedding, resized(&decoded.masks, size)?))
         };
         let mut stopped = false;
-        let cache = TeacherCache::fill(&run.join("teacher"), key, output, |done| {
+        let cache = OutputCache::fill(&run.join("teacher"), key, output, |done| {
             progress.images_done(done as u64);
             stopped = INTERRUPTED.load(std::sync::atomic::Ordering::Relaxed);
             ensure!(!stopped, "interrupted");
@@ -226,7 +227,7 @@ impl Views<'_> {
 
 struct Student<'a> {
     views: Views<'a>,
-    cache: TeacherCache,
+    cache: OutputCache,
     model: &'a Model,
     validation: &'a [Sample],
 }

@@ -1,5 +1,8 @@
 //! Fine-tuning a SAM for prompt-free masks: the teacher.
 
+mod embeddings;
+mod strict;
+
 use std::path::Path;
 
 use anyhow::{Result, ensure};
@@ -7,15 +10,17 @@ use candle_core::Tensor;
 use nets::loss::dice_ce;
 use nets::optimizer::{AdamW, AdamWConfig};
 use nets::params::Loaded;
-use nets::sam::{Freezing, trainable};
-use nets::schedule::warmup_poly;
+use nets::sam::{Freezing, decayed_without_gradient, trainable};
+use nets::schedule::{self, warmup_poly};
 use nets::{Mode, checkpoint};
 
+use self::embeddings::Embeddings;
 use crate::batch::{Batch, Loader, LoaderOptions};
 use crate::cli::FinetuneArgs;
 use crate::config::Config;
 use crate::dataset::{Dataset, Sample, Split};
-use crate::model::{self, Model};
+use crate::estimate::estimate;
+use crate::model::{self, Model, resized};
 use crate::report;
 use crate::run_folder::{Identity, RunFolder, RunKind};
 use crate::train::{self, Outcome, Plan, Task};
@@ -42,11 +47,27 @@ fn name(value: &impl clap::ValueEnum) -> Option<String> {
     Some(value.to_possible_value()?.get_name().replace('-', "_"))
 }
 
+fn plan(config: &Config, loader: &Loader) -> Plan {
+    let finetune = &config.finetune;
+    Plan {
+        epochs: finetune.epochs,
+        batches_per_epoch: loader.n_batches() as u64,
+        accumulate: finetune.accumulate as u64,
+        clip_norm: finetune.clip_norm,
+        ema: finetune.ema,
+        validate_every_epochs: finetune.validate_every_epochs,
+        patience_epochs: finetune.patience_epochs,
+    }
+}
+
 pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
     let config = resolve(args)?;
     let dataset = Dataset::read_many(&config.data.lists)?;
     let validation = samples(&dataset, Split::Validation, &config)?;
-    let start = model::start_state(&config.model.checkpoint)?;
+    let mut start = model::start_state(&config.model.checkpoint)?;
+    if !config.strict_reference {
+        start = model::fit_mask_tokens(start, config.num_cls())?;
+    }
     let sam_config = model::teacher_config(&config)?;
     let freezing = if config.strict_reference {
         Freezing::Reference
@@ -67,21 +88,16 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         LoaderOptions {
             input: config.input,
             labels: config.data.target,
-            augmentation: Some(config.augmentation.clone()),
+            augmentation: config
+                .augmentation
+                .enabled
+                .then(|| config.augmentation.clone()),
             batch: config.finetune.batch,
             seed: config.seed,
             shuffle: true,
         },
     )?;
-    let plan = Plan {
-        epochs: config.finetune.epochs,
-        batches_per_epoch: loader.n_batches() as u64,
-        accumulate: config.finetune.accumulate as u64,
-        clip_norm: config.finetune.clip_norm,
-        ema: config.finetune.ema,
-        validate_every_epochs: config.finetune.validate_every_epochs,
-        patience_epochs: config.finetune.patience_epochs,
-    };
+    let plan = plan(&config, &loader);
     report::say(&model::describe_start(
         &model.loaded,
         &config.model.checkpoint,
@@ -94,10 +110,13 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         plan.batches_per_epoch,
         plan.epochs
     ));
+    let needs = estimate(&model, &config, &plan, loader.frames().len())?;
     if args.recipe.dry_run {
+        report::say(&needs.table());
         report::say(&config.to_toml());
         return Ok(Outcome::Finished);
     }
+    report::say(&needs.line());
     let identity = Identity {
         kind: RunKind::Teacher,
         seed: config.seed,
@@ -107,11 +126,24 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         code_version: report::CODE_VERSION.to_owned(),
         command: report::command_line(),
     };
-    let run = RunFolder::open(&args.recipe.run, &config, identity, args.recipe.resume)?;
+    let run = RunFolder::open(
+        &args.recipe.run,
+        &config,
+        identity.clone(),
+        args.recipe.resume,
+    )?;
     std::fs::write(
         run.path.join("sam.json"),
         serde_json::to_string_pretty(&model.config)?,
     )?;
+    let mut embeddings = None;
+    if Embeddings::are_fixed(&config) {
+        let images = (loader.frames(), &validation[..]);
+        embeddings = Embeddings::fill(&run.path, (&config, &identity), &model, images)?;
+        if embeddings.is_none() {
+            return Ok(Outcome::Interrupted);
+        }
+    }
     let mut optimizer = AdamW::new(
         &model.loaded.vars,
         AdamWConfig {
@@ -123,6 +155,7 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         model: &model,
         loader: &loader,
         validation: &validation,
+        embeddings,
         config: &config,
         plan: &plan,
     };
@@ -133,6 +166,8 @@ struct Finetune<'a> {
     model: &'a Model,
     loader: &'a Loader,
     validation: &'a [Sample],
+    /// Of a frozen encoder, where they never change.
+    embeddings: Option<Embeddings>,
     config: &'a Config,
     plan: &'a Plan,
 }
@@ -149,9 +184,16 @@ impl Task for Finetune<'_> {
     }
 
     fn loss(&self, batch: &Batch, _epoch: u64) -> Result<(Tensor, Vec<(&'static str, f32)>)> {
-        // Eval mode: the frozen encoder keeps its running statistics (the reference lets them drift).
-        let logits = self.model.logits(&batch.images, Mode::Eval)?;
-        let loss = dice_ce(&logits, &batch.labels)?;
+        let loss = if self.config.strict_reference {
+            strict::loss(self.model, batch)?
+        } else if let Some(embeddings) = &self.embeddings {
+            let low_res = embeddings.low_res_logits(self.model, &batch.indices)?;
+            dice_ce(&resized(&low_res, self.model.input.size)?, &batch.labels)?
+        } else {
+            // Eval mode: the frozen encoder keeps its running statistics.
+            let logits = self.model.logits(&batch.images, Mode::Eval)?;
+            dice_ce(&logits, &batch.labels)?
+        };
         let parts = vec![
             ("dice", loss.dice.to_scalar()?),
             ("cross_entropy", loss.cross_entropy.to_scalar()?),
@@ -162,6 +204,10 @@ impl Task for Finetune<'_> {
     fn learning_rate(&self, step: u64) -> f64 {
         let steps = self.plan.epochs * self.plan.batches_per_epoch.div_ceil(self.plan.accumulate);
         let finetune = &self.config.finetune;
+        if self.config.strict_reference {
+            let warmup = Some(finetune.warmup_steps).filter(|&steps| steps > 0);
+            return schedule::reference(step, finetune.learning_rate, warmup, steps);
+        }
         warmup_poly(step, finetune.learning_rate, finetune.warmup_steps, steps)
     }
 
@@ -169,7 +215,17 @@ impl Task for Finetune<'_> {
         &self.model.loaded
     }
 
+    fn decays_without_gradient(&self, name: &str) -> bool {
+        self.config.strict_reference && decayed_without_gradient(name)
+    }
+
     fn validate(&self) -> Result<f64> {
+        if self.config.strict_reference {
+            return strict::validation_dice(self.model, self.validation);
+        }
+        if let Some(embeddings) = &self.embeddings {
+            return embeddings.validation_dice(self.model, self.validation);
+        }
         validation_dice(self.model, self.validation)
     }
 }

@@ -7,17 +7,20 @@ pub mod cli;
 pub mod config;
 pub mod dataset;
 pub mod distill;
+pub mod estimate;
 pub mod eval;
 pub mod evaluate;
 pub mod export;
 pub mod finetune;
 pub mod model;
 pub mod onnx;
+pub mod output_cache;
 pub mod quantize;
 pub mod report;
 pub mod run_folder;
-pub mod teacher_cache;
+pub mod tensorboard;
 pub mod train;
+pub mod weights;
 
 use std::process::ExitCode;
 
@@ -41,6 +44,10 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Bundle(command) => {
             bundle::run(&command)?;
+            Outcome::Finished
+        }
+        Command::Weights(command) => {
+            weights::run(&command)?;
             Outcome::Finished
         }
         Command::Eval(args) => {

@@ -44,13 +44,7 @@ pub fn teacher_config(config: &Config) -> Result<SamConfig> {
     } else {
         WindowPadding::AfterNorm
     };
-    let encoder = match chosen {
-        Encoder::LiteMedsam => EncoderConfig::TinyVit(TinyVitConfig::lite_medsam()),
-        Encoder::VitT => EncoderConfig::TinyVit(TinyVitConfig::mobile_sam(config.input.size)),
-        Encoder::VitB => EncoderConfig::Vit(ImageEncoderVitConfig::vit_b(padding)),
-        Encoder::VitL => EncoderConfig::Vit(ImageEncoderVitConfig::vit_l(padding)),
-        Encoder::VitH => EncoderConfig::Vit(ImageEncoderVitConfig::vit_h(padding)),
-    };
+    let encoder = encoder_config(chosen, config.input.size, padding);
     let finetune = &config.finetune;
     let layers = encoder_layers(config, encoder.tunable_layers())?;
     Ok(SamConfig {
@@ -71,6 +65,17 @@ pub fn teacher_config(config: &Config) -> Result<SamConfig> {
             decoder_depth: finetune.decoder_adapter_depth,
         }),
     })
+}
+
+/// The published network of that name; `size_px` is the side of the input where any will do.
+pub fn encoder_config(encoder: Encoder, size_px: usize, padding: WindowPadding) -> EncoderConfig {
+    match encoder {
+        Encoder::LiteMedsam => EncoderConfig::TinyVit(TinyVitConfig::lite_medsam()),
+        Encoder::VitT => EncoderConfig::TinyVit(TinyVitConfig::mobile_sam(size_px)),
+        Encoder::VitB => EncoderConfig::Vit(ImageEncoderVitConfig::vit_b(padding)),
+        Encoder::VitL => EncoderConfig::Vit(ImageEncoderVitConfig::vit_l(padding)),
+        Encoder::VitH => EncoderConfig::Vit(ImageEncoderVitConfig::vit_h(padding)),
+    }
 }
 
 /// Where the encoder gets LoRA or adapters: nowhere if only the decoder trains, everywhere by default.
@@ -109,7 +114,6 @@ impl Model {
         trainable: impl Fn(&str) -> bool + 'static,
         seed: u64,
     ) -> Result<Self> {
-        let state = fit_mask_tokens(state, config.num_cls)?;
         let params = Params::new(state, trainable, seed);
         let sam = Sam::new(&config, &params)?;
         Ok(Self {
@@ -217,7 +221,7 @@ pub fn start_state(path: &Path) -> Result<State> {
 
 /// Official checkpoints have one single-mask and three multi-mask tokens. With other `num_cls` the
 /// reference leaves all mask tokens random; we keep the leading ones (and the IoU head's rows).
-fn fit_mask_tokens(mut state: State, num_cls: usize) -> Result<State> {
+pub fn fit_mask_tokens(mut state: State, num_cls: usize) -> Result<State> {
     for name in [
         "mask_decoder.mask_tokens.weight",
         "mask_decoder.iou_prediction_head.layers.2.weight",

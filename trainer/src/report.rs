@@ -1,4 +1,4 @@
-//! What a user sees of a run: lines on the console, a progress bar, `metrics.jsonl`.
+//! What a user sees of a run: lines on the console, a progress bar, `metrics.jsonl`, curves.
 //!
 //! Only this module and the command line print. Results go to standard output, progress and
 //! complaints to standard error.
@@ -14,6 +14,8 @@ use anyhow::{Context, Result};
 use candle_core::Var;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
+
+use crate::tensorboard::{self, EventFile};
 
 /// A line (or table) of output. A reader that went away (`| head`) is no reason to stop.
 pub fn say(text: &str) {
@@ -119,10 +121,12 @@ impl Drop for Progress {
     }
 }
 
-/// `metrics.jsonl`: one object a line, `kind` is `step` or `validation`. Flushed line by line.
+/// `metrics.jsonl`: one object a line, `kind` is `step` or `validation`. Flushed line by line. The
+/// same numbers go to TensorBoard's event file, beside their wall time.
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    events: EventFile,
 }
 
 #[derive(Serialize)]
@@ -151,9 +155,10 @@ struct StepOnly {
 }
 
 impl Metrics {
-    /// Opens the file to go on after optimizer step `step` (0: from the start). Lines of later steps
-    /// are from after the checkpoint and will be written again; a torn last line goes too.
-    pub fn open(path: &Path, step: u64) -> Result<Self> {
+    /// Opens the files of a run folder to go on after optimizer step `step` (0: from the start). Lines
+    /// of later steps are from after the checkpoint and will be written again; a torn last line goes too.
+    pub fn open(run: &Path, step: u64) -> Result<Self> {
+        let path = &run.join("metrics.jsonl");
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -170,6 +175,7 @@ impl Metrics {
         Ok(Self {
             path: path.to_owned(),
             file,
+            events: EventFile::create(&run.join("log"), step)?,
         })
     }
 
@@ -183,6 +189,18 @@ impl Metrics {
         loss: f32,
         parts: &[(&'static str, f32)],
     ) -> Result<()> {
+        let tags: Vec<String> = parts
+            .iter()
+            .map(|(part, _)| tensorboard::loss_tag(part))
+            .collect();
+        let values = parts.iter().map(|&(_, value)| value);
+        let scalars = [("info/lr", learning_rate as f32), ("info/total_loss", loss)];
+        self.events.scalars(
+            step,
+            scalars
+                .into_iter()
+                .chain(tags.iter().map(String::as_str).zip(values)),
+        )?;
         let parts = parts.iter().copied().collect();
         self.append(&Line::Step {
             step,
@@ -199,6 +217,7 @@ impl Metrics {
         say(&format!(
             "epoch {epoch}: foreground Dice on validation {dice:.4}, best so far {best_dice:.4}"
         ));
+        self.events.scalars(step, [("eval/dice", dice as f32)])?;
         self.append(&Line::Validation {
             step,
             epoch,
@@ -242,8 +261,9 @@ fn kept_bytes(text: &[u8], step: u64) -> Result<usize> {
 mod tests {
     use super::*;
 
-    fn write_steps(path: &Path, from: u64, to: u64) {
-        let mut metrics = Metrics::open(path, from).unwrap();
+    fn write_steps(run: &Path, from: u64, to: u64) {
+        std::fs::create_dir_all(run).unwrap();
+        let mut metrics = Metrics::open(run, from).unwrap();
         for step in from + 1..=to {
             metrics
                 .step(step, 0, 1e-3, 0.5, 1.0 / step as f32, &[("dice", 0.25)])
@@ -258,14 +278,12 @@ mod tests {
         write_steps(&whole, 0, 9);
         write_steps(&resumed, 0, 6);
         // The checkpoint is of step 4, and the last line was cut by a power failure.
-        let mut torn = std::fs::read(&resumed).unwrap();
+        let lines = |run: &Path| std::fs::read(run.join("metrics.jsonl")).unwrap();
+        let mut torn = lines(&resumed);
         torn.extend(b"{\"kind\":\"st");
-        std::fs::write(&resumed, torn).unwrap();
+        std::fs::write(resumed.join("metrics.jsonl"), torn).unwrap();
         write_steps(&resumed, 4, 9);
-        assert_eq!(
-            std::fs::read(&resumed).unwrap(),
-            std::fs::read(&whole).unwrap()
-        );
+        assert_eq!(lines(&resumed), lines(&whole));
     }
 
     #[test]
@@ -273,7 +291,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         std::fs::write(&path, "not ours\nnot ours\n").unwrap();
-        let Err(error) = Metrics::open(&path, 3) else {
+        let Err(error) = Metrics::open(folder.path(), 3) else {
             panic!("opened")
         };
         assert!(
@@ -301,7 +319,7 @@ mod tests {
     fn a_line_holds_the_parts_of_the_loss() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        write_steps(&path, 0, 1);
+        write_steps(folder.path(), 0, 1);
         let line: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(line["kind"], "step");

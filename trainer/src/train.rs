@@ -41,6 +41,10 @@ pub trait Task {
     fn learning_rate(&self, step: u64) -> f64;
     /// The network's weights and running statistics.
     fn loaded(&self) -> &Loaded;
+    /// Whether a weight that no gradient reaches counts as one with a gradient of zero, and so decays.
+    fn decays_without_gradient(&self, _name: &str) -> bool {
+        false
+    }
     /// Mean foreground Dice over the validation images with the current weights.
     fn validate(&self) -> Result<f64>;
 }
@@ -69,7 +73,7 @@ pub fn train<T: Task>(
         averaged.load(last.averaged);
         position = last.position;
     }
-    let mut metrics = Metrics::open(&run.path.join("metrics.jsonl"), position.step)?;
+    let mut metrics = Metrics::open(&run.path, position.step)?;
     while position.epoch < plan.epochs && !position.finished {
         let progress = Progress::epoch(position.epoch, plan.epochs, plan.batches_per_epoch);
         let mut gradients = Gradients::default();
@@ -90,7 +94,12 @@ pub fn train<T: Task>(
                 continue;
             }
             let learning_rate = task.learning_rate(position.step);
-            let mean = gradients.take()?;
+            let mut mean = gradients.take()?;
+            for (name, var) in vars {
+                if !mean.gradients.contains_key(name) && task.decays_without_gradient(name) {
+                    mean.gradients.insert(name.clone(), var.zeros_like()?);
+                }
+            }
             let norm = optimizer
                 .step(&mean.gradients, learning_rate, plan.clip_norm)
                 .with_context(|| remedy(run, position.epoch, index))?;

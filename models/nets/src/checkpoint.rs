@@ -1,5 +1,7 @@
 //! Weights on disk: PyTorch's `.pth` / `.pt` (zip with a pickle) and safetensors in, safetensors out.
 
+mod pickle;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
@@ -30,6 +32,13 @@ pub enum CheckpointError {
         path: PathBuf,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error(
+        "{} is not a plain state dict: {found}; nothing of it was executed. \
+         Fetch the weights as safetensors, or where you trust the file load it in PyTorch and save \
+         it anew with torch.save(model.state_dict(), ..)",
+        path.display()
+    )]
+    NotPlain { path: PathBuf, found: String },
     #[error("{} holds no tensors: is it a state dict, or wrapped under another key?", path.display())]
     Empty { path: PathBuf },
     #[error("{}: tensor {name}", path.display())]
@@ -42,6 +51,32 @@ pub enum CheckpointError {
 
 type State = BTreeMap<String, Tensor>;
 
+/// The two kinds of file that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    PyTorchZip,
+    Safetensors,
+}
+
+/// By the first bytes: whatever is no zip has to be safetensors.
+pub fn format(path: &Path) -> Result<Format, CheckpointError> {
+    let error = |source| CheckpointError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut magic = Vec::new();
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(File::open(path).map_err(error)?, 4),
+        &mut magic,
+    )
+    .map_err(error)?;
+    Ok(if magic == *b"PK\x03\x04" {
+        Format::PyTorchZip
+    } else {
+        Format::Safetensors
+    })
+}
+
 /// All floating-point tensors as f32; integers other than an optimizer's step counts are left out
 /// (BatchNorm's `num_batches_tracked` never matters).
 pub fn read(path: &Path, device: &Device) -> Result<State, CheckpointError> {
@@ -53,21 +88,15 @@ pub fn read_with_metadata(
     path: &Path,
     device: &Device,
 ) -> Result<(State, HashMap<String, String>), CheckpointError> {
-    let read_error = |source| CheckpointError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut magic = Vec::new();
-    std::io::Read::read_to_end(
-        &mut std::io::Read::take(File::open(path).map_err(read_error)?, 4),
-        &mut magic,
-    )
-    .map_err(read_error)?;
-    let (state, metadata) = if magic == *b"PK\x03\x04" {
-        (read_pickle(path)?, HashMap::new())
-    } else {
-        let bytes = std::fs::read(path).map_err(read_error)?;
-        read_safetensors(path, &bytes, device)?
+    let (state, metadata) = match format(path)? {
+        Format::PyTorchZip => (read_pickle(path)?, HashMap::new()),
+        Format::Safetensors => {
+            let bytes = std::fs::read(path).map_err(|source| CheckpointError::Read {
+                path: path.to_owned(),
+                source,
+            })?;
+            read_safetensors(path, &bytes, device)?
+        }
     };
     if state.is_empty() {
         return Err(CheckpointError::Empty {
@@ -82,9 +111,20 @@ fn read_safetensors(
     bytes: &[u8],
     device: &Device,
 ) -> Result<(State, HashMap<String, String>), CheckpointError> {
-    let format = |source: safetensors::SafeTensorError| CheckpointError::Format {
-        path: path.to_owned(),
-        source: Box::new(source),
+    let format = |source: safetensors::SafeTensorError| {
+        let path = path.to_owned();
+        // PyTorch before 1.6, and Python itself, write a pickle without a zip around it. A header of
+        // safetensors may begin with the same two bytes, so this is asked of what failed only.
+        if let [0x80, 0..=5, ..] = bytes {
+            return CheckpointError::NotPlain {
+                path,
+                found: "it is a bare pickle, as PyTorch before 1.6 wrote it".to_owned(),
+            };
+        }
+        CheckpointError::Format {
+            path,
+            source: Box::new(source),
+        }
     };
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(format)?;
     let file = SafeTensors::deserialize(bytes).map_err(format)?;
@@ -99,10 +139,16 @@ fn read_safetensors(
 }
 
 fn read_pickle(path: &Path) -> Result<State, CheckpointError> {
-    let format = |source: candle_core::Error| CheckpointError::Format {
+    let format = |source| CheckpointError::Format {
         path: path.to_owned(),
-        source: Box::new(source),
+        source,
     };
+    if let Some(found) = pickle::foreign(path).map_err(format)? {
+        return Err(CheckpointError::NotPlain {
+            path: path.to_owned(),
+            found,
+        });
+    }
     let mut state = State::new();
     // Flat, or wrapped the way training scripts do.
     for key in [None, Some("model"), Some("state_dict")] {
@@ -124,7 +170,7 @@ fn read_pickle(path: &Path) -> Result<State, CheckpointError> {
         }
     }
     // Nothing found: say why the plain reading failed, if it did.
-    PthTensors::new(path, None).map_err(format)?;
+    PthTensors::new(path, None).map_err(|source| format(Box::new(source)))?;
     Ok(state)
 }
 

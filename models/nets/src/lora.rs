@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::Linear;
@@ -144,7 +144,7 @@ fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
 
 /// The name that a weight under an update has in a checkpoint without updates, so that training can
 /// start from plain weights.
-pub(crate) fn plain_name(name: &str) -> String {
+pub fn plain_name(name: &str) -> String {
     name.replace(".qkv.qkv.", ".qkv.")
         .replace("_proj.proj.", "_proj.")
 }
@@ -184,12 +184,22 @@ pub fn merge(
             } else {
                 rows
             };
+            if rows == LoraRows::PerHead && !dim.is_multiple_of(head_dim) {
+                bail!("{base} has {dim} channels, which heads of {head_dim} do not divide");
+            }
             for letter in ['q', 'v'] {
                 let (a, b) = (
                     format!("{base}.linear_a_{letter}"),
                     format!("{base}.linear_b_{letter}"),
                 );
-                let delta = take_product(&mut state, &a, &b)?.to_vec2::<f32>()?;
+                let delta = take_product(&mut state, &a, &b)?;
+                if delta.dims() != [dim, weight.first().map_or(0, Vec::len)] {
+                    bail!(
+                        "{b} makes an update of {:?} for {dim} channels",
+                        delta.dims()
+                    );
+                }
+                let delta = delta.to_vec2::<f32>()?;
                 for (row, delta) in rows_of(letter, dim, head_dim, rows).into_iter().zip(delta) {
                     weight[row].iter_mut().zip(delta).for_each(|(w, d)| *w += d);
                 }

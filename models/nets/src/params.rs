@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use candle_core::{Device, Result, Shape, Tensor, Var};
+use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
@@ -55,7 +55,8 @@ impl Init {
 struct Store {
     checkpoint: BTreeMap<String, Tensor>,
     trainable: Box<dyn Fn(&str) -> bool>,
-    seed: u64,
+    /// `None`: nothing is drawn.
+    seed: Option<u64>,
     loaded: Loaded,
     used: BTreeSet<String>,
 }
@@ -96,9 +97,23 @@ impl Params {
         trainable: impl Fn(&str) -> bool + 'static,
         seed: u64,
     ) -> Self {
+        Self::with_store(checkpoint, Box::new(trainable), Some(seed))
+    }
+
+    /// For a report of what fits: tensors that the checkpoint lacks are zeros, which cost neither time
+    /// nor memory.
+    pub fn survey(checkpoint: BTreeMap<String, Tensor>) -> Self {
+        Self::with_store(checkpoint, Box::new(|_| false), None)
+    }
+
+    fn with_store(
+        checkpoint: BTreeMap<String, Tensor>,
+        trainable: Box<dyn Fn(&str) -> bool>,
+        seed: Option<u64>,
+    ) -> Self {
         let store = Store {
             checkpoint,
-            trainable: Box::new(trainable),
+            trainable,
             seed,
             loaded: Loaded::default(),
             used: BTreeSet::new(),
@@ -183,8 +198,11 @@ impl Params {
             store.loaded.report.mismatched.push(path.to_owned());
         }
         store.loaded.report.random.push(path.to_owned());
+        let Some(seed) = store.seed else {
+            return Tensor::zeros(shape.clone(), DType::F32, &Device::Cpu);
+        };
         let mut hash = Sha256::new();
-        hash.update(store.seed.to_le_bytes());
+        hash.update(seed.to_le_bytes());
         hash.update(path);
         let mut rng = ChaCha8Rng::from_seed(hash.finalize().into());
         Tensor::from_vec(

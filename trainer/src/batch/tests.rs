@@ -17,6 +17,7 @@ fn options() -> LoaderOptions {
         },
         labels: LabelRule::Binary { class: 2 },
         augmentation: Some(Augmentation {
+            enabled: true,
             rotation_deg: 20.0,
             scale: [0.9, 1.1],
             shift: 0.05,

@@ -44,7 +44,7 @@ pub(super) fn open(config: &Config, own: &Dataset) -> Result<(Model, PathBuf)> {
     let teacher = Model::build(
         model::teacher_config(&plain)?,
         own_size,
-        model::start_state(path)?,
+        model::fit_mask_tokens(model::start_state(path)?, config.num_cls())?,
         |_| false,
         config.seed,
     )?;

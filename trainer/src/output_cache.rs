@@ -1,5 +1,5 @@
-//! Teacher outputs on disk: one fixed-size record of f32 a view (embedding, then logits), written once,
-//! read memory-mapped. The file's length says how many records are done, so filling it can be resumed.
+//! Outputs of a frozen network on disk: one fixed-size record of f32 an image (embedding, then logits), written
+//! once, read memory-mapped. The file's length says how many records are done, so filling it can be resumed.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
-    pub teacher_digest: String,
+    pub weights_digest: String,
     pub data_fingerprint: String,
     /// Input rules and augmentation.
     pub preparation_digest: String,
@@ -22,7 +22,7 @@ pub struct Key {
     pub n_records: usize,
     /// Channels, height, width.
     pub embedding: [usize; 3],
-    /// Classes, height, width.
+    /// Classes, height, width; zeros where only the embedding is kept.
     pub logits: [usize; 3],
 }
 
@@ -36,18 +36,18 @@ impl Key {
     }
 }
 
-pub struct TeacherCache {
+pub struct OutputCache {
     key: Key,
     map: Mmap,
 }
 
-impl TeacherCache {
+impl OutputCache {
     /// Opens the cache under `folder`, computing the records that are missing with
-    /// `teacher(index) -> (embedding, logits)`. `advance` is called after each record.
+    /// `compute(index) -> (embedding, logits)`. `advance` is called after each record.
     pub fn fill(
         folder: &Path,
         key: Key,
-        mut teacher: impl FnMut(usize) -> Result<(Tensor, Tensor)>,
+        mut compute: impl FnMut(usize) -> Result<(Tensor, Tensor)>,
         mut advance: impl FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
         std::fs::create_dir_all(folder)
@@ -66,7 +66,7 @@ impl TeacherCache {
         let done = file.metadata()?.len() as usize / record_bytes;
         file.set_len((done * record_bytes) as u64)?;
         for index in done..key.n_records {
-            let (embedding, logits) = teacher(index)?;
+            let (embedding, logits) = compute(index)?;
             let mut bytes = Vec::with_capacity(record_bytes);
             for tensor in [embedding, logits] {
                 for value in tensor.flatten_all()?.to_vec1::<f32>()? {
@@ -74,10 +74,7 @@ impl TeacherCache {
                 }
             }
             if bytes.len() != record_bytes {
-                bail!(
-                    "teacher output of {} bytes, expected {record_bytes}",
-                    bytes.len()
-                );
+                bail!("output of {} bytes, expected {record_bytes}", bytes.len());
             }
             file.write_all(&bytes)
                 .with_context(|| format!("cannot write {}", path.display()))?;
@@ -123,7 +120,7 @@ mod tests {
 
     fn key(n_records: usize) -> Key {
         Key {
-            teacher_digest: "t".into(),
+            weights_digest: "t".into(),
             data_fingerprint: "d".into(),
             preparation_digest: "p".into(),
             seed: 1,
@@ -144,13 +141,13 @@ mod tests {
     #[test]
     fn an_interrupted_fill_goes_on_where_it_stopped() {
         let folder = tempfile::tempdir().unwrap();
-        let stop = TeacherCache::fill(folder.path(), key(4), record, |done| {
+        let stop = OutputCache::fill(folder.path(), key(4), record, |done| {
             ensure!(done < 2, "interrupted");
             Ok(())
         });
         assert!(stop.is_err());
         let mut computed = Vec::new();
-        let cache = TeacherCache::fill(
+        let cache = OutputCache::fill(
             folder.path(),
             key(4),
             |index| {
@@ -172,7 +169,7 @@ mod tests {
     #[test]
     fn another_key_starts_anew() {
         let folder = tempfile::tempdir().unwrap();
-        TeacherCache::fill(folder.path(), key(2), record, |_| Ok(())).unwrap();
+        OutputCache::fill(folder.path(), key(2), record, |_| Ok(())).unwrap();
         let mut other = key(2);
         other.seed = 2;
         let mut n_computed = 0;
@@ -180,7 +177,7 @@ mod tests {
             n_computed += 1;
             record(index)
         };
-        TeacherCache::fill(folder.path(), other, count, |_| Ok(())).unwrap();
+        OutputCache::fill(folder.path(), other, count, |_| Ok(())).unwrap();
         assert_eq!(n_computed, 2);
     }
 }

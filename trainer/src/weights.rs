@@ -1,0 +1,293 @@
+//! Checkpoints in words: which SAM one is, what fits a network and what would start random; plain
+//! safetensors of it, with LoRA folded in on request.
+
+mod describe;
+mod fit;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device};
+use nets::checkpoint::{self, Format};
+use nets::lora::{self, LoraRows};
+
+use self::describe::{Description, Which};
+use crate::cli::WeightsCommand;
+use crate::config::Encoder;
+use crate::model::HEAD_DIM;
+use crate::report::{self, CODE_VERSION};
+use crate::run_folder::State;
+
+pub fn run(command: &WeightsCommand) -> Result<()> {
+    let text = match command {
+        WeightsCommand::Inspect {
+            file,
+            encoder,
+            num_cls,
+        } => inspect(file, *encoder, num_cls.map(usize::from))?,
+        WeightsCommand::Convert { file, out, force } => convert(file, out, *force)?,
+        WeightsCommand::Merge {
+            file,
+            out,
+            reference_rows,
+            force,
+        } => {
+            let rows = reference_rows.then_some(LoraRows::Reference);
+            merge(file, out, rows, *force)?
+        }
+    };
+    report::say(&text);
+    Ok(())
+}
+
+/// A checkpoint with a SAM in it.
+struct Weights {
+    file: PathBuf,
+    /// Under upstream's names.
+    state: State,
+    /// What stood before every name.
+    wrapper: String,
+}
+
+/// Parts of every SAM; upstream's names begin with one of them.
+const PARTS: [&str; 3] = ["image_encoder.", "prompt_encoder.", "mask_decoder."];
+
+fn read(subject: &Path) -> Result<Weights> {
+    let mut file = subject.to_owned();
+    if subject.is_dir() {
+        file.push("best.safetensors");
+        ensure!(
+            file.exists(),
+            "{} is a folder without best.safetensors: name a checkpoint file, or a run folder that \
+             reached its first validation",
+            subject.display()
+        );
+    }
+    let state = checkpoint::read(&file, &Device::Cpu)?;
+    let (mut state, wrapper) = unwrapped(state);
+    state.retain(|_, tensor| tensor.dtype() == DType::F32);
+    if state.keys().any(|name| name.starts_with("optimizer/")) {
+        bail!(
+            "{} is a run's last.safetensors, with what training needs to go on: name the run folder, \
+             or best.safetensors in it",
+            file.display()
+        );
+    }
+    if !state.keys().any(|name| is_of_sam(name)) {
+        let names: Vec<&str> = state.keys().take(3).map(String::as_str).collect();
+        bail!(
+            "{} is no SAM but some other network: it holds {} tensors ({}, ..), none under {}; name a \
+             checkpoint with upstream's names, as SAM, MobileSAM, MedSAM and finetune-SAM publish them",
+            file.display(),
+            state.len(),
+            names.join(", "),
+            PARTS.join(" or ")
+        );
+    }
+    Ok(Weights {
+        file,
+        state,
+        wrapper,
+    })
+}
+
+fn is_of_sam(name: &str) -> bool {
+    PARTS.iter().any(|part| name.starts_with(part))
+}
+
+/// Takes off what DataParallel (`module.`) or a model around the SAM put before every name.
+fn unwrapped(state: State) -> (State, String) {
+    let wrapper = state
+        .keys()
+        .find_map(|name| {
+            PARTS
+                .iter()
+                .find_map(|part| name.find(part))
+                .map(|at| &name[..at])
+        })
+        .unwrap_or_default()
+        .to_owned();
+    if wrapper.is_empty() || !state.keys().all(|name| name.starts_with(&wrapper)) {
+        return (state, String::new());
+    }
+    let strip = |(name, tensor): (String, _)| (name[wrapper.len()..].to_owned(), tensor);
+    (state.into_iter().map(strip).collect(), wrapper)
+}
+
+fn inspect(subject: &Path, encoder: Option<Encoder>, num_cls: Option<usize>) -> Result<String> {
+    let Weights {
+        file,
+        state,
+        wrapper,
+    } = read(subject)?;
+    let description = Description::of(&state);
+    let format = match checkpoint::format(&file)? {
+        Format::PyTorchZip => "PyTorch zip",
+        Format::Safetensors => "safetensors",
+    };
+    let n_parameters: usize = state.values().map(candle_core::Tensor::elem_count).sum();
+    let names = if wrapper.is_empty() {
+        String::new()
+    } else {
+        format!(
+            "\nnames       all begin with {wrapper}, which `trainer weights convert` takes off; training \
+             does not find them as they are"
+        )
+    };
+    let text = format!(
+        "{}: {format}, {} floating-point tensors, {n_parameters} parameters\n{description}{names}",
+        file.display(),
+        state.len()
+    );
+    let own = match &description.which {
+        Which::Known(own) => Some(*own),
+        // All share the decoder, so the smallest will do.
+        Which::DecoderOnly => Some(Encoder::VitT),
+        Which::Unknown(_) => None,
+    };
+    let Some(encoder) = encoder.or(own) else {
+        return Ok(text + "\n\nadd --encoder to see what would fit one of the known networks");
+    };
+    let num_cls = num_cls.unwrap_or_else(|| description.num_cls());
+    let fit = fit::fit(state, &description, encoder, num_cls)
+        .with_context(|| format!("{}: cannot compare it with a SAM", file.display()))?;
+    Ok(format!("{text}\n\n{fit}"))
+}
+
+fn convert(subject: &Path, out: &Path, force: bool) -> Result<String> {
+    may_write(out, force)?;
+    let weights = read(subject)?;
+    write(out, &weights.file, &weights.state, None)?;
+    Ok(format!(
+        "{}: {} tensors of {}",
+        out.display(),
+        weights.state.len(),
+        weights.file.display()
+    ))
+}
+
+/// `rows`: where a TinyViT's updates lie, if that was said.
+fn merge(subject: &Path, out: &Path, rows: Option<LoraRows>, force: bool) -> Result<String> {
+    may_write(out, force)?;
+    let Weights { file, state, .. } = read(subject)?;
+    let description = Description::of(&state);
+    if description.adapter.is_some() {
+        bail!(
+            "{} holds adapters ({}): they have a non-linearity inside and cannot be merged into \
+             weights; use the file as it is",
+            file.display(),
+            description.method()
+        );
+    }
+    let Some(updates) = &description.lora else {
+        bail!(
+            "{} holds no LoRA, its weights are plain already: use it as it is, or make it safetensors \
+             with `trainer weights convert`",
+            file.display()
+        );
+    };
+    let recorded = recorded_rows(&file)?;
+    if let (Some(LoraRows::PerHead), Some(LoraRows::Reference)) = (recorded, rows) {
+        bail!(
+            "{} was trained with updates on each head's q and v, as sam.json beside it says: leave out \
+             --reference-rows",
+            file.display()
+        );
+    }
+    let rows = recorded.or(rows).unwrap_or(LoraRows::PerHead);
+    let merged = lora::merge(state, rows, HEAD_DIM)
+        .map_err(anyhow::Error::from)
+        .and_then(
+            |merged| match merged.keys().find(|name| describe::is_lora(name)) {
+                Some(name) => bail!("nothing to merge {name} with"),
+                None => Ok(merged),
+            },
+        )
+        .with_context(|| {
+            format!(
+                "{}: its LoRA cannot be merged; is the file complete? fetch or save it again",
+                file.display()
+            )
+        })?;
+    write(out, &file, &merged, Some(rows))?;
+    let place = match (&description.which, rows) {
+        (Which::Known(Encoder::VitT | Encoder::LiteMedsam), _)
+            if updates.encoder_layers.is_empty() =>
+        {
+            ""
+        }
+        (Which::Known(Encoder::VitT | Encoder::LiteMedsam), LoraRows::PerHead) => {
+            ", on each head's q and v (--reference-rows is for finetune-SAM's TinyViT)"
+        }
+        (Which::Known(Encoder::VitT | Encoder::LiteMedsam), LoraRows::Reference) => {
+            ", on the first and last rows of qkv as finetune-SAM does"
+        }
+        _ => "",
+    };
+    Ok(format!(
+        "{}: {} tensors; merged {}{place}",
+        out.display(),
+        merged.len(),
+        description.method()
+    ))
+}
+
+/// What `sam.json` says of the LoRA, where `file` is a run's result. Only this one key is read, so that
+/// runs of older programs can be merged.
+fn recorded_rows(file: &Path) -> Result<Option<LoraRows>> {
+    let record = file.with_file_name("sam.json");
+    if file
+        .file_name()
+        .is_none_or(|name| name != "best.safetensors")
+        || !record.exists()
+    {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&record)
+        .with_context(|| format!("cannot read {}", record.display()))?;
+    serde_json::from_str::<serde_json::Value>(&text)
+        .and_then(|json| serde_json::from_value(json["lora"]["rows"].clone()))
+        .map(Some)
+        .with_context(|| {
+            format!(
+                "{} does not say where the LoRA lies: copy best.safetensors out of the folder and \
+                 choose with or without --reference-rows",
+                record.display()
+            )
+        })
+}
+
+fn may_write(out: &Path, force: bool) -> Result<()> {
+    ensure!(
+        out.extension().is_some_and(|it| it == "safetensors"),
+        "{}: what is written is safetensors, let the name end in .safetensors",
+        out.display()
+    );
+    ensure!(
+        force || !out.exists(),
+        "{} exists: name another file, or replace it with --force",
+        out.display()
+    );
+    Ok(())
+}
+
+fn write(out: &Path, source: &Path, state: &State, rows: Option<LoraRows>) -> Result<()> {
+    let mut metadata = HashMap::from([
+        (
+            "source_digest".to_owned(),
+            format!("sha256:{}", checkpoint::digest(source)?),
+        ),
+        ("code_version".to_owned(), CODE_VERSION.to_owned()),
+    ]);
+    if let Some(rows) = rows {
+        let rows = serde_json::to_value(rows)?;
+        metadata.insert(
+            "merged_lora_rows".to_owned(),
+            rows.as_str().unwrap_or_default().to_owned(),
+        );
+    }
+    Ok(checkpoint::write(out, state, &metadata)?)
+}
