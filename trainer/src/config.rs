@@ -123,6 +123,7 @@ pub struct Finetune {
     pub method: Method,
     pub rank: usize,
     pub encoder_layers: Vec<usize>,
+    pub gradient_checkpointing: bool,
     pub decoder_adapter_depth: usize,
     pub epochs: u64,
     pub batch: usize,

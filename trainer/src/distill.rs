@@ -29,7 +29,7 @@ use crate::model::{self, Model, resized};
 use crate::output_cache::{Key, OutputCache};
 use crate::report::{self, Progress};
 use crate::run_folder::{Identity, RunFolder, RunKind};
-use crate::train::{self, INTERRUPTED, Outcome, Plan, Task};
+use crate::train::{self, INTERRUPTED, Loss, Outcome, Plan, Task};
 
 pub fn run(args: &DistillArgs) -> Result<Outcome> {
     let config = Config::resolve(args.recipe.config.as_deref(), &args.recipe.overrides)?;
@@ -260,7 +260,7 @@ impl Task for Student<'_> {
         Ok(Box::new(batches.into_iter()))
     }
 
-    fn loss(&self, batch: &Vec<usize>, epoch: u64) -> Result<(Tensor, Vec<(&'static str, f32)>)> {
+    fn loss(&self, batch: &Vec<usize>, epoch: u64) -> Result<Loss<'_>> {
         let distill = &self.views.config.distill;
         let (images, labels) = self.views.images(batch)?;
         let (teacher_embedding, teacher_logits) = self.cache.batch(batch)?;
@@ -271,7 +271,11 @@ impl Task for Student<'_> {
         let mse = embedding_mse(&embedding, &teacher_embedding)?;
         if self.in_embedding_stage(epoch) {
             let parts = vec![("embedding", mse.to_scalar()?)];
-            return Ok((mse, parts));
+            return Ok(Loss {
+                total: mse,
+                parts,
+                tape: None,
+            });
         }
         let decoded = self
             .model
@@ -288,7 +292,11 @@ impl Task for Student<'_> {
         ];
         let hard = ((truth.dice + truth.cross_entropy)? * (1.0 - distill.teacher_weight))?;
         let masks = (hard + (soft * distill.teacher_weight)?)?;
-        Ok(((masks + (mse * distill.embedding_weight)?)?, parts))
+        Ok(Loss {
+            total: (masks + (mse * distill.embedding_weight)?)?,
+            parts,
+            tape: None,
+        })
     }
 
     fn learning_rate(&self, step: u64) -> f64 {

@@ -7,9 +7,12 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
+use nets::image_encoder_vit::Tape;
 use nets::loss::dice_ce;
+use nets::mask_decoder::Tokens;
 use nets::optimizer::{AdamW, AdamWConfig};
 use nets::params::Loaded;
+use nets::prompt_encoder::Prompts;
 use nets::sam::{Freezing, decayed_without_gradient, trainable};
 use nets::schedule::{self, warmup_poly};
 use nets::{Mode, checkpoint};
@@ -17,13 +20,13 @@ use nets::{Mode, checkpoint};
 use self::embeddings::Embeddings;
 use crate::batch::{Batch, Loader, LoaderOptions};
 use crate::cli::FinetuneArgs;
-use crate::config::Config;
+use crate::config::{Config, Scope};
 use crate::dataset::{Dataset, Sample, Split};
 use crate::estimate::estimate;
 use crate::model::{self, Model, resized};
 use crate::report;
 use crate::run_folder::{Identity, RunFolder, RunKind};
-use crate::train::{self, Outcome, Plan, Task};
+use crate::train::{self, Loss, Outcome, Plan, Task};
 
 /// The recipe with the flags over it.
 fn resolve(args: &FinetuneArgs) -> Result<Config> {
@@ -172,6 +175,30 @@ struct Finetune<'a> {
     plan: &'a Plan,
 }
 
+impl Finetune<'_> {
+    fn low_res_logits(&self, batch: &Batch) -> Result<(Tensor, Option<Tape<'_>>)> {
+        if let Some(embeddings) = &self.embeddings {
+            return Ok((embeddings.low_res_logits(self.model, &batch.indices)?, None));
+        }
+        let finetune = &self.config.finetune;
+        if finetune.gradient_checkpointing
+            && finetune.scope == Scope::EncoderDecoder
+            && let Some(tape) = self.model.sam.embed_checkpointed(&batch.images)?
+        {
+            let (prompts, tokens) = (Prompts::default(), Tokens::Classes);
+            let decoded = self.model.sam.decode(tape.embedding(), prompts, tokens)?;
+            return Ok((decoded.masks, Some(tape)));
+        }
+        // In eval mode the frozen encoder keeps its running statistics.
+        let mode = if self.config.strict_reference {
+            Mode::Train
+        } else {
+            Mode::Eval
+        };
+        Ok((self.model.low_res_logits(&batch.images, mode)?, None))
+    }
+}
+
 impl Task for Finetune<'_> {
     type Batch = Batch;
 
@@ -183,22 +210,23 @@ impl Task for Finetune<'_> {
         Ok(Box::new(self.loader.epoch(epoch, skip)))
     }
 
-    fn loss(&self, batch: &Batch, _epoch: u64) -> Result<(Tensor, Vec<(&'static str, f32)>)> {
-        let loss = if self.config.strict_reference {
-            strict::loss(self.model, batch)?
-        } else if let Some(embeddings) = &self.embeddings {
-            let low_res = embeddings.low_res_logits(self.model, &batch.indices)?;
-            dice_ce(&resized(&low_res, self.model.input.size)?, &batch.labels)?
+    fn loss(&self, batch: &Batch, _epoch: u64) -> Result<Loss<'_>> {
+        let strict = self.config.strict_reference;
+        let (low_res, tape) = self.low_res_logits(batch)?;
+        let loss = if strict {
+            strict::loss(&low_res, &batch.labels)?
         } else {
-            // Eval mode: the frozen encoder keeps its running statistics.
-            let logits = self.model.logits(&batch.images, Mode::Eval)?;
-            dice_ce(&logits, &batch.labels)?
+            dice_ce(&resized(&low_res, self.model.input.size)?, &batch.labels)?
         };
         let parts = vec![
             ("dice", loss.dice.to_scalar()?),
             ("cross_entropy", loss.cross_entropy.to_scalar()?),
         ];
-        Ok(((loss.dice + loss.cross_entropy)?, parts))
+        Ok(Loss {
+            total: (loss.dice + loss.cross_entropy)?,
+            parts,
+            tape,
+        })
     }
 
     fn learning_rate(&self, step: u64) -> f64 {

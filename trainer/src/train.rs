@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
+use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
+use nets::image_encoder_vit::Tape;
 use nets::optimizer::AdamW;
 use nets::params::Loaded;
 
@@ -36,8 +38,7 @@ pub trait Task {
         epoch: u64,
         skip: usize,
     ) -> Result<Box<dyn Iterator<Item = Result<Self::Batch>> + '_>>;
-    /// Total loss and its named parts for the log.
-    fn loss(&self, batch: &Self::Batch, epoch: u64) -> Result<(Tensor, Vec<(&'static str, f32)>)>;
+    fn loss(&self, batch: &Self::Batch, epoch: u64) -> Result<Loss<'_>>;
     fn learning_rate(&self, step: u64) -> f64;
     /// The network's weights and running statistics.
     fn loaded(&self) -> &Loaded;
@@ -47,6 +48,15 @@ pub trait Task {
     }
     /// Mean foreground Dice over the validation images with the current weights.
     fn validate(&self) -> Result<f64>;
+}
+
+/// What one batch costs.
+pub struct Loss<'a> {
+    pub total: Tensor,
+    /// For the log.
+    pub parts: Vec<(&'static str, f32)>,
+    /// Where the backward pass goes on behind the embedding, with gradient checkpointing.
+    pub tape: Option<Tape<'a>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,15 +89,15 @@ pub fn train<T: Task>(
         let mut gradients = Gradients::default();
         let start = position.batch;
         for (index, batch) in (start..).zip(task.batches(position.epoch, start as usize)?) {
-            let (loss, parts) = task.loss(&batch?, position.epoch)?;
-            let value = loss.to_scalar::<f32>()?;
+            let loss = task.loss(&batch?, position.epoch)?;
+            let value = loss.total.to_scalar::<f32>()?;
             if !value.is_finite() {
                 bail!(
                     "the loss is {value}: {}",
                     remedy(run, position.epoch, index)
                 );
             }
-            gradients.add(&loss, value, &parts, vars)?;
+            gradients.add(loss, value, vars)?;
             progress.advance(index + 1, value);
             let last_of_epoch = index + 1 == plan.batches_per_epoch;
             if !last_of_epoch && gradients.count < plan.accumulate {
@@ -195,12 +205,36 @@ struct Mean {
 impl Gradients {
     fn add(
         &mut self,
-        loss: &Tensor,
+        Loss { total, parts, tape }: Loss<'_>,
         value: f32,
-        parts: &[(&'static str, f32)],
         vars: &BTreeMap<String, Var>,
     ) -> Result<()> {
-        let store = loss.backward()?;
+        let store = total.backward()?;
+        drop(total);
+        self.collect(&store, vars)?;
+        if let Some(tape) = tape {
+            let names = vars.keys();
+            let encoder: Vec<&str> = names
+                .filter_map(|name| name.strip_prefix("image_encoder."))
+                .collect();
+            tape.backward(&store, &encoder, |store| self.collect(store, vars))?;
+        }
+        self.loss += value;
+        if self.parts.is_empty() {
+            self.parts = parts.iter().map(|&(name, _)| (name, 0.0)).collect();
+        }
+        for ((_, sum), (_, part)) in self.parts.iter_mut().zip(parts) {
+            *sum += part;
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    fn collect(
+        &mut self,
+        store: &GradStore,
+        vars: &BTreeMap<String, Var>,
+    ) -> candle_core::Result<()> {
         for (name, var) in vars {
             let Some(gradient) = store.get(var.as_tensor()) else {
                 continue;
@@ -211,14 +245,6 @@ impl Gradients {
             };
             self.sum.insert(name.clone(), gradient.detach());
         }
-        self.loss += value;
-        if self.parts.is_empty() {
-            self.parts = parts.iter().map(|&(name, _)| (name, 0.0)).collect();
-        }
-        for ((_, sum), (_, part)) in self.parts.iter_mut().zip(parts) {
-            *sum += part;
-        }
-        self.count += 1;
         Ok(())
     }
 

@@ -2,11 +2,15 @@
 //! SAM's plain ViT: attention in windows, in some blocks over the whole grid, with relative positions.
 
 mod block;
+mod checkpointing;
+#[cfg(test)]
+mod tests;
 
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 pub use self::block::{Block, BlockConfig};
+pub use self::checkpointing::Tape;
 use crate::adapter::AdapterConfig;
 use crate::layers::{Conv2d, ConvShape, Neck};
 use crate::lora::LoraConfig;
@@ -147,6 +151,20 @@ impl ImageEncoderVit {
         image: &Tensor,
         trace: &mut dyn FnMut(&str, &Tensor),
     ) -> Result<Tensor> {
+        let patches = self.patches(image)?;
+        trace("patch_embed", &patches);
+        let mut x = patches.broadcast_add(&self.pos_embed)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x)?;
+            trace(&format!("blocks.{i}"), &x);
+        }
+        let embedding = self.part(self.n_parts() - 1, &x)?;
+        trace("embedding", &embedding);
+        Ok(embedding)
+    }
+
+    /// (B, 3, S, S) -> (B, g, g, C)
+    fn patches(&self, image: &Tensor) -> Result<Tensor> {
         let (_, _, rows, cols) = image.dims4()?;
         if [rows, cols] != [self.img_size; 2] {
             bail!(
@@ -154,16 +172,33 @@ impl ImageEncoderVit {
                 self.img_size
             );
         }
-        let patches = self.patch_embed.forward(image)?;
-        let mut x = patches.permute((0, 2, 3, 1))?.contiguous()?;
-        trace("patch_embed", &x);
-        x = x.broadcast_add(&self.pos_embed)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x)?;
-            trace(&format!("blocks.{i}"), &x);
+        self.patch_embed
+            .forward(image)?
+            .permute((0, 2, 3, 1))?
+            .contiguous()
+    }
+
+    /// Patch embedding, blocks, neck: the forward pass is one after the other.
+    fn n_parts(&self) -> usize {
+        self.blocks.len() + 2
+    }
+
+    fn part(&self, index: usize, x: &Tensor) -> Result<Tensor> {
+        match index.checked_sub(1) {
+            None => self.patches(x)?.broadcast_add(&self.pos_embed),
+            Some(block) if block < self.blocks.len() => self.blocks[block].forward(x),
+            Some(_) => self.neck.forward(&x.permute((0, 3, 1, 2))?.contiguous()?),
         }
-        let embedding = self.neck.forward(&x.permute((0, 3, 1, 2))?.contiguous()?)?;
-        trace("embedding", &embedding);
-        Ok(embedding)
+    }
+
+    /// Whether a tensor of that name, without `image_encoder.`, belongs to a part.
+    fn owns(&self, index: usize, name: &str) -> bool {
+        match index.checked_sub(1) {
+            None => name.starts_with("patch_embed.") || name == "pos_embed",
+            Some(block) if block < self.blocks.len() => {
+                name.starts_with(&format!("blocks.{block}."))
+            }
+            Some(_) => name.starts_with("neck."),
+        }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Mode;
 use crate::adapter::AdapterConfig;
-use crate::image_encoder_vit::{ImageEncoderVit, ImageEncoderVitConfig};
+use crate::image_encoder_vit::{ImageEncoderVit, ImageEncoderVitConfig, Tape};
 use crate::lora::LoraConfig;
 use crate::mask_decoder::{Decoded, MaskDecoder, MaskDecoderConfig, Tokens};
 use crate::params::Params;
@@ -194,6 +194,14 @@ impl Sam {
         match &self.image_encoder {
             ImageEncoder::TinyVit(encoder) => encoder.forward(images, mode),
             ImageEncoder::Vit(encoder) => encoder.forward(images),
+        }
+    }
+
+    /// The same with gradient checkpointing; `None` for an encoder that has none.
+    pub fn embed_checkpointed(&self, images: &Tensor) -> Result<Option<Tape<'_>>> {
+        match &self.image_encoder {
+            ImageEncoder::TinyVit(_) => Ok(None),
+            ImageEncoder::Vit(encoder) => encoder.forward_checkpointed(images).map(Some),
         }
     }
 

@@ -12,14 +12,13 @@ use nets::Mode;
 use nets::loss::{DiceCe, dice_ce};
 use nets::reference_metrics::dice_coeff_multi_class;
 
-use crate::batch::{Batch, frame};
+use crate::batch::frame;
 use crate::dataset::Sample;
 use crate::model::Model;
 
-/// Of low-resolution logits.
-pub(super) fn loss(model: &Model, batch: &Batch) -> Result<DiceCe> {
-    let logits = model.low_res_logits(&batch.images, Mode::Train)?;
-    let labels: Vec<Vec<Vec<u32>>> = batch.labels.to_vec3()?;
+/// Of low-resolution logits (B, C, h, w) and labels (B, S, S).
+pub(super) fn loss(low_res: &Tensor, labels: &Tensor) -> Result<DiceCe> {
+    let labels: Vec<Vec<Vec<u32>>> = labels.to_vec3()?;
     let maps = labels.iter().map(|rows| {
         let data = rows.iter().flatten().map(|&label| label as u8).collect();
         LabelMap {
@@ -28,7 +27,7 @@ pub(super) fn loss(model: &Model, batch: &Batch) -> Result<DiceCe> {
             data,
         }
     });
-    Ok(dice_ce(&logits, &shrunk(maps, logits.dim(3)?)?)?)
+    Ok(dice_ce(low_res, &shrunk(maps, low_res.dim(3)?)?)?)
 }
 
 /// Mean over images and classes, background included.
