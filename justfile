@@ -51,12 +51,12 @@ lite-medsam:
 # The real run, from labelled DICOM to bundles. Each step can be run alone.
 train-sunnybrook: lite-medsam sunnybrook-data sunnybrook-teacher sunnybrook-student sunnybrook-bundles sunnybrook-eval
 
-# Patients 101, 201, 301 train, 401 validates, 501 tests; phantoms for the student.
+# Patients 101, 201, 301 train, 401 validates, 501 tests; phantoms for teacher and student.
 sunnybrook-data:
     {{trainer}} dataset index {{sunnybrook}} --train 101,201,301 --validation 401 --test 501 --out runs/sunnybrook.csv
     {{trainer}} dataset phantom runs/phantom --patients 6 --frames 2
 
-# LiteMedSAM with LoRA in encoder and decoder.
+# LiteMedSAM with LoRA in encoder and decoder: most of the time.
 sunnybrook-teacher:
     {{trainer}} finetune --config config/sunnybrook-teacher.toml --run runs/teacher
 

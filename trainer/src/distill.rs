@@ -59,7 +59,7 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
             shuffle: false,
         },
     )?;
-    let (teacher, weights) = teacher::open(&config, &own)
+    let (teacher, weights) = teacher::open(&config, [&own, &dataset])
         .with_context(|| format!("teacher {}", config.distill.teacher.display()))?;
     let student = Model::build(
         model::student_config(&config),

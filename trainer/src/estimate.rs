@@ -17,7 +17,7 @@ use anyhow::Result;
 
 use self::activations::Activations;
 use crate::batch;
-use crate::config::Config;
+use crate::config::{Config, Scope};
 use crate::model::Model;
 use crate::train::Plan;
 
@@ -82,7 +82,9 @@ pub fn estimate(model: &Model, config: &Config, plan: &Plan, n_images: usize) ->
         }
     }
     let steps_per_epoch = plan.batches_per_epoch.div_ceil(plan.accumulate);
-    let activations = Activations::count(&model.config, vars, config.finetune.batch);
+    let finetune = &config.finetune;
+    let checkpointing = finetune.gradient_checkpointing && finetune.scope == Scope::EncoderDecoder;
+    let activations = Activations::count(&model.config, vars, finetune.batch, checkpointing);
     let (trainable, all) = sum(&parts);
     let average = usize::from(plan.ema > 0.0);
     let image = 3 * config.input.size.pow(2);
@@ -188,7 +190,7 @@ mod tests {
     use nets::sam::{Freezing, trainable};
 
     use super::*;
-    use crate::config::{Method, Scope};
+    use crate::config::Method;
 
     #[test]
     fn a_run_of_the_decoder_alone_trains_nothing_of_the_encoder() {

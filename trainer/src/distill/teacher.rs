@@ -13,11 +13,12 @@ use crate::run_folder::{self, State};
 
 /// The frozen teacher and the file that its weights are in. A run folder's has learned the classes; a
 /// checkpoint (`model.encoder` says of what) gives its embedding and nothing else.
-pub(super) fn open(config: &Config, own: &Dataset) -> Result<(Model, PathBuf)> {
+/// `data` is what the student may share with it: the lists alone, or with those for distillation.
+pub(super) fn open(config: &Config, data: [&Dataset; 2]) -> Result<(Model, PathBuf)> {
     let path = &config.distill.teacher;
     if path.is_dir() {
         let teacher = Model::open(path)?;
-        ensure_fits(config, own)?;
+        ensure_fits(config, data)?;
         return Ok((teacher, path.join("best.safetensors")));
     }
     ensure!(
@@ -59,7 +60,7 @@ pub(super) fn open(config: &Config, own: &Dataset) -> Result<(Model, PathBuf)> {
 }
 
 /// The teacher sees the student's pixels (at its own size) and names its classes.
-fn ensure_fits(config: &Config, own: &Dataset) -> Result<()> {
+fn ensure_fits(config: &Config, data: [&Dataset; 2]) -> Result<()> {
     let folder = &config.distill.teacher;
     let its = Config::read(&folder.join("config.toml"))?;
     let at_our_size = InputRules {
@@ -86,7 +87,8 @@ fn ensure_fits(config: &Config, own: &Dataset) -> Result<()> {
         labels(config),
         config.data.target
     );
-    if run_folder::read_identity(folder)?.data_fingerprint != own.fingerprint {
+    let fingerprint = run_folder::read_identity(folder)?.data_fingerprint;
+    if data.iter().all(|data| data.fingerprint != fingerprint) {
         tracing::warn!(
             teacher = %folder.display(),
             "the teacher was trained on other data or another split: it may have seen patients of \

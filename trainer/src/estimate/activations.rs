@@ -21,6 +21,8 @@ pub(super) struct Activations<'a> {
     vars: &'a BTreeMap<String, Var>,
     /// Whether a layer so far has a weight that trains: nothing before the first one is kept.
     tracked: bool,
+    /// With gradient checkpointing: what the block that keeps most keeps while it is computed again.
+    block: Option<usize>,
 }
 
 /// Attention within windows, for one block.
@@ -35,19 +37,30 @@ struct Windows {
 
 impl<'a> Activations<'a> {
     /// Of one forward pass with `batch` images through a network in which `vars` train.
-    pub(super) fn count(config: &SamConfig, vars: &'a BTreeMap<String, Var>, batch: usize) -> Self {
+    pub(super) fn count(
+        config: &SamConfig,
+        vars: &'a BTreeMap<String, Var>,
+        batch: usize,
+        checkpointing: bool,
+    ) -> Self {
         let mut count = Self {
             kept: 0,
             largest: 0,
             vars,
             tracked: false,
+            block: checkpointing.then_some(0),
         };
         match &config.encoder {
             EncoderConfig::TinyVit(encoder) => count.tiny_vit(encoder, batch),
             EncoderConfig::Vit(encoder) => count.vit(encoder, batch),
         }
+        let encoder = count.kept;
         count.decoder(config, batch);
         count.loss(config, batch);
+        if let Some(block) = count.block {
+            // The decoder's results are gone before the first block is computed again.
+            count.kept = encoder + block.max(count.kept - encoder);
+        }
         count
     }
 
@@ -143,6 +156,7 @@ impl<'a> Activations<'a> {
         for i in 0..config.depth {
             let prefix = format!("image_encoder.blocks.{i}.");
             self.enter(&prefix);
+            let before = self.kept;
             let window = if config.global_attn_indexes.contains(&i) {
                 side
             } else {
@@ -161,6 +175,11 @@ impl<'a> Activations<'a> {
             self.keep(6, tokens * dim);
             self.keep(2, (tokens as f64 * dim as f64 * config.mlp_ratio) as usize);
             self.adapters(&prefix, tokens * dim);
+            if let Some(block) = &mut self.block {
+                *block = (*block).max(self.kept - before);
+                // Its input, whether anything below trains or not.
+                self.kept = before + tokens * dim;
+            }
         }
         self.keep(1, tokens * dim);
         self.neck(tokens * config.out_chans);

@@ -50,7 +50,7 @@ fn vit_t_lora() -> BTreeMap<String, Var> {
 
 /// What forward and backward pass add to the peak.
 fn mib(config: &SamConfig, vars: &BTreeMap<String, Var>) -> f64 {
-    let count = Activations::count(config, vars, 1);
+    let count = Activations::count(config, vars, 1, false);
     let n_values = count.kept + GRADIENT_COPIES * count.largest;
     HEAP_SHARE * n_values as f64 * 4.0 / 1024.0 / 1024.0
 }
@@ -77,13 +77,14 @@ fn the_softmax_of_global_attention_is_the_largest_result() {
     let vit_b = ImageEncoderVitConfig::vit_b(WindowPadding::AfterNorm);
     let config = sam(EncoderConfig::Vit(vit_b));
     let updates = lora(["blocks.11".to_owned()]);
-    let count = Activations::count(&config, &updates, 2);
+    let count = Activations::count(&config, &updates, 2, false);
     assert_eq!(count.largest, 2 * 12 * (64 * 64) * (64 * 64));
 }
 
 #[test]
 fn nothing_before_the_first_weight_that_trains_is_kept() {
-    let kept = |size, vars: &BTreeMap<String, Var>| Activations::count(&vit_t(size), vars, 1).kept;
+    let kept =
+        |size, vars: &BTreeMap<String, Var>| Activations::count(&vit_t(size), vars, 1, false).kept;
     let decoder = vars(["mask_decoder.iou_token.weight"]);
     let neck = vars([
         "image_encoder.neck.0.weight",
@@ -103,7 +104,7 @@ fn nothing_before_the_first_weight_that_trains_is_kept() {
 #[test]
 fn activations_grow_with_the_batch_alone() {
     let updates = vit_t_lora();
-    let count = |batch| Activations::count(&vit_t(256), &updates, batch);
+    let count = |batch| Activations::count(&vit_t(256), &updates, batch, false);
     assert_eq!(count(3).kept, 3 * count(1).kept);
     assert_eq!(count(3).largest, 3 * count(1).largest);
 }
