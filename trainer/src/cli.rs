@@ -140,6 +140,9 @@ pub struct EvalArgs {
     /// Prompt with the ground-truth box, wider by so many px on each side; for promptable checkpoints.
     #[arg(long, value_name = "MARGIN_PX")]
     pub boxes: Option<f32>,
+    /// Keys of [input] to change, as `input.window="min_max"`, for a checkpoint; a run and a bundle have their own.
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "boxes")]
+    pub overrides: Vec<String>,
     /// Label value that counts as foreground, for a bundle or checkpoint (a run knows its own).
     #[arg(long, default_value_t = 1)]
     pub class: u8,

@@ -84,7 +84,7 @@ fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
             lora: None,
             adapter: None,
         };
-        let input = Config::resolve(None, &[])?.input;
+        let input = Config::resolve(None, &args.overrides)?.input;
         let model = Model::build(config, input, start_state(path)?, |_| false, 0)?;
         let random = &model.loaded.report.random;
         ensure!(
