@@ -111,4 +111,5 @@ def main() -> None:
                     print(measure(trainer, data, (encoder, scope, method), epochs), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
