@@ -84,6 +84,12 @@ fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
             lora: None,
             adapter: None,
         };
+        for text in &args.overrides {
+            ensure!(
+                text.trim_start().starts_with("input."),
+                "--set {text}: a checkpoint is measured with the keys of [input] alone"
+            );
+        }
         let input = Config::resolve(None, &args.overrides)?.input;
         let model = Model::build(config, input, start_state(path)?, |_| false, 0)?;
         let random = &model.loaded.report.random;

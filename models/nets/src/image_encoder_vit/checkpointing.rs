@@ -1,5 +1,5 @@
 //! Gradient checkpointing: the forward pass keeps the input of every part and nothing inside it, the backward pass
-//! computes each part again. Half as much work more, for a memory of one block instead of all.
+//! computes each part again: a second forward pass, for the memory of one block instead of all.
 
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var, bail};
