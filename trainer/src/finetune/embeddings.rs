@@ -103,7 +103,7 @@ impl Embeddings {
         let report = evaluate(samples, model.config.num_cls, |sample| {
             let logits = self.low_res_logits(model, &[index])?;
             index += 1;
-            let placement = frame(sample, &model.input).placement;
+            let placement = model.input.placement(sample.image.rows, sample.image.cols);
             Ok(placement.labels_from_logits(&to_logits(&logits)?))
         })?;
         Ok(report.mean_foreground_dice)
