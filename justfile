@@ -34,6 +34,10 @@ cross-daemon:
 arm-daemon:
     bash tests/arm/build.sh
 
+# trainer for NVIDIA GPUs, on a machine without one; `just cuda-trainer --features cudnn` or `nccl`.
+cuda-trainer *arguments:
+    bash tests/cuda/build.sh {{arguments}}
+
 bench:
     cargo bench -p benches
 

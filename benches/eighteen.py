@@ -1,8 +1,9 @@
 """The eighteen ways to fine-tune SAM on four real images: eighteen.py TRAINER LIST [--encoders vit_t,vit_b] [--epochs 4]
 
-For every encoder, scope and method: trainable parameters, the estimate and the measured peak of memory, seconds a
-step (median), and the loss of the first and of the last pass over the images. Images are not augmented, so that the
-losses compare. Prints a Markdown table. vit_h needs 10 GB and patience; its blocks are checkpointed.
+For every encoder, scope and method: trainable parameters, ours and those that the reference implementation marks so
+by default, the estimate and the measured peak of memory, seconds a step (median), and the loss of the first and of the
+last pass over the images. Images are not augmented, so that the losses compare. Prints a Markdown table. vit_h needs
+10 GB and patience; its blocks are checkpointed. The reference's numbers are read from a JSON file (--reference PATH).
 """
 
 import csv
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 N_IMAGES = 4
+REFERENCE = "../shared/fixtures/param_inventory.json"
 SCOPES = ["decoder", "encoder-decoder"]
 METHODS = ["vanilla", "adapter", "lora"]
 
@@ -62,14 +64,29 @@ def peak_gib(pid: int) -> float:
     return int(found[1]) / 2**20 if found else 0.0
 
 
+def dry_run(arguments: list[str]) -> tuple[int, float]:
+    """Trainable parameters and the estimated peak in GiB."""
+    plan = subprocess.run([*arguments, "--dry-run"], capture_output=True, text=True, check=True)
+    said = plan.stdout + plan.stderr
+    trainable = re.search(r"^all +\d+ +(\d+)$", said, re.MULTILINE)[1]
+    estimate = re.search(r"^peak +(\d+)", said, re.MULTILINE)[1]
+    return int(trainable), int(estimate) / 1024
+
+
+def in_reference(inventory: Path, way: tuple[str, str, str]) -> str:
+    """Parameters that require a gradient there, or "-" where they are not listed."""
+    if not inventory.exists():
+        return "-"
+    encoder, scope, method = way
+    ways = json.loads(inventory.read_text())["archs"].get(encoder, {})
+    return str(ways.get(f"{method}_{scope.replace('-', '_')}", {}).get("n_requires_grad", "-"))
+
+
 def measure(trainer: str, data: Path, way: tuple[str, str, str], epochs: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         arguments = command(trainer, data, run, way, epochs)
-        plan = subprocess.run([*arguments, "--dry-run"], capture_output=True, text=True, check=True)
-        said = plan.stdout + plan.stderr
-        trainable = re.search(r"^all +\d+ +(\d+)$", said, re.MULTILINE)[1]
-        estimate = float(re.search(r"^peak +(\d+)", said, re.MULTILINE)[1]) / 1024
+        trainable, estimate = dry_run(arguments)
         with open(Path(folder) / "log", "w") as log:
             child = subprocess.Popen(arguments, stdout=log, stderr=log)
             peak, times, seen = 0.0, [], 0
@@ -86,8 +103,9 @@ def measure(trainer: str, data: Path, way: tuple[str, str, str], epochs: int) ->
         first, last = (statistics.mean(part) for part in (losses[:N_IMAGES], losses[-N_IMAGES:]))
         verdict = "" if last < first else " NOT LOWER"
         encoder, scope, method = way
-        return (f"| {encoder} | {scope} | {method} | {trainable} | {estimate:.1f} | {peak:.1f} | {seconds:.2f} | "
-                f"{first:.3f} | {last:.3f}{verdict} |")
+        reference = in_reference(Path(option("--reference", REFERENCE)), way)
+        return (f"| {encoder} | {scope} | {method} | {trainable} | {reference} | {estimate:.1f} | {peak:.1f} | "
+                f"{seconds:.2f} | {first:.3f} | {last:.3f}{verdict} |")
 
 
 def metrics(run: Path) -> list[dict]:
@@ -100,8 +118,10 @@ def metrics(run: Path) -> list[dict]:
 def main() -> None:
     trainer, source = sys.argv[1], Path(sys.argv[2])
     epochs = int(option("--epochs", "4"))
-    print("| encoder | scope | method | trainable | GiB estimated | GiB measured | s a step | loss at first | at last |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    columns = ["encoder", "scope", "method", "trainable", "reference", "GiB estimated", "GiB measured", "s a step"]
+    columns += ["loss at first", "at last"]
+    print("|", " | ".join(columns), "|")
+    print("|---" * len(columns) + "|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "four.csv"
         four_images(source, data)

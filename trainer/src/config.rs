@@ -20,6 +20,7 @@ pub struct Config {
     pub seed: u64,
     /// Reproduce the reference, defects included.
     pub strict_reference: bool,
+    pub compute: Compute,
     pub data: Data,
     pub input: InputRules,
     pub augmentation: Augmentation,
@@ -27,6 +28,27 @@ pub struct Config {
     pub finetune: Finetune,
     pub distill: Distill,
     pub export: Export,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compute {
+    pub device: Device,
+    pub precision: Precision,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    Cpu,
+    Cuda,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    F32,
+    Bf16,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -196,11 +218,16 @@ impl Config {
         Ok(config)
     }
 
-    /// Reads the configuration that a run folder was made with.
+    /// Reads the configuration that a run folder was made with; keys that came later have their defaults.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}: is this a run folder?", path.display()))?;
-        toml::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+        let parse = || -> Result<Self> {
+            let mut table: toml::Table = DEFAULTS.parse()?;
+            merge(&mut table, text.parse()?, "")?;
+            Ok(toml::Value::Table(table).try_into()?)
+        };
+        parse().with_context(|| format!("{} is damaged", path.display()))
     }
 
     pub fn to_toml(&self) -> String {

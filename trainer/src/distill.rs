@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use crate::augment::{Frame, augment};
 use crate::batch::{Loader, LoaderOptions};
 use crate::cli::DistillArgs;
+use crate::compute;
 use crate::config::Config;
 use crate::dataset::{Dataset, Sample, Split};
 use crate::finetune::{checkpoint_digest, samples, validation_dice};
@@ -59,14 +60,15 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
             shuffle: false,
         },
     )?;
-    let (teacher, weights) = teacher::open(&config, [&own, &dataset])
+    let compute = compute::open(&config.compute, 0)?;
+    let (teacher, weights) = teacher::open(&config, [&own, &dataset], &compute)
         .with_context(|| format!("teacher {}", config.distill.teacher.display()))?;
     let student = Model::build(
         model::student_config(&config),
         config.input,
         teacher::plain_weights(&teacher)?,
         |name| !name.starts_with("prompt_encoder.p") && !name.starts_with("prompt_encoder.mask"),
-        config.seed,
+        (config.seed, &compute),
     )?;
     let views = Views {
         config: &config,
@@ -202,7 +204,7 @@ impl Views<'_> {
         let output = |index: usize| {
             let (image, _) = self.images(&[index])?;
             let image = resized(&image, teacher.input.size)?;
-            let embedding = teacher.sam.embed(&image, Mode::Eval)?;
+            let embedding = teacher.sam.embed(&teacher.here(&image)?, Mode::Eval)?;
             let decoded = teacher
                 .sam
                 .decode(&embedding, Prompts::default(), Tokens::Classes)?;
@@ -264,6 +266,10 @@ impl Task for Student<'_> {
         let distill = &self.views.config.distill;
         let (images, labels) = self.views.images(batch)?;
         let (teacher_embedding, teacher_logits) = self.cache.batch(batch)?;
+        let here = |tensor| self.model.here(tensor);
+        let (images, labels) = (here(&images)?, here(&labels)?);
+        let (teacher_embedding, teacher_logits) =
+            (here(&teacher_embedding)?, here(&teacher_logits)?);
         let epochs = distill.embedding_epochs + distill.mask_epochs;
         let frozen = epoch + distill.batch_norm_frozen_epochs >= epochs;
         let mode = if frozen { Mode::Eval } else { Mode::Train };

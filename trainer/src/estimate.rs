@@ -187,6 +187,7 @@ fn mib(n_values: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use nets::params::Compute;
     use nets::sam::{Freezing, trainable};
 
     use super::*;
@@ -206,7 +207,7 @@ mod tests {
             config.input,
             BTreeMap::new(),
             move |name| trainable(name, scope, method, Freezing::Own),
-            1,
+            (1, &Compute::default()),
         )
         .unwrap();
         let plan = Plan {

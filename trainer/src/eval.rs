@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use contract::LabelMap;
 use contract::prompt::tight_box;
+use nets::params::Compute;
 use nets::sam::{EncoderConfig, SamConfig};
 use nets::tiny_vit::TinyVitConfig;
 use segmenter::Segmenter;
@@ -91,7 +92,8 @@ fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
             );
         }
         let input = Config::resolve(None, &args.overrides)?.input;
-        let model = Model::build(config, input, start_state(path)?, |_| false, 0)?;
+        let start = (0, &Compute::default());
+        let model = Model::build(config, input, start_state(path)?, |_| false, start)?;
         let random = &model.loaded.report.random;
         ensure!(
             random.is_empty(),

@@ -20,6 +20,7 @@ use nets::{Mode, checkpoint};
 use self::embeddings::Embeddings;
 use crate::batch::{Batch, Loader, LoaderOptions};
 use crate::cli::FinetuneArgs;
+use crate::compute;
 use crate::config::{Config, Scope};
 use crate::dataset::{Dataset, Sample, Split};
 use crate::estimate::estimate;
@@ -83,7 +84,7 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         config.input,
         start,
         move |name| trainable(name, scope, method, freezing),
-        config.seed,
+        (config.seed, &compute::open(&config.compute, 0)?),
     )?;
     let loader = Loader::new(
         &dataset,
@@ -183,7 +184,10 @@ impl Finetune<'_> {
         let finetune = &self.config.finetune;
         if finetune.gradient_checkpointing
             && finetune.scope == Scope::EncoderDecoder
-            && let Some(tape) = self.model.sam.embed_checkpointed(&batch.images)?
+            && let Some(tape) = self
+                .model
+                .sam
+                .embed_checkpointed(&self.model.here(&batch.images)?)?
         {
             let (prompts, tokens) = (Prompts::default(), Tokens::Classes);
             let decoded = self.model.sam.decode(tape.embedding(), prompts, tokens)?;
@@ -216,7 +220,8 @@ impl Task for Finetune<'_> {
         let loss = if strict {
             strict::loss(&low_res, &batch.labels)?
         } else {
-            dice_ce(&resized(&low_res, self.model.input.size)?, &batch.labels)?
+            let logits = resized(&low_res, self.model.input.size)?;
+            dice_ce(&logits, &self.model.here(&batch.labels)?)?
         };
         let parts = vec![
             ("dice", loss.dice.to_scalar()?),

@@ -4,6 +4,7 @@ pub mod augment;
 pub mod batch;
 pub mod bundle;
 pub mod cli;
+pub mod compute;
 pub mod config;
 pub mod dataset;
 pub mod distill;

@@ -10,7 +10,7 @@ use contract::{Image, LabelMap};
 use nets::adapter::AdapterConfig;
 use nets::image_encoder_vit::{ImageEncoderVitConfig, WindowPadding};
 use nets::lora::{LoraConfig, LoraRows};
-use nets::params::{Loaded, Params};
+use nets::params::{Compute, Loaded, Params};
 use nets::sam::{EncoderConfig, Sam, SamConfig};
 use nets::tiny_vit::TinyVitConfig;
 use nets::{Mode, checkpoint, ops};
@@ -26,6 +26,7 @@ pub struct Model {
     pub config: SamConfig,
     pub loaded: Loaded,
     pub input: InputRules,
+    device: Device,
 }
 
 /// What a fine-tuning recipe makes of the network.
@@ -112,20 +113,26 @@ impl Model {
         input: InputRules,
         state: State,
         trainable: impl Fn(&str) -> bool + 'static,
-        seed: u64,
+        (seed, compute): (u64, &Compute),
     ) -> Result<Self> {
-        let params = Params::new(state, trainable, seed);
+        let params = Params::new(state, trainable, seed).with_compute(compute);
         let sam = Sam::new(&config, &params)?;
         Ok(Self {
             sam,
             config,
             loaded: params.finish(),
             input,
+            device: compute.device.clone(),
         })
     }
 
-    /// The best weights of a run folder, frozen.
+    /// The best weights of a run folder, frozen, on the CPU.
     pub fn open(run: &Path) -> Result<Self> {
+        Self::open_on(run, &Compute::default())
+    }
+
+    /// The same elsewhere.
+    pub fn open_on(run: &Path, compute: &Compute) -> Result<Self> {
         let config = Config::read(&run.join("config.toml"))?;
         let file = run.join("sam.json");
         let text = std::fs::read_to_string(&file)
@@ -137,7 +144,7 @@ impl Model {
             config.input,
             run_folder::read_best(run)?,
             |_| false,
-            0,
+            (0, compute),
         )?;
         let random = &model.loaded.report.random;
         ensure!(
@@ -149,9 +156,14 @@ impl Model {
         Ok(model)
     }
 
+    /// Where it computes.
+    pub fn here(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.to_device(&self.device)?)
+    }
+
     /// Class logits (B, classes, 4 g, 4 g) of prepared images (B, 3, S, S), without prompt.
     pub fn low_res_logits(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
-        Ok(self.sam.forward_noprompt(images, mode)?)
+        Ok(self.sam.forward_noprompt(&self.here(images)?, mode)?)
     }
 
     /// The same at the input size.
@@ -176,7 +188,9 @@ impl Model {
         let (x0, y0) = placement.point_to_frame(prompt.x0, prompt.y0);
         let (x1, y1) = placement.point_to_frame(prompt.x1, prompt.y1);
         let boxes = Tensor::new(&[[[x0, y0, x1, y1]]], &Device::Cpu)?;
-        let foreground = self.sam.forward_boxes(&tensor, &boxes, Mode::Eval)?;
+        let foreground =
+            self.sam
+                .forward_boxes(&self.here(&tensor)?, &self.here(&boxes)?, Mode::Eval)?;
         let both = Tensor::cat(&[&foreground.zeros_like()?, &foreground], 1)?;
         Ok(placement.labels_from_logits(&to_logits(&both)?))
     }

@@ -1,9 +1,10 @@
-//! Operations that training on a CPU needs fast, forward and backward. All take and give f32;
-//! inputs that are not contiguous are copied first.
+//! Operations that training needs fast, forward and backward, in f32 or bf16 with f32 weights. Inputs that are not
+//! contiguous are copied first.
 //!
-//! Each is a candle `CustomOp`, and its backward pass runs further operations without one, so a
-//! `cuda_fwd` beside each `cpu_fwd` is all that a GPU needs. Gradients are computed for the
-//! inputs that need one (`Tensor::track_op`) and for no others.
+//! Each is a candle `CustomOp`, and its backward pass runs further operations without one. On a CPU they are loops here,
+//! in f32 (bf16 is rounded from and to it). On a GPU they are cuBLAS's products and the kernels of `kernels.cu`, or, where
+//! that costs little, candle's own operations: the functions `.._in_steps`. Gradients are computed for the inputs that
+//! need one (`Tensor::track_op`) and for no others.
 
 mod activation;
 mod attention;
@@ -13,6 +14,7 @@ mod conv_transpose;
 mod depthwise;
 mod im2col;
 mod kernel;
+mod launch;
 mod linear;
 mod norm;
 mod norm_2d;
@@ -20,6 +22,7 @@ mod product;
 mod resize;
 #[cfg(test)]
 mod tests;
+mod unfold;
 
 pub use activation::{gelu, softmax};
 pub use attention::{attention, attention_relative};

@@ -55,10 +55,30 @@ impl Init {
 struct Store {
     checkpoint: BTreeMap<String, Tensor>,
     trainable: Box<dyn Fn(&str) -> bool>,
+    compute: Compute,
     /// `None`: nothing is drawn.
     seed: Option<u64>,
     loaded: Loaded,
     used: BTreeSet<String>,
+}
+
+/// Where a network computes, and how.
+#[derive(Debug, Clone)]
+pub struct Compute {
+    pub device: Device,
+    /// F32 or BF16: the type of the activations within attention and MLP of the encoder's blocks, where nearly all
+    /// time and memory go. Weights, sums, norms, softmax, what goes from block to block and the decoder are f32.
+    pub precision: DType,
+}
+
+impl Default for Compute {
+    /// The CPU, in f32.
+    fn default() -> Self {
+        Self {
+            device: Device::Cpu,
+            precision: DType::F32,
+        }
+    }
 }
 
 /// A place in the tree of names; cheap to clone.
@@ -114,6 +134,7 @@ impl Params {
         let store = Store {
             checkpoint,
             trainable,
+            compute: Compute::default(),
             seed,
             loaded: Loaded::default(),
             used: BTreeSet::new(),
@@ -122,6 +143,17 @@ impl Params {
             store: Rc::new(RefCell::new(store)),
             prefix: String::new(),
         }
+    }
+
+    /// The same, computed elsewhere.
+    #[must_use]
+    pub fn with_compute(self, compute: &Compute) -> Self {
+        self.store.borrow_mut().compute = compute.clone();
+        self
+    }
+
+    pub fn compute(&self) -> Compute {
+        self.store.borrow().compute.clone()
     }
 
     /// The sub-tree `name`.
@@ -193,13 +225,16 @@ impl Params {
             store.used.insert(key.to_owned());
             if tensor.shape() == shape {
                 store.loaded.report.loaded.push(path.to_owned());
-                return tensor.detach().contiguous();
+                return tensor
+                    .detach()
+                    .to_device(&store.compute.device)?
+                    .contiguous();
             }
             store.loaded.report.mismatched.push(path.to_owned());
         }
         store.loaded.report.random.push(path.to_owned());
         let Some(seed) = store.seed else {
-            return Tensor::zeros(shape.clone(), DType::F32, &Device::Cpu);
+            return Tensor::zeros(shape.clone(), DType::F32, &store.compute.device);
         };
         let mut hash = Sha256::new();
         hash.update(seed.to_le_bytes());
@@ -208,7 +243,7 @@ impl Params {
         Tensor::from_vec(
             init.draw(shape.elem_count(), &mut rng),
             shape.clone(),
-            &Device::Cpu,
+            &store.compute.device,
         )
     }
 }
@@ -239,7 +274,7 @@ impl Loaded {
             let value = state
                 .get(name)
                 .ok_or_else(|| candle_core::Error::Msg(format!("the checkpoint lacks {name}")))?;
-            var.set(value)?;
+            var.set(&value.to_device(var.device())?)?;
         }
         Ok(())
     }

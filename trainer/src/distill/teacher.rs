@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use contract::geometry::InputRules;
 use nets::lora;
+use nets::params::Compute;
 
 use crate::config::{Config, Finetune, Method};
 use crate::dataset::Dataset;
@@ -14,10 +15,14 @@ use crate::run_folder::{self, State};
 /// The frozen teacher and the file that its weights are in. A run folder's has learned the classes; a
 /// checkpoint (`model.encoder` says of what) gives its embedding and nothing else.
 /// `data` is what the student may share with it: the lists alone, or with those for distillation.
-pub(super) fn open(config: &Config, data: [&Dataset; 2]) -> Result<(Model, PathBuf)> {
+pub(super) fn open(
+    config: &Config,
+    data: [&Dataset; 2],
+    compute: &Compute,
+) -> Result<(Model, PathBuf)> {
     let path = &config.distill.teacher;
     if path.is_dir() {
-        let teacher = Model::open(path)?;
+        let teacher = Model::open_on(path, compute)?;
         ensure_fits(config, data)?;
         return Ok((teacher, path.join("best.safetensors")));
     }
@@ -47,7 +52,7 @@ pub(super) fn open(config: &Config, data: [&Dataset; 2]) -> Result<(Model, PathB
         own_size,
         model::fit_mask_tokens(model::start_state(path)?, config.num_cls())?,
         |_| false,
-        config.seed,
+        (config.seed, compute),
     )?;
     let mut random = teacher.loaded.report.random.iter();
     if let Some(missing) = random.find(|name| name.starts_with("image_encoder.")) {

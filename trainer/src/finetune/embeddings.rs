@@ -66,7 +66,7 @@ impl Embeddings {
             };
             let shape = (1, 3, frame.size, frame.size);
             let image = Tensor::from_slice(&frame.pixels, shape, &Device::Cpu)?;
-            let embedding = model.sam.embed(&image, Mode::Eval)?;
+            let embedding = model.sam.embed(&model.here(&image)?, Mode::Eval)?;
             Ok((
                 embedding,
                 Tensor::zeros(0, candle_core::DType::F32, &Device::Cpu)?,
@@ -91,9 +91,11 @@ impl Embeddings {
     /// Class logits at the decoder's size of training images.
     pub(super) fn low_res_logits(&self, model: &Model, indices: &[usize]) -> Result<Tensor> {
         let (embedding, _) = self.cache.batch(indices)?;
-        let decoded = model
-            .sam
-            .decode(&embedding, Prompts::default(), Tokens::Classes)?;
+        let decoded = model.sam.decode(
+            &model.here(&embedding)?,
+            Prompts::default(),
+            Tokens::Classes,
+        )?;
         Ok(decoded.masks)
     }
 

@@ -27,7 +27,8 @@ pub(super) fn loss(low_res: &Tensor, labels: &Tensor) -> Result<DiceCe> {
             data,
         }
     });
-    Ok(dice_ce(low_res, &shrunk(maps, low_res.dim(3)?)?)?)
+    let labels = shrunk(maps, low_res.dim(3)?)?;
+    Ok(dice_ce(low_res, &labels.to_device(low_res.device())?)?)
 }
 
 /// Mean over images and classes, background included.
@@ -37,7 +38,7 @@ pub(super) fn validation_dice(model: &Model, samples: &[Sample]) -> Result<f64> 
         let frame = frame(sample, &model.input);
         let image = Tensor::from_vec(frame.pixels, (1, 3, frame.size, frame.size), &Device::Cpu)?;
         let logits = model.low_res_logits(&image, Mode::Eval)?;
-        let labels = shrunk([frame.labels], logits.dim(3)?)?;
+        let labels = model.here(&shrunk([frame.labels], logits.dim(3)?)?)?;
         sum += dice_coeff_multi_class(&logits.argmax(1)?, &labels, model.config.num_cls)?;
     }
     Ok(sum / samples.len() as f64)

@@ -1,6 +1,6 @@
 //! One block: attention within windows or over the whole grid, then an MLP.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::WindowPadding;
 use crate::adapter::Adapter;
@@ -32,6 +32,7 @@ pub struct Block {
     adapters: Option<Adapters>,
     window_size: Option<usize>,
     padding: WindowPadding,
+    precision: DType,
 }
 
 /// The reference's third one, `Depth_Adapter`, is for volumes and has no effect on slices: not built.
@@ -62,6 +63,7 @@ impl Block {
             adapters,
             window_size: config.window_size,
             padding: config.padding,
+            precision: params.compute().precision,
         })
     }
 
@@ -78,21 +80,24 @@ impl Block {
                 join_windows(&self.attend(&windows)?, [rows, cols])?
             }
         };
-        let x = (x + attended)?;
-        let normed = self.norm2.forward(&x)?;
+        let x = (x + attended.to_dtype(DType::F32)?)?;
+        let normed = self.norm2.forward(&x)?.to_dtype(self.precision)?;
         let y = self
             .lin2
             .forward(&ops::gelu(&self.lin1.forward(&normed)?)?)?;
-        let x = (x + y)?;
+        let x = (x + y.to_dtype(DType::F32)?)?;
         match &self.adapters {
-            Some(adapters) => x + (adapters.mlp.forward(&normed)? * 0.5)?,
+            Some(adapters) => {
+                let y = adapters.mlp.forward(&normed)?.to_dtype(DType::F32)?;
+                x + (y * 0.5)?
+            }
             None => Ok(x),
         }
     }
 
     /// (B, h, w, C) -> the same
     fn attend(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.attn.forward(x)?;
+        let y = self.attn.forward(&x.to_dtype(self.precision)?)?;
         match &self.adapters {
             Some(adapters) => adapters.space.forward_skip(&y),
             None => Ok(y),
@@ -132,7 +137,7 @@ impl Attention {
             proj: Linear::new(dim, dim, &params.pp("proj"))?,
             rel_pos_h: table("rel_pos_h")?,
             rel_pos_w: table("rel_pos_w")?,
-            distances: Tensor::new(distances, &Device::Cpu)?,
+            distances: Tensor::new(distances, &params.compute().device)?,
             side,
             num_heads,
         })
@@ -170,6 +175,7 @@ impl Attention {
         let side = self.side;
         let table = |rel_pos: &Tensor| {
             rel_pos
+                .to_dtype(q.dtype())?
                 .index_select(&self.distances, 0)?
                 .reshape((side, side, head_dim))?
                 .transpose(1, 2)?

@@ -1,10 +1,10 @@
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::{ImageEncoderVit, ImageEncoderVitConfig, WindowPadding};
 use crate::lora::{self, LoraConfig, LoraRows};
-use crate::params::{Loaded, Params};
+use crate::params::{Compute, Loaded, Params};
 
 fn small() -> ImageEncoderVitConfig {
     ImageEncoderVitConfig {
@@ -91,6 +91,49 @@ fn checkpointing_changes_no_gradient() {
             let scale = largest_difference(plain, &plain.zeros_like().unwrap());
             assert!(largest_difference(plain, found) <= 1e-6 * scale, "{name}");
         }
+    }
+}
+
+#[test]
+fn blocks_in_bf16_give_nearly_the_same_gradients() {
+    let (image, cotangent) = (wave(&[1, 3, 32, 32], 0.37), wave(&[1, 16, 8, 8], 0.71));
+    let run = |precision| {
+        let compute = Compute {
+            precision,
+            ..Compute::default()
+        };
+        let params = Params::new(BTreeMap::new(), |_| true, 5).with_compute(&compute);
+        let encoder = ImageEncoderVit::new(&small(), None, None, &params).unwrap();
+        let embedding = encoder.forward(&image).unwrap();
+        let loss = (&embedding * &cotangent).unwrap().sum_all().unwrap();
+        let store = loss.backward().unwrap();
+        let vars = params.finish().vars;
+        let gradients = vars.into_iter().map(|(name, var)| {
+            let gradient = store.get(var.as_tensor()).unwrap().clone();
+            (name, gradient)
+        });
+        let gradients: BTreeMap<String, Tensor> = gradients.collect();
+        (embedding, gradients)
+    };
+    let [(exact, exact_gradients), (rounded, gradients)] = [DType::F32, DType::BF16].map(run);
+    let difference = largest_difference(&exact, &rounded);
+    let largest = largest_difference(&exact, &exact.zeros_like().unwrap());
+    assert!(
+        0.0 < difference && difference < 0.03 * largest,
+        "{difference} of {largest}"
+    );
+    for (name, exact) in exact_gradients {
+        assert_eq!(gradients[&name].dtype(), DType::F32, "{name}");
+        let length = |t: &Tensor| {
+            t.sqr()
+                .unwrap()
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+        };
+        let off = length(&(&exact - &gradients[&name]).unwrap());
+        assert!(off < 0.05f32.powi(2) * length(&exact), "{name}: {off}");
     }
 }
 

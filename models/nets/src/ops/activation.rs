@@ -1,20 +1,27 @@
 //! Element-wise activations and softmax.
 
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
-use super::kernel::{BLOCK, dot, exp, for_blocks, max, plain, sum, values};
+use super::kernel::{BLOCK, dot, exp, for_blocks, in_f32, kernel, max, sum, values};
+use super::launch::Launch;
 
 /// Exact (erf) GELU of any shape.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Gelu)
+    in_f32(x, |x| x.apply_op1(Gelu))
 }
 
 /// Softmax over the last dimension.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    x.contiguous()?.apply_op1(Softmax)
+    in_f32(x, |x| x.apply_op1(Softmax))
 }
 
 struct Gelu;
+
+impl Gelu {
+    fn launch(x: &Layout) -> Launch {
+        Launch::each("gelu", x.shape().elem_count(), &[])
+    }
+}
 
 impl CustomOp1 for Gelu {
     fn name(&self) -> &'static str {
@@ -34,11 +41,18 @@ impl CustomOp1 for Gelu {
                 }
             },
         );
+        #[cfg(test)]
+        super::launch::recorder::record(Some(&Self::launch(layout)), &[x], &out);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        Self::launch(layout).run(&[(storage, layout)], layout.shape())
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = plain("gelu-backward", [x, grad], x.shape(), |[x, grad], out| {
+        let launch = Launch::each("gelu_backward", x.elem_count(), &[]);
+        let grad = kernel(launch, [x, grad], x.shape(), |[x, grad], out| {
             for_blocks(
                 out,
                 BLOCK,
@@ -87,6 +101,14 @@ pub(super) fn softmax_row(row: &mut [f32]) {
 
 struct Softmax;
 
+impl Softmax {
+    fn launch(x: &Layout) -> Result<Launch> {
+        let width = x.shape().dim(D::Minus1)?;
+        let rows = x.shape().elem_count() / width.max(1);
+        Ok(Launch::blocks("softmax", rows, &[width]).with(1.0))
+    }
+}
+
 impl CustomOp1 for Softmax {
     fn name(&self) -> &'static str {
         "softmax"
@@ -108,7 +130,13 @@ impl CustomOp1 for Softmax {
                 }
             },
         );
+        #[cfg(test)]
+        super::launch::recorder::record(Some(&Self::launch(layout)?), &[x], &out);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        Self::launch(layout)?.run(&[(storage, layout)], layout.shape())
     }
 
     fn bwd(&self, _: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -119,28 +147,25 @@ impl CustomOp1 for Softmax {
 /// Gradient of `scale * x` from the softmax `y` of it, and `y`'s gradient.
 pub(super) fn softmax_backward(y: &Tensor, grad: &Tensor, scale: f32) -> Result<Tensor> {
     let width = y.dim(D::Minus1)?;
-    plain(
-        "softmax-backward",
-        [y, grad],
-        y.shape(),
-        |[y, grad], out| {
-            for_blocks(
-                out,
-                rows_per_block(width) * width,
-                #[inline(always)]
-                |at, out| {
-                    let y = y[at..].chunks_exact(width);
-                    let grad = grad[at..].chunks_exact(width);
-                    for ((out, y), grad) in out.chunks_exact_mut(width).zip(y).zip(grad) {
-                        let mean = dot(y, grad);
-                        for ((out, &y), &grad) in out.iter_mut().zip(y).zip(grad) {
-                            *out = scale * y * (grad - mean);
-                        }
+    let rows = y.elem_count() / width.max(1);
+    let launch = Launch::blocks("softmax_backward", rows, &[width]).with(scale);
+    kernel(launch, [y, grad], y.shape(), |[y, grad], out| {
+        for_blocks(
+            out,
+            rows_per_block(width) * width,
+            #[inline(always)]
+            |at, out| {
+                let y = y[at..].chunks_exact(width);
+                let grad = grad[at..].chunks_exact(width);
+                for ((out, y), grad) in out.chunks_exact_mut(width).zip(y).zip(grad) {
+                    let mean = dot(y, grad);
+                    for ((out, &y), &grad) in out.iter_mut().zip(y).zip(grad) {
+                        *out = scale * y * (grad - mean);
                     }
-                },
-            );
-        },
-    )
+                }
+            },
+        );
+    })
 }
 
 /// Rows of a block when each is `width` long.

@@ -1,9 +1,12 @@
 //! Scaled dot product attention.
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor,
+};
 
 use super::activation::{rows_per_block, softmax_backward, softmax_row};
-use super::kernel::{axpy, for_blocks, plain, sum, values, vectorized};
+use super::kernel::{axpy, for_blocks, kernel, like, plain, sum, values, vectorized};
+use super::launch::Launch;
 use super::product::{Product, ProductSize, product_shape};
 
 /// `softmax(scale * q k^T + bias) v` for `q` (B, H, N, D), `k` and `v` (B, H, M, D) and `bias`
@@ -38,13 +41,17 @@ fn weighted(
     scale: f64,
     kind: Bias,
 ) -> Result<Tensor> {
+    if q.dtype() != DType::F32 && q.device().is_cpu() {
+        let [q32, k32, v32] = [q, k, v].map(|x| x.to_dtype(DType::F32));
+        return weighted(&q32?, &k32?, &v32?, bias, scale, kind)?.to_dtype(q.dtype());
+    }
     let (q, k) = (q.contiguous()?, k.contiguous()?);
     let op = AttentionWeights {
         scale: scale as f32,
         bias: kind,
     };
     let weights = match bias {
-        Some(bias) => q.apply_op3(&k, &bias.contiguous()?, op)?,
+        Some(bias) => q.apply_op3(&k, &like(&q, bias)?, op)?,
         None => q.apply_op2(&k, op)?,
     };
     Product {
@@ -55,7 +62,7 @@ fn weighted(
 
 /// What the third input adds to the scores.
 #[derive(Clone, Copy)]
-enum Bias {
+pub(super) enum Bias {
     /// (H, N, M), the same for every item of the batch.
     Shared,
     /// (B, H, N, rows + cols) for keys on a grid.
@@ -85,6 +92,14 @@ impl Bias {
         }
     }
 
+    /// How the kernels know it: `bias_of` in `kernels.cu`.
+    fn numbers(self, n_values: usize) -> [usize; 4] {
+        match self {
+            Self::Shared => [1, n_values, 0, 0],
+            Self::Grid { rows, cols } => [2, 0, rows, cols],
+        }
+    }
+
     fn check(self, bias: &Layout, size: ProductSize) -> Result<()> {
         let ProductSize {
             batch,
@@ -108,34 +123,64 @@ impl Bias {
     /// The bias's gradient from that of the scores (B, H, N, M) times `scale`.
     fn backward(self, bias: &Tensor, scores: &Tensor, scale: f32) -> Result<Tensor> {
         let keys = scores.dim(D::Minus1)?;
-        plain(
-            "attention-bias-backward",
-            [scores],
-            bias.shape(),
-            |[scores], out| match self {
-                Self::Shared => {
+        match self {
+            Self::Shared if scores.device().is_cuda() => scores
+                .reshape(((), bias.elem_count()))?
+                .sum(0)?
+                .reshape(bias.shape())?
+                .affine(f64::from(1.0 / scale), 0.0),
+            Self::Shared => plain(
+                "attention-bias-backward",
+                [scores],
+                bias.shape(),
+                |[scores], out| {
                     for scores in scores.chunks_exact(out.len()) {
                         axpy(out, 1.0 / scale, scores);
                     }
-                }
-                Self::Grid { rows, cols } => for_blocks(
-                    out,
-                    rows_per_block(keys) * (rows + cols),
-                    #[inline(always)]
-                    |at, out| {
-                        let scores = scores[at / (rows + cols) * keys..].chunks_exact(keys);
-                        for (out, scores) in out.chunks_exact_mut(rows + cols).zip(scores) {
-                            let (by_row, by_col) = out.split_at_mut(rows);
-                            for (row, scores) in by_row.iter_mut().zip(scores.chunks_exact(cols)) {
-                                *row = sum(scores) / scale;
-                                axpy(by_col, 1.0 / scale, scores);
-                            }
-                        }
+                },
+            ),
+            Self::Grid { rows, cols } => {
+                let queries = bias.elem_count() / (rows + cols);
+                let launch = Launch::blocks("grid_bias_backward", queries, &[rows, cols]);
+                kernel(
+                    launch.with(scale),
+                    [scores],
+                    bias.shape(),
+                    |[scores], out| {
+                        for_blocks(
+                            out,
+                            rows_per_block(keys) * (rows + cols),
+                            #[inline(always)]
+                            |at, out| {
+                                let scores = scores[at / (rows + cols) * keys..].chunks_exact(keys);
+                                for (out, scores) in out.chunks_exact_mut(rows + cols).zip(scores) {
+                                    let (by_row, by_col) = out.split_at_mut(rows);
+                                    let lines = scores.chunks_exact(cols);
+                                    for (row, scores) in by_row.iter_mut().zip(lines) {
+                                        *row = sum(scores) / scale;
+                                        axpy(by_col, 1.0 / scale, scores);
+                                    }
+                                }
+                            },
+                        );
                     },
-                ),
-            },
-        )
+                )
+            }
+        }
     }
+}
+
+/// The kernel for scores (rows, width), and for how many values of bias.
+pub(super) fn softmax_launch(
+    [rows, width]: [usize; 2],
+    scale: f32,
+    bias: Option<(Bias, usize)>,
+) -> Launch {
+    let mut numbers = vec![width];
+    if let Some((bias, n_values)) = bias {
+        numbers.extend(bias.numbers(n_values));
+    }
+    Launch::blocks("softmax", rows, &numbers).with(scale)
 }
 
 const SCORES: Product = Product {
@@ -177,6 +222,23 @@ impl AttentionWeights {
         Ok((CpuStorage::F32(out), product_shape(l1, size)))
     }
 
+    fn on_gpu(
+        &self,
+        (s1, l1): (&CudaStorage, &Layout),
+        (s2, l2): (&CudaStorage, &Layout),
+        bias: Option<(&CudaStorage, &Layout)>,
+    ) -> Result<(CudaStorage, Shape)> {
+        let size = SCORES.size(l1, l2)?;
+        let scores = SCORES.whole((s1, l1), (s2, l2))?;
+        let layout = Layout::contiguous(product_shape(l1, size));
+        let n_values = bias.map(|(_, layout)| layout.shape().elem_count());
+        let mut inputs = vec![(&scores, &layout)];
+        inputs.extend(bias);
+        let rows = [size.batch * size.rows, size.columns];
+        let bias = n_values.map(|n| (self.bias, n));
+        softmax_launch(rows, self.scale, bias).run(&inputs, layout.shape())
+    }
+
     /// Gradients of q and k, and that of the scores times `scale`.
     fn backward(
         &self,
@@ -211,6 +273,16 @@ impl CustomOp2 for AttentionWeights {
         self.run((s1, l1), (s2, l2), None)
     }
 
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.on_gpu((s1, l1), (s2, l2), None)
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
@@ -239,6 +311,19 @@ impl CustomOp3 for AttentionWeights {
     ) -> Result<(CpuStorage, Shape)> {
         self.bias.check(l3, SCORES.size(l1, l2)?)?;
         self.run((s1, l1), (s2, l2), Some(values(s3, l3)?))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.bias.check(l3, SCORES.size(l1, l2)?)?;
+        self.on_gpu((s1, l1), (s2, l2), Some((s3, l3)))
     }
 
     fn bwd(

@@ -1,9 +1,10 @@
 //! Batch normalization in training, and as the affine map it is in evaluation.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 
 use super::kernel::{
-    channel_sums, for_blocks, long_dot, long_sum, plain, squared_deviation, sum_per_channel, values,
+    channel_sums, for_blocks, in_f32, like, long_dot, long_sum, plain, squared_deviation,
+    sum_per_channel, values,
 };
 
 /// Normalizes each channel of `x` (B, C, H, W) by its statistics over the batch, then scales by
@@ -15,6 +16,13 @@ pub fn batch_norm_train(
     bias: &Tensor,
     eps: f64,
 ) -> Result<(Tensor, Tensor, Tensor)> {
+    if x.dtype() != DType::F32 {
+        let (y, mean, variance) = batch_norm_train(&x.to_dtype(DType::F32)?, weight, bias, eps)?;
+        return Ok((y.to_dtype(x.dtype())?, mean, variance));
+    }
+    if !x.device().is_cpu() {
+        return batch_norm_in_steps(x, weight, bias, eps);
+    }
     let x = x.contiguous()?;
     let size = Channels::of(x.dims())?;
     let mean = plain("batch-mean", [&x], size.channels, |[x], out| {
@@ -47,8 +55,39 @@ pub fn batch_norm_train(
 
 /// `x * scale + shift` per channel, for `x` (B, C, H, W), `scale` and `shift` (C).
 pub fn channel_affine(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    x.contiguous()?
-        .apply_op3(&scale.contiguous()?, &shift.contiguous()?, ChannelAffine)
+    in_f32(x, |x| {
+        let (scale, shift) = (like(x, scale)?, like(x, shift)?);
+        if x.device().is_cpu() {
+            return x.apply_op3(&scale, &shift, ChannelAffine);
+        }
+        channel_affine_in_steps(x, &scale, &shift)
+    })
+}
+
+/// On a GPU.
+pub(super) fn channel_affine_in_steps(
+    x: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+) -> Result<Tensor> {
+    x.broadcast_mul(&scale.reshape((1, (), 1, 1))?)?
+        .broadcast_add(&shift.reshape((1, (), 1, 1))?)
+}
+
+/// On a GPU.
+pub(super) fn batch_norm_in_steps(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let mean = x.mean_keepdim((0, 2, 3))?;
+    let centred = x.broadcast_sub(&mean)?;
+    let variance = centred.sqr()?.mean_keepdim((0, 2, 3))?;
+    let normalized = centred.broadcast_div(&(&variance + eps)?.sqrt()?)?;
+    let y = channel_affine_in_steps(&normalized, weight, bias)?;
+    let [mean, variance] = [mean, variance].map(|it| it.flatten_all());
+    Ok((y, mean?.detach(), variance?.detach()))
 }
 
 /// Sum of squared distances from `mean`, in f64 from block to block.

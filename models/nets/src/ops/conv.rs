@@ -5,7 +5,8 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use super::im2col::Windows;
-use super::kernel::{axpy, into_values, sum_per_channel, values, vectorized};
+use super::kernel::{axpy, in_f32, into_values, like, sum_per_channel, values, vectorized};
+use super::unfold::conv2d_in_steps;
 
 /// Convolution of `x` (B, I, H, W) with `weight` (O, I, k, k) and `bias` (O), zero padded.
 pub fn conv2d(
@@ -30,11 +31,19 @@ pub fn conv2d(
         inputs,
         outputs,
     };
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, op),
-        None => x.apply_op2(&weight, op),
-    }
+    in_f32(x, |x| {
+        let (weight, bias) = (
+            like(x, weight)?,
+            bias.map(|bias| like(x, bias)).transpose()?,
+        );
+        if !x.device().is_cpu() {
+            return conv2d_in_steps(x, &weight, bias.as_ref(), windows);
+        }
+        match bias {
+            Some(bias) => x.apply_op3(&weight, &bias, op),
+            None => x.apply_op2(&weight, op),
+        }
+    })
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 use rayon::prelude::*;
 
 use super::conv::{add_per_channel, conv2d};
-use super::kernel::{plain, sum_per_channel, values};
+use super::kernel::{in_f32, like, plain, sum_per_channel, values};
 
 /// `x` (B, I, H, W), `weight` (I, O, 2, 2), `bias` (O), giving (B, O, 2H, 2W).
 pub fn conv_transpose2x2(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -20,9 +20,24 @@ pub fn conv_transpose2x2(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> 
         .permute((1, 2, 3, 0))?
         .reshape((4 * outputs, inputs, 1, 1))?;
     let y = conv2d(x, &kernel, None, 1, 0)?;
-    match bias {
-        Some(bias) => y.apply_op2(&bias.contiguous()?, Spread),
+    in_f32(&y, |y| match bias {
+        bias if !y.device().is_cpu() => spread_in_steps(y, bias),
+        Some(bias) => y.apply_op2(&like(y, bias)?, Spread),
         None => y.apply_op1(Spread),
+    })
+}
+
+/// On a GPU.
+pub(super) fn spread_in_steps(y: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (b, c, h, w) = y.dims4()?;
+    let spread = y
+        .reshape(&[b, c / 4, 2, 2, h, w][..])?
+        .permute(&[0, 1, 4, 2, 5, 3][..])?
+        .contiguous()?
+        .reshape((b, c / 4, 2 * h, 2 * w))?;
+    match bias {
+        Some(bias) => spread.broadcast_add(&like(&spread, bias)?.reshape((1, c / 4, 1, 1))?),
+        None => Ok(spread),
     }
 }
 

@@ -1,11 +1,12 @@
 //! Depthwise convolution: one small kernel per channel. candle splits it into one convolution a
 //! channel; here every plane is one pass over memory, planes in parallel.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::im2col::{Windows, add_strided};
-use super::kernel::{axpy, dot, plain, values, vectorized};
+use super::kernel::{axpy, dot, in_f32, kernel, like, values, vectorized};
+use super::launch::Launch;
 
 /// Convolution of each channel of `x` (B, C, H, W) with its kernel in `weight` (C, 1, k, k).
 pub fn depthwise_conv2d(
@@ -24,8 +25,7 @@ pub fn depthwise_conv2d(
         );
     }
     let windows = Windows::new([h, w], kernel, stride, padding)?;
-    x.contiguous()?
-        .apply_op2(&weight.contiguous()?, Depthwise { windows })
+    in_f32(x, |x| x.apply_op2(&like(x, weight)?, Depthwise { windows }))
 }
 
 struct Depthwise {
@@ -33,6 +33,18 @@ struct Depthwise {
 }
 
 impl Depthwise {
+    /// With the output's shape.
+    fn launch(&self, x: &Layout) -> Result<(Launch, Shape)> {
+        let (batch, channels, _, _) = x.shape().dims4()?;
+        let [height, width] = self.windows.output;
+        let shape = Shape::from((batch, channels, height, width));
+        let numbers = self.windows.numbers(channels);
+        Ok((
+            Launch::each("depthwise", shape.elem_count(), &numbers),
+            shape,
+        ))
+    }
+
     /// Wide vectors make the strided loops slower than narrow ones: they gather.
     #[inline(always)]
     fn run(&self, f: impl FnOnce()) {
@@ -77,8 +89,9 @@ impl Depthwise {
     fn input_gradient(&self, weight: &Tensor, grad: &Tensor, shape: &Shape) -> Result<Tensor> {
         let (taps, channels) = (self.taps(), weight.dim(0)?);
         let Windows { stride, .. } = self.windows;
-        plain(
-            "depthwise-input-gradient",
+        let numbers = self.windows.numbers(channels);
+        kernel(
+            Launch::each("depthwise_input_gradient", shape.elem_count(), &numbers),
             [weight, grad],
             shape,
             |[weight, grad], out| {
@@ -113,8 +126,9 @@ impl Depthwise {
         let (batch, channels) = (x.dim(0)?, x.dim(1)?);
         let (taps, stride) = (self.taps(), self.windows.stride);
         let (pixels_in, pixels_out) = (self.windows.pixels_in(), self.windows.pixels_out());
-        plain(
-            "depthwise-weight-gradient",
+        let numbers = [&[batch], &self.windows.numbers(channels)[..]].concat();
+        kernel(
+            Launch::blocks("depthwise_weight_gradient", channels * taps, &numbers),
             [x, grad],
             shape,
             |[x, grad], out| {
@@ -198,11 +212,20 @@ impl CustomOp2 for Depthwise {
                     },
                 );
             });
-        let [height, width] = self.windows.output;
-        Ok((
-            CpuStorage::F32(out),
-            (batch, channels, height, width).into(),
-        ))
+        #[cfg(test)]
+        super::launch::recorder::record(Some(&self.launch(l1)?.0), &[x, weight], &out);
+        Ok((CpuStorage::F32(out), self.launch(l1)?.1))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (launch, shape) = self.launch(l1)?;
+        launch.run(&[(s1, l1), (s2, l2)], shape)
     }
 
     fn bwd(

@@ -41,6 +41,15 @@ impl Windows {
         })
     }
 
+    /// How the kernels know them: `Windows` in `kernels.cu`.
+    pub(super) fn numbers(&self, channels: usize) -> [usize; 8] {
+        let ([height, width], [out_height, out_width]) = (self.input, self.output);
+        let (k, stride, padding) = (self.kernel, self.stride, self.padding);
+        [
+            channels, height, width, out_height, out_width, k, stride, padding,
+        ]
+    }
+
     /// Whether the columns are the image itself.
     pub(super) fn is_pointwise(&self) -> bool {
         (self.kernel, self.stride, self.padding) == (1, 1, 0)

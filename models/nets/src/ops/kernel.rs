@@ -4,9 +4,12 @@
 use std::sync::LazyLock;
 
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor,
+    bail,
 };
 use rayon::prelude::*;
+
+use super::launch::Launch;
 
 static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 
@@ -33,18 +36,41 @@ pub(super) fn into_values(storage: CpuStorage) -> Result<Vec<f32>> {
     }
 }
 
+/// What the CPU's operations take is f32: other types are rounded from and to it around `op`.
+pub(super) fn in_f32(x: &Tensor, op: impl FnOnce(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    if x.dtype() == DType::F32 || !x.device().is_cpu() {
+        return op(&x.contiguous()?);
+    }
+    op(&x.to_dtype(DType::F32)?.contiguous()?)?.to_dtype(x.dtype())
+}
+
+/// A weight, contiguous and of the type of the values that it meets.
+pub(super) fn like(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    weight.to_dtype(x.dtype())?.contiguous()
+}
+
 /// An operation without gradient: a shape and a function that fills a zeroed buffer of it.
 struct Plain<F> {
     name: &'static str,
+    launch: Option<Launch>,
     shape: Shape,
     fill: F,
 }
 
 impl<F: Fn(&[&[f32]], &mut [f32])> Plain<F> {
-    fn run(&self, inputs: &[&[f32]]) -> (CpuStorage, Shape) {
+    fn on_cpu(&self, inputs: &[&[f32]]) -> (CpuStorage, Shape) {
         let mut out = vec![0f32; self.shape.elem_count()];
         (self.fill)(inputs, &mut out);
+        #[cfg(test)]
+        super::launch::recorder::record(self.launch.as_ref(), inputs, &out);
         (CpuStorage::F32(out), self.shape.clone())
+    }
+
+    fn on_gpu(&self, inputs: &[(&CudaStorage, &Layout)]) -> Result<(CudaStorage, Shape)> {
+        match &self.launch {
+            Some(launch) => launch.run(inputs, self.shape.clone()),
+            None => bail!("{} has no kernel for a GPU", self.name),
+        }
     }
 }
 
@@ -53,7 +79,10 @@ impl<F: Fn(&[&[f32]], &mut [f32])> CustomOp1 for Plain<F> {
         self.name
     }
     fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok(self.run(&[values(s, l)?]))
+        Ok(self.on_cpu(&[values(s, l)?]))
+    }
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> Result<(CudaStorage, Shape)> {
+        self.on_gpu(&[(s, l)])
     }
 }
 
@@ -68,7 +97,16 @@ impl<F: Fn(&[&[f32]], &mut [f32])> CustomOp2 for Plain<F> {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.run(&[values(s1, l1)?, values(s2, l2)?]))
+        Ok(self.on_cpu(&[values(s1, l1)?, values(s2, l2)?]))
+    }
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.on_gpu(&[(s1, l1), (s2, l2)])
     }
 }
 
@@ -85,15 +123,46 @@ impl<F: Fn(&[&[f32]], &mut [f32])> CustomOp3 for Plain<F> {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.run(&[values(s1, l1)?, values(s2, l2)?, values(s3, l3)?]))
+        Ok(self.on_cpu(&[values(s1, l1)?, values(s2, l2)?, values(s3, l3)?]))
+    }
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        self.on_gpu(&[(s1, l1), (s2, l2), (s3, l3)])
     }
 }
 
-/// Runs `fill` on the values of `inputs` and a zeroed buffer of `shape`.
+/// Runs `fill` on the values of `inputs` and a zeroed buffer of `shape`; on a CPU only.
 pub(super) fn plain<const N: usize>(
     name: &'static str,
     inputs: [&Tensor; N],
     shape: impl Into<Shape>,
+    fill: impl Fn([&[f32]; N], &mut [f32]),
+) -> Result<Tensor> {
+    plain_or(name, None, inputs, shape.into(), fill)
+}
+
+/// The same, by a kernel on a GPU.
+pub(super) fn kernel<const N: usize>(
+    launch: Launch,
+    inputs: [&Tensor; N],
+    shape: impl Into<Shape>,
+    fill: impl Fn([&[f32]; N], &mut [f32]),
+) -> Result<Tensor> {
+    plain_or(launch.kernel, Some(launch), inputs, shape.into(), fill)
+}
+
+fn plain_or<const N: usize>(
+    name: &'static str,
+    launch: Option<Launch>,
+    inputs: [&Tensor; N],
+    shape: Shape,
     fill: impl Fn([&[f32]; N], &mut [f32]),
 ) -> Result<Tensor> {
     let contiguous = inputs
@@ -102,7 +171,8 @@ pub(super) fn plain<const N: usize>(
         .collect::<Result<Vec<_>>>()?;
     let op = Plain {
         name,
-        shape: shape.into(),
+        launch,
+        shape,
         fill: |slices: &[&[f32]], out: &mut [f32]| {
             let slices = slices.try_into().expect("as many slices as inputs");
             fill(slices, out);

@@ -1,28 +1,39 @@
 //! The affine map of a linear layer.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
-
-use super::kernel::{axpy, for_blocks, into_values, plain, values, vectorized};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
+};
 use rayon::prelude::*;
+
+use super::kernel::{axpy, for_blocks, in_f32, into_values, kernel, like, values, vectorized};
+use super::launch::Launch;
 
 /// `x weight^T + bias` for `x` (.., in), `weight` (out, in) and `bias` (out). A weight or an input
 /// that needs no gradient costs nothing in the backward pass.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    match bias {
-        Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, Linear),
-        None => x.apply_op2(&weight, Linear),
-    }
+    in_f32(x, |x| {
+        let weight = like(x, weight)?;
+        match bias {
+            Some(bias) if x.device().is_cpu() => x.apply_op3(&weight, &like(x, bias)?, Linear),
+            Some(bias) => linear_in_steps(x, &weight, &like(x, bias)?),
+            None => x.apply_op2(&weight, Linear),
+        }
+    })
+}
+
+/// With a bias, on a GPU.
+pub(super) fn linear_in_steps(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    x.apply_op2(weight, Linear)?.apply_op2(bias, AddRow)
 }
 
 struct Linear;
 
 impl Linear {
-    fn forward(
-        (s1, l1): (&CpuStorage, &Layout),
-        (s2, l2): (&CpuStorage, &Layout),
-    ) -> Result<(Vec<f32>, Shape)> {
+    fn forward<S: BackendStorage>(
+        (s1, l1): (&S, &Layout),
+        (s2, l2): (&S, &Layout),
+    ) -> Result<(S, Shape)> {
         let (out, inner) = l2.shape().dims2()?;
         let mut dims = l1.dims().to_vec();
         match dims.last_mut() {
@@ -36,7 +47,7 @@ impl Linear {
         let rows = l1.shape().elem_count() / inner;
         let x = Layout::contiguous_with_offset((rows, inner), l1.start_offset());
         let y = s1.matmul(s2, (1, rows, out, inner), &x, &l2.transpose(0, 1)?)?;
-        Ok((into_values(y)?, dims.into()))
+        Ok((y, dims.into()))
     }
 
     fn backward(
@@ -68,8 +79,17 @@ impl CustomOp2 for Linear {
         s2: &CpuStorage,
         l2: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (y, shape) = Self::forward((s1, l1), (s2, l2))?;
-        Ok((CpuStorage::F32(y), shape))
+        Self::forward((s1, l1), (s2, l2))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        Self::forward((s1, l1), (s2, l2))
     }
 
     fn bwd(
@@ -97,8 +117,8 @@ impl CustomOp3 for Linear {
         s3: &CpuStorage,
         l3: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (mut y, shape) = Self::forward((s1, l1), (s2, l2))?;
-        let bias = values(s3, l3)?;
+        let (y, shape) = Self::forward((s1, l1), (s2, l2))?;
+        let (mut y, bias) = (into_values(y)?, values(s3, l3)?);
         if bias.len() != l2.dims()[0] {
             bail!(
                 "linear: bias {:?} does not go with weight {:?}",
@@ -106,17 +126,7 @@ impl CustomOp3 for Linear {
                 l2.dims()
             );
         }
-        let block = super::activation::rows_per_block(bias.len()) * bias.len();
-        for_blocks(
-            &mut y,
-            block,
-            #[inline(always)]
-            |_, rows| {
-                for row in rows.chunks_exact_mut(bias.len()) {
-                    axpy(row, 1.0, bias);
-                }
-            },
-        );
+        add_row(&mut y, bias);
         Ok((CpuStorage::F32(y), shape))
     }
 
@@ -134,9 +144,78 @@ impl CustomOp3 for Linear {
     }
 }
 
+/// Adds `bias` to every row.
+fn add_row(y: &mut [f32], bias: &[f32]) {
+    let block = super::activation::rows_per_block(bias.len()) * bias.len();
+    for_blocks(
+        y,
+        block,
+        #[inline(always)]
+        |_, rows| {
+            for row in rows.chunks_exact_mut(bias.len()) {
+                axpy(row, 1.0, bias);
+            }
+        },
+    );
+}
+
+/// (.., width) + (width)
+struct AddRow;
+
+impl AddRow {
+    fn launch(x: &Layout, bias: &Layout) -> Launch {
+        let width = bias.shape().elem_count();
+        Launch::each("add_row", x.shape().elem_count(), &[width])
+    }
+}
+
+impl CustomOp2 for AddRow {
+    fn name(&self) -> &'static str {
+        "add-row"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, bias) = (values(s1, l1)?, values(s2, l2)?);
+        let mut out = x.to_vec();
+        add_row(&mut out, bias);
+        #[cfg(test)]
+        super::launch::recorder::record(Some(&Self::launch(l1, l2)), &[x, bias], &out);
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        Self::launch(l1, l2).run(&[(s1, l1), (s2, l2)], l1.shape())
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        bias: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let to_bias = bias.track_op().then(|| sum_rows(grad, bias.elem_count()));
+        Ok((x.track_op().then(|| grad.clone()), to_bias.transpose()?))
+    }
+}
+
 /// Sum of `x` (.., width) over all but the last dimension.
 pub(super) fn sum_rows(x: &Tensor, width: usize) -> Result<Tensor> {
-    plain("sum-rows", [x], width, |[x], out| {
+    let rows = x.elem_count() / width.max(1);
+    let launch = Launch::blocks("column_sums", width.div_ceil(32), &[rows, width]);
+    kernel(launch, [x], width, |[x], out| {
         add_row_sums(x.len() / width, out, |row, out| {
             axpy(out, 1.0, &x[row * width..]);
         });

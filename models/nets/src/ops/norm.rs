@@ -1,16 +1,16 @@
 //! Layer normalization over the last dimension.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::activation::rows_per_block;
-use super::kernel::{dot, for_blocks, plain, squared_deviation, sum, values};
-use super::linear::add_row_sums;
+use super::kernel::{dot, for_blocks, in_f32, kernel, like, plain, squared_deviation, sum, values};
+use super::launch::Launch;
+use super::linear::{add_row_sums, sum_rows};
 
 /// Normalizes over the last dimension, then scales by `weight` and shifts by `bias`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let op = LayerNorm { eps: eps as f32 };
-    x.contiguous()?
-        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+    in_f32(x, |x| x.apply_op3(&like(x, weight)?, &like(x, bias)?, op))
 }
 
 struct LayerNorm {
@@ -29,10 +29,14 @@ impl LayerNorm {
         )
     }
 
+    fn launch(&self, kernel: &'static str, n_values: usize, width: usize) -> Launch {
+        Launch::blocks(kernel, n_values / width.max(1), &[width]).with(self.eps)
+    }
+
     fn input_gradient(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
         let width = weight.elem_count();
-        plain(
-            "layer-norm-backward",
+        kernel(
+            self.launch("layer_norm_backward", x.elem_count(), width),
             [x, weight, grad],
             x.shape(),
             |[x, weight, grad], out| {
@@ -63,6 +67,9 @@ impl LayerNorm {
     }
 
     fn weight_gradient(&self, x: &Tensor, grad: &Tensor, width: usize) -> Result<Tensor> {
+        if !x.device().is_cpu() {
+            return self.weight_gradient_in_steps(x, grad, width);
+        }
         plain("layer-norm-weight", [x, grad], width, |[x, grad], out| {
             add_row_sums(
                 x.len() / width,
@@ -78,6 +85,15 @@ impl LayerNorm {
                 },
             );
         })
+    }
+
+    /// On a GPU.
+    fn weight_gradient_in_steps(&self, x: &Tensor, grad: &Tensor, width: usize) -> Result<Tensor> {
+        let ones = Tensor::ones(width, x.dtype(), x.device())?;
+        let normalized = x
+            .detach()
+            .apply_op3_no_bwd(&ones, &ones.zeros_like()?, self)?;
+        sum_rows(&(normalized * grad)?, width)
     }
 }
 
@@ -119,7 +135,27 @@ impl CustomOp3 for LayerNorm {
                 }
             },
         );
+        #[cfg(test)]
+        super::launch::recorder::record(
+            Some(&self.launch("layer_norm", x.len(), width)),
+            &[x, weight, bias],
+            &out,
+        );
         Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let width = l2.shape().elem_count();
+        self.launch("layer_norm", l1.shape().elem_count(), width)
+            .run(&[(s1, l1), (s2, l2), (s3, l3)], l1.shape())
     }
 
     fn bwd(
@@ -135,9 +171,7 @@ impl CustomOp3 for LayerNorm {
         let grad_weight = weight
             .track_op()
             .then(|| self.weight_gradient(x, grad, width));
-        let grad_bias = bias
-            .track_op()
-            .then(|| super::linear::sum_rows(grad, width));
+        let grad_bias = bias.track_op().then(|| sum_rows(grad, width));
         Ok((
             grad_x.transpose()?,
             grad_weight.transpose()?,

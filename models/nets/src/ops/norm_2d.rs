@@ -4,14 +4,32 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::kernel::{
-    BLOCK, axpy, channel_sums, for_blocks, plain, sum_per_channel, values, vectorized,
+    BLOCK, axpy, channel_sums, for_blocks, in_f32, like, plain, sum_per_channel, values, vectorized,
 };
+use super::layer_norm;
 
 /// `layer_norm` over the channels of each pixel: `x` (B, C, H, W), `weight` and `bias` (C).
 pub fn layer_norm_2d(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let op = LayerNorm2d { eps: eps as f32 };
-    x.contiguous()?
-        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)
+    in_f32(x, |x| {
+        if x.device().is_cpu() {
+            return x.apply_op3(&like(x, weight)?, &like(x, bias)?, op);
+        }
+        layer_norm_2d_in_steps(x, weight, bias, eps)
+    })
+}
+
+/// On a GPU.
+pub(super) fn layer_norm_2d_in_steps(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+) -> Result<Tensor> {
+    let pixels = x.permute((0, 2, 3, 1))?.contiguous()?;
+    layer_norm(&pixels, weight, bias, eps)?
+        .permute((0, 3, 1, 2))?
+        .contiguous()
 }
 
 struct LayerNorm2d {

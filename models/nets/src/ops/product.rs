@@ -2,7 +2,7 @@
 //! attention one after the other.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::kernel::{BLOCK, into_values};
@@ -58,6 +58,23 @@ impl Product {
             inner,
             columns,
         })
+    }
+
+    /// All products in one call, as a GPU wants them.
+    pub(super) fn whole<S: BackendStorage>(
+        self,
+        (s1, l1): (&S, &Layout),
+        (s2, l2): (&S, &Layout),
+    ) -> Result<S> {
+        let ProductSize {
+            batch,
+            rows,
+            inner,
+            columns,
+        } = self.size(l1, l2)?;
+        let a = operand(l1, self.swapped[0], [0, batch, rows, inner])?;
+        let b = operand(l2, self.swapped[1], [0, batch, inner, columns])?;
+        s1.matmul(s2, (batch, rows, columns, inner), &a, &b)
     }
 
     /// Computes the products a few at a time and hands each group's to `finish`, with its offset
@@ -131,6 +148,17 @@ impl CustomOp2 for Product {
             out.copy_from_slice(&product);
         })?;
         Ok((CpuStorage::F32(out), shape))
+    }
+
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let shape = product_shape(l1, self.size(l1, l2)?);
+        Ok((self.whole((s1, l1), (s2, l2))?, shape))
     }
 
     fn bwd(

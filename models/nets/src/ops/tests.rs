@@ -1,5 +1,7 @@
 //! Each operation against candle's own primitives, forward and every gradient.
 
+mod gpu;
+
 use candle_core::{D, Device, Result, Tensor, Var};
 
 use super::{

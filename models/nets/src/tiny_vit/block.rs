@@ -1,6 +1,6 @@
 //! Window attention, a depthwise convolution over the whole grid, and an MLP.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{to_map, to_tokens};
 use crate::adapter::Adapter;
@@ -25,6 +25,7 @@ pub struct Block {
     local_conv: Conv2dBn,
     mlp: BlockMlp,
     adapters: Option<Adapters>,
+    precision: DType,
 }
 
 struct Adapters {
@@ -48,6 +49,7 @@ impl Block {
             local_conv: Conv2dBn::depthwise(config.dim, 1, &params.pp("local_conv"))?,
             mlp: BlockMlp::new(config.dim, config.mlp_ratio, &params.pp("mlp"))?,
             adapters,
+            precision: params.compute().precision,
         })
     }
 
@@ -60,7 +62,7 @@ impl Block {
         let x = (x + attended)?;
         let map = self.local_conv.forward(&to_map(&x, grid)?, mode)?;
         let x = to_tokens(&map)?;
-        let y = (&x + self.mlp.forward(&x)?)?;
+        let y = (&x + self.mlp.forward(&x, self.precision)?)?;
         match &self.adapters {
             // The adapter sees x before the MLP's own norm.
             Some(adapters) => y + (adapters.mlp.forward(&x)? * 0.5)?,
@@ -74,14 +76,14 @@ impl Block {
         let (b, _, c) = x.dims3()?;
         let side = self.window_size;
         if (h, w) == (side, side) {
-            return self.attn.forward(x);
+            return self.attn.forward(x, self.precision);
         }
         let windows = split_windows(&x.reshape((b, h, w, c))?, side)?;
         let n_windows = windows.dim(0)?;
         let windows = windows.reshape((n_windows, side * side, c))?;
         let attended = self
             .attn
-            .forward(&windows)?
+            .forward(&windows, self.precision)?
             .reshape((n_windows, side, side, c))?;
         join_windows(&attended, [h, w])?.reshape((b, h * w, c))
     }
@@ -121,19 +123,19 @@ impl Attention {
             qkv: QkvLinear::new(dim, num_heads, config.lora.as_ref(), &params.pp("qkv"))?,
             proj: Linear::with_init(dim, dim, init, &params.pp("proj"))?,
             attention_biases: params.get((num_heads, n), "attention_biases", Init::Const(0.0))?,
-            bias_columns: Tensor::new(columns, &Device::Cpu)?,
+            bias_columns: Tensor::new(columns, &params.compute().device)?,
             num_heads,
         })
     }
 
-    /// (B, N, C) -> (B, N, C)
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// (B, N, C) -> (B, N, C), in f32 outside
+    fn forward(&self, x: &Tensor, precision: DType) -> Result<Tensor> {
         let (b, n, c) = x.dims3()?;
         let head_dim = c / self.num_heads;
         // Heads outside, then q | k | v within each head.
         let qkv = self
             .qkv
-            .forward(&self.norm.forward(x)?)?
+            .forward(&self.norm.forward(x)?.to_dtype(precision)?)?
             .reshape((b, n, self.num_heads, 3 * head_dim))?
             .transpose(1, 2)?;
         let part = |i: usize| qkv.narrow(3, i * head_dim, head_dim)?.contiguous();
@@ -144,7 +146,8 @@ impl Attention {
         let scale = 1.0 / (head_dim as f64).sqrt();
         let y = ops::attention(&part(0)?, &part(1)?, &part(2)?, Some(&bias), scale)?;
         self.proj
-            .forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))?)
+            .forward(&y.transpose(1, 2)?.contiguous()?.reshape((b, n, c))?)?
+            .to_dtype(DType::F32)
     }
 }
 
@@ -165,8 +168,9 @@ impl BlockMlp {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.fc1.forward(&self.norm.forward(x)?)?;
-        self.fc2.forward(&ops::gelu(&x)?)
+    fn forward(&self, x: &Tensor, precision: DType) -> Result<Tensor> {
+        let x = self.norm.forward(x)?.to_dtype(precision)?;
+        let x = self.fc1.forward(&x)?;
+        self.fc2.forward(&ops::gelu(&x)?)?.to_dtype(DType::F32)
     }
 }
