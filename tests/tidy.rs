@@ -75,7 +75,7 @@ const LINKS: [Links; 7] = [
             "native-tls",
             "daemon",
         ],
-        because: "the trainer opens no network connection",
+        because: "the trainer's processes talk to each other, through sockets of std, and to nobody else",
     },
     Links {
         package: "daemon",

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
+mod parallel;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};

@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::augment::{Augmentation, Frame, augment};
 use crate::dataset::{Dataset, Entry, LabelRule, Sample};
+use crate::train::Share;
 
 /// Batches that wait for the training step.
 pub(crate) const AHEAD: usize = 2;
@@ -97,15 +98,16 @@ impl Loader {
         self.shared.frames.len().div_ceil(self.shared.options.batch)
     }
 
-    /// The batches of an epoch, a function of seed, epoch and options alone, without the first `skip`,
-    /// which are not prepared.
-    pub fn epoch(&self, epoch: u64, skip: usize) -> impl Iterator<Item = Result<Batch>> + use<> {
+    /// Batches of an epoch, a function of seed, epoch and options alone. Those that are not in `share` are
+    /// not prepared.
+    pub fn epoch(&self, epoch: u64, share: Share) -> impl Iterator<Item = Result<Batch>> + use<> {
         let (sender, receiver) = sync_channel(AHEAD);
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new()
             .name("batches".into())
-            .spawn(move || shared.send_epoch(epoch, skip, &sender));
-        let n_left = self.n_batches().saturating_sub(skip);
+            .spawn(move || shared.send_epoch(epoch, share, &sender));
+        let n_left = self.n_batches().saturating_sub(share.first);
+        let n_left = n_left.div_ceil(share.every);
         match thread {
             Ok(thread) => Batches {
                 receiver: Some(receiver),
@@ -135,9 +137,10 @@ pub(crate) fn frame(sample: &Sample, input: &InputRules) -> Frame {
 }
 
 impl Shared {
-    fn send_epoch(&self, epoch: u64, skip: usize, sender: &SyncSender<Result<Batch>>) {
+    fn send_epoch(&self, epoch: u64, share: Share, sender: &SyncSender<Result<Batch>>) {
         let order = self.order(epoch);
-        for indices in order.chunks(self.options.batch).skip(skip) {
+        let batches = order.chunks(self.options.batch);
+        for indices in batches.skip(share.first).step_by(share.every) {
             if sender.send(self.batch(epoch, indices)).is_err() {
                 return;
             }

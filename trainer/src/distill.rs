@@ -28,11 +28,12 @@ use crate::dataset::{Dataset, Sample, Split};
 use crate::finetune::{checkpoint_digest, samples, validation_dice};
 use crate::model::{self, Model, resized};
 use crate::output_cache::{Key, OutputCache};
+use crate::parallel::Group;
 use crate::report::{self, Progress};
 use crate::run_folder::{Identity, RunFolder, RunKind};
-use crate::train::{self, INTERRUPTED, Loss, Outcome, Plan, Task};
+use crate::train::{self, INTERRUPTED, Loss, Outcome, Plan, Share, Task};
 
-pub fn run(args: &DistillArgs) -> Result<Outcome> {
+pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
     let config = Config::resolve(args.recipe.config.as_deref(), &args.recipe.overrides)?;
     ensure!(
         !config.distill.teacher.as_os_str().is_empty(),
@@ -100,45 +101,50 @@ pub fn run(args: &DistillArgs) -> Result<Outcome> {
         start_digest: teacher_digest.clone(),
         code_version: report::CODE_VERSION.to_owned(),
         command: report::command_line(),
+        processes: group.world(),
     };
-    let run = RunFolder::open(&args.recipe.run, &config, identity, args.recipe.resume)?;
-    std::fs::write(
-        run.path.join("sam.json"),
-        serde_json::to_string_pretty(&student.config)?,
-    )?;
-    let Some(cache) = views.teacher_cache(&run.path, &teacher, teacher_digest, &dataset)? else {
+    let settings = (&config, &student.config);
+    let run = RunFolder::open(&args.recipe, settings, identity, group)?;
+    let fill = || views.teacher_cache(&run.path, &teacher, teacher_digest, &dataset);
+    let Some(cache) = group.first_then_others(fill)? else {
         return Ok(Outcome::Interrupted);
     };
     drop(teacher);
+    let plan = plan(&views, group);
     train_student(
         &Student {
             views,
             cache,
             model: &student,
             validation: &validation,
+            plan: &plan,
         },
-        &run,
+        (&run, group),
     )
 }
 
-fn train_student(student: &Student, run: &RunFolder) -> Result<Outcome> {
-    let distill = &student.views.config.distill;
-    let plan = Plan {
+fn plan(views: &Views, group: &Group) -> Plan {
+    let distill = &views.config.distill;
+    Plan {
         epochs: distill.embedding_epochs + distill.mask_epochs,
-        batches_per_epoch: student.views.len().div_ceil(distill.batch) as u64,
-        accumulate: 1,
+        batches_per_epoch: views.len().div_ceil(distill.batch) as u64,
+        accumulate: group.world() as u64,
         clip_norm: distill.clip_norm,
         ema: distill.ema,
         validate_every_epochs: 1,
         patience_epochs: u64::MAX,
-    };
+    }
+}
+
+fn train_student(student: &Student, place: (&RunFolder, &Group)) -> Result<Outcome> {
+    let distill = &student.views.config.distill;
     let vars = &student.model.loaded.vars;
     let config = AdamWConfig {
         weight_decay: distill.weight_decay,
         ..AdamWConfig::reference()
     };
     let mut optimizer = AdamW::new(vars, config);
-    train::train(student, &plan, &mut optimizer, run)
+    train::train(student, student.plan, &mut optimizer, place)
 }
 
 /// Every training image as it is (view 0) and augmented (the others), by index.
@@ -232,6 +238,7 @@ struct Student<'a> {
     cache: OutputCache,
     model: &'a Model,
     validation: &'a [Sample],
+    plan: &'a Plan,
 }
 
 impl Student<'_> {
@@ -247,7 +254,7 @@ impl Task for Student<'_> {
     fn batches(
         &self,
         epoch: u64,
-        skip: usize,
+        share: Share,
     ) -> Result<Box<dyn Iterator<Item = Result<Vec<usize>>> + '_>> {
         let mut order: Vec<usize> = (0..self.views.len()).collect();
         let mut rng = ChaCha8Rng::seed_from_u64(self.views.config.seed ^ 0x5eed);
@@ -256,7 +263,8 @@ impl Task for Student<'_> {
         let batch = self.views.config.distill.batch;
         let batches: Vec<_> = order
             .chunks(batch)
-            .skip(skip)
+            .skip(share.first)
+            .step_by(share.every)
             .map(|indices| Ok(indices.to_vec()))
             .collect();
         Ok(Box::new(batches.into_iter()))
@@ -307,7 +315,7 @@ impl Task for Student<'_> {
 
     fn learning_rate(&self, step: u64) -> f64 {
         let distill = &self.views.config.distill;
-        let per_epoch = self.views.len().div_ceil(distill.batch) as u64;
+        let per_epoch = self.plan.steps_per_epoch();
         let first = distill.embedding_epochs * per_epoch;
         let (step, peak, epochs) = if step < first {
             (

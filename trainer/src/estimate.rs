@@ -81,7 +81,7 @@ pub fn estimate(model: &Model, config: &Config, plan: &Plan, n_images: usize) ->
             *n_trainable += tensor.elem_count();
         }
     }
-    let steps_per_epoch = plan.batches_per_epoch.div_ceil(plan.accumulate);
+    let steps_per_epoch = plan.steps_per_epoch();
     let finetune = &config.finetune;
     let checkpointing = finetune.gradient_checkpointing && finetune.scope == Scope::EncoderDecoder;
     let activations = Activations::count(&model.config, vars, finetune.batch, checkpointing);

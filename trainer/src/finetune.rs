@@ -25,9 +25,10 @@ use crate::config::{Config, Scope};
 use crate::dataset::{Dataset, Sample, Split};
 use crate::estimate::estimate;
 use crate::model::{self, Model, resized};
+use crate::parallel::Group;
 use crate::report;
 use crate::run_folder::{Identity, RunFolder, RunKind};
-use crate::train::{self, Loss, Outcome, Plan, Task};
+use crate::train::{self, Loss, Outcome, Plan, Share, Task};
 
 /// The recipe with the flags over it.
 fn resolve(args: &FinetuneArgs) -> Result<Config> {
@@ -51,12 +52,12 @@ fn name(value: &impl clap::ValueEnum) -> Option<String> {
     Some(value.to_possible_value()?.get_name().replace('-', "_"))
 }
 
-fn plan(config: &Config, loader: &Loader) -> Plan {
+fn plan(config: &Config, loader: &Loader, group: &Group) -> Plan {
     let finetune = &config.finetune;
     Plan {
         epochs: finetune.epochs,
         batches_per_epoch: loader.n_batches() as u64,
-        accumulate: finetune.accumulate as u64,
+        accumulate: (finetune.accumulate * group.world()) as u64,
         clip_norm: finetune.clip_norm,
         ema: finetune.ema,
         validate_every_epochs: finetune.validate_every_epochs,
@@ -64,7 +65,7 @@ fn plan(config: &Config, loader: &Loader) -> Plan {
     }
 }
 
-pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
+pub fn run(args: &FinetuneArgs, group: &Group) -> Result<Outcome> {
     let config = resolve(args)?;
     let dataset = Dataset::read_many(&config.data.lists)?;
     let validation = samples(&dataset, Split::Validation, &config)?;
@@ -101,7 +102,7 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
             shuffle: true,
         },
     )?;
-    let plan = plan(&config, &loader);
+    let plan = plan(&config, &loader, group);
     report::say(&model::describe_start(
         &model.loaded,
         &config.model.checkpoint,
@@ -129,21 +130,15 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         start_digest: checkpoint_digest(&config.model.checkpoint)?,
         code_version: report::CODE_VERSION.to_owned(),
         command: report::command_line(),
+        processes: group.world(),
     };
-    let run = RunFolder::open(
-        &args.recipe.run,
-        &config,
-        identity.clone(),
-        args.recipe.resume,
-    )?;
-    std::fs::write(
-        run.path.join("sam.json"),
-        serde_json::to_string_pretty(&model.config)?,
-    )?;
+    let settings = (&config, &model.config);
+    let run = RunFolder::open(&args.recipe, settings, identity.clone(), group)?;
     let mut embeddings = None;
     if Embeddings::are_fixed(&config) {
         let images = (loader.frames(), &validation[..]);
-        embeddings = Embeddings::fill(&run.path, (&config, &identity), &model, images)?;
+        let of = (&config, &identity);
+        embeddings = group.first_then_others(|| Embeddings::fill(&run.path, of, &model, images))?;
         if embeddings.is_none() {
             return Ok(Outcome::Interrupted);
         }
@@ -163,7 +158,7 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         config: &config,
         plan: &plan,
     };
-    train::train(&task, &plan, &mut optimizer, &run)
+    train::train(&task, &plan, &mut optimizer, (&run, group))
 }
 
 struct Finetune<'a> {
@@ -209,9 +204,9 @@ impl Task for Finetune<'_> {
     fn batches(
         &self,
         epoch: u64,
-        skip: usize,
+        share: Share,
     ) -> Result<Box<dyn Iterator<Item = Result<Batch>> + '_>> {
-        Ok(Box::new(self.loader.epoch(epoch, skip)))
+        Ok(Box::new(self.loader.epoch(epoch, share)))
     }
 
     fn loss(&self, batch: &Batch, _epoch: u64) -> Result<Loss<'_>> {
@@ -235,7 +230,7 @@ impl Task for Finetune<'_> {
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
-        let steps = self.plan.epochs * self.plan.batches_per_epoch.div_ceil(self.plan.accumulate);
+        let steps = self.plan.epochs * self.plan.steps_per_epoch();
         let finetune = &self.config.finetune;
         if self.config.strict_reference {
             let warmup = Some(finetune.warmup_steps).filter(|&steps| steps > 0);

@@ -16,6 +16,7 @@ pub mod finetune;
 pub mod model;
 pub mod onnx;
 pub mod output_cache;
+pub mod parallel;
 pub mod quantize;
 pub mod report;
 pub mod run_folder;
@@ -28,6 +29,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::cli::{Cli, Command};
+use crate::parallel::Group;
 use crate::train::Outcome;
 
 /// Runs one command; an interrupted run exits with 130, as a shell expects after Ctrl-C.
@@ -37,8 +39,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             dataset::run(command)?;
             Outcome::Finished
         }
-        Command::Finetune(args) => finetune::run(&args)?,
-        Command::Distill(args) => distill::run(&args)?,
+        Command::Finetune(args) => finetune::run(&args, &join()?)?,
+        Command::Distill(args) => distill::run(&args, &join()?)?,
         Command::Export(args) => {
             export::run(&args)?;
             Outcome::Finished
@@ -63,4 +65,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             ExitCode::from(130)
         }
     })
+}
+
+/// The processes that train together, of which rank 0 speaks for all.
+fn join() -> Result<Group> {
+    let group = Group::join()?;
+    report::speak_as(group.rank());
+    if group.world() > 1 {
+        report::say(&format!("{} processes train together", group.world()));
+    }
+    Ok(group)
 }

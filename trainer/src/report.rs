@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -17,15 +18,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::tensorboard::{self, EventFile};
 
+/// Of this process, among those that train together.
+static RANK: AtomicUsize = AtomicUsize::new(0);
+
+/// Makes a process with a rank above 0 silent but for complaints, which name it.
+pub fn speak_as(rank: usize) {
+    RANK.store(rank, Ordering::Relaxed);
+}
+
+fn is_silent() -> bool {
+    RANK.load(Ordering::Relaxed) > 0
+}
+
 /// A line (or table) of output. A reader that went away (`| head`) is no reason to stop.
 pub fn say(text: &str) {
+    if is_silent() {
+        return;
+    }
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// Why the program stops.
 #[expect(clippy::print_stderr, reason = "the module that prints")]
 pub fn complain(error: &anyhow::Error) {
-    eprintln!("error: {}", causes(error));
+    let rank = RANK.load(Ordering::Relaxed);
+    let whose = if rank > 0 {
+        format!("rank {rank}: ")
+    } else {
+        String::new()
+    };
+    eprintln!("{whose}error: {}", causes(error));
 }
 
 /// An error and its causes, without those that the text before them quotes already.
@@ -107,6 +129,10 @@ impl Progress {
         )
         .expect("the template is well formed")
         .progress_chars("=> ");
+        if is_silent() {
+            let bar = ProgressBar::hidden();
+            return Self { bar };
+        }
         let bar = ProgressBar::new(length)
             .with_style(style)
             .with_prefix(label.to_owned());

@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use nets::checkpoint;
+use nets::sam::SamConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::cli::Recipe;
 use crate::config::Config;
+use crate::parallel::Group;
 
 pub type State = BTreeMap<String, Tensor>;
 
@@ -25,6 +28,14 @@ pub struct Identity {
     pub start_digest: String,
     pub code_version: String,
     pub command: String,
+    /// How many trained together, which batches and learning rates depend on.
+    #[serde(default = "one")]
+    pub processes: usize,
+}
+
+/// Runs from before several processes could train together.
+fn one() -> usize {
+    1
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +46,16 @@ pub enum RunKind {
 }
 
 impl Identity {
+    /// What may not change while a run goes on, in words.
+    fn depends_on(&self) -> [(&'static str, String); 4] {
+        [
+            ("the configuration", self.recipe_digest.clone()),
+            ("the data", self.data_fingerprint.clone()),
+            ("the start weights", self.start_digest.clone()),
+            ("the number of processes", self.processes.to_string()),
+        ]
+    }
+
     /// The teacher's weights by digest; empty for a teacher.
     pub fn teacher(&self) -> String {
         match self.kind {
@@ -70,8 +91,34 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Creates `path`, or opens it again when `resume` and nothing the run depends on has changed.
-    pub fn open(path: &Path, config: &Config, identity: Identity, resume: bool) -> Result<Self> {
+    /// Creates the folder, or opens it again with `--resume` when nothing the run depends on has changed.
+    /// Rank 0 does, once it is sure that all processes mean the same run.
+    pub fn open(
+        recipe: &Recipe,
+        settings: (&Config, &SamConfig),
+        identity: Identity,
+        group: &Group,
+    ) -> Result<Self> {
+        let folder = Self {
+            path: recipe.run.clone(),
+            identity,
+        };
+        let identity = &folder.identity;
+        for (field, value) in identity.depends_on() {
+            group.ensure_same(
+                field,
+                &value,
+                "start all processes with the same recipe, flags and data",
+            )?;
+        }
+        let remedy = "start the same program everywhere";
+        group.ensure_same("the code version", &identity.code_version, remedy)?;
+        group.from_first(|| folder.prepare(settings, recipe.resume))?;
+        Ok(folder)
+    }
+
+    fn prepare(&self, (config, sam): (&Config, &SamConfig), resume: bool) -> Result<()> {
+        let (path, identity) = (&self.path, &self.identity);
         let run_json = path.join("run.json");
         if run_json.exists() {
             ensure!(
@@ -80,14 +127,10 @@ impl RunFolder {
                 path.display()
             );
             let old = read_identity(path)?;
-            for (field, was, is) in [
-                ("configuration", &old.recipe_digest, &identity.recipe_digest),
-                ("data", &old.data_fingerprint, &identity.data_fingerprint),
-                ("start weights", &old.start_digest, &identity.start_digest),
-            ] {
+            for ((field, was), (_, is)) in old.depends_on().into_iter().zip(identity.depends_on()) {
                 if was != is {
                     bail!(
-                        "{}: the {field} changed since the run began ({was} -> {is}): \
+                        "{}: {field} changed since the run began ({was} -> {is}): \
                          start another folder, or restore it",
                         path.display()
                     );
@@ -105,12 +148,10 @@ impl RunFolder {
             std::fs::create_dir_all(path)
                 .with_context(|| format!("cannot create the run folder {}", path.display()))?;
             std::fs::write(path.join("config.toml"), config.to_toml())?;
-            std::fs::write(&run_json, serde_json::to_string_pretty(&identity)?)?;
+            std::fs::write(&run_json, serde_json::to_string_pretty(identity)?)?;
         }
-        Ok(Self {
-            path: path.to_owned(),
-            identity,
-        })
+        std::fs::write(path.join("sam.json"), serde_json::to_string_pretty(sam)?)?;
+        Ok(())
     }
 
     /// The last checkpoint, if there is one.

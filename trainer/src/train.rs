@@ -1,15 +1,18 @@
 //! The loop: batches in, weights out. Fine-tuning and both stages of distillation run through it.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod gradients;
+
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
-use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 use nets::image_encoder_vit::Tape;
 use nets::optimizer::AdamW;
 use nets::params::Loaded;
+use sha2::{Digest, Sha256};
 
+use self::gradients::Gradients;
+use crate::parallel::Group;
 use crate::report::{Metrics, Progress};
 use crate::run_folder::{Checkpoint, Position, RunFolder, State};
 
@@ -20,7 +23,7 @@ pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub struct Plan {
     pub epochs: u64,
     pub batches_per_epoch: u64,
-    /// Batches per optimizer step.
+    /// Batches per optimizer step, those of all processes together.
     pub accumulate: u64,
     pub clip_norm: f64,
     pub ema: f64,
@@ -28,15 +31,22 @@ pub struct Plan {
     pub patience_epochs: u64,
 }
 
+impl Plan {
+    /// Optimizer steps; the last of an epoch may have fewer batches.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.batches_per_epoch.div_ceil(self.accumulate)
+    }
+}
+
 /// What differs between fine-tuning and distillation.
 pub trait Task {
     type Batch;
 
-    /// The batches of an epoch without the first `skip`: a function of the task and these numbers.
+    /// Some batches of an epoch: a function of the task and these numbers.
     fn batches(
         &self,
         epoch: u64,
-        skip: usize,
+        share: Share,
     ) -> Result<Box<dyn Iterator<Item = Result<Self::Batch>> + '_>>;
     fn loss(&self, batch: &Self::Batch, epoch: u64) -> Result<Loss<'_>>;
     fn learning_rate(&self, step: u64) -> f64;
@@ -48,6 +58,18 @@ pub trait Task {
     }
     /// Mean foreground Dice over the validation images with the current weights.
     fn validate(&self) -> Result<f64>;
+}
+
+/// The batches that a process trains on: `first`, counted from the start of the epoch, and from there
+/// every `every`th.
+#[derive(Debug, Clone, Copy)]
+pub struct Share {
+    pub first: usize,
+    pub every: usize,
+}
+
+impl Share {
+    pub const ALL: Self = Self { first: 0, every: 1 };
 }
 
 /// What one batch costs.
@@ -68,11 +90,12 @@ pub enum Outcome {
 
 /// Trains until the plan is done, patience is lost or Ctrl-C. Resuming gives the same weights
 /// as an uninterrupted run: batches are a function of (seed, epoch), and moments are saved.
+/// All processes of `group` take the same steps, on batches that are dealt out in turn.
 pub fn train<T: Task>(
     task: &T,
     plan: &Plan,
     optimizer: &mut AdamW,
-    run: &RunFolder,
+    (run, group): (&RunFolder, &Group),
 ) -> Result<Outcome> {
     let (loaded, vars) = (task.loaded(), &task.loaded().vars);
     let mut position = Position::default();
@@ -83,28 +106,43 @@ pub fn train<T: Task>(
         averaged.load(last.averaged);
         position = last.position;
     }
-    let mut metrics = Metrics::open(&run.path, position.step)?;
+    ensure_same_weights(group, loaded, &position)?;
+    let mut metrics = None;
+    if group.is_first() {
+        metrics = Some(Metrics::open(&run.path, position.step)?);
+    }
+    let save = |position: &Position, optimizer: &AdamW, averaged: &Averaged| {
+        if group.is_first() {
+            save(loaded, run, position, optimizer, averaged)?;
+        }
+        anyhow::Ok(())
+    };
+    let (rank, world) = (group.rank() as u64, group.world());
     while position.epoch < plan.epochs && !position.finished {
         let progress = Progress::epoch(position.epoch, plan.epochs, plan.batches_per_epoch);
-        let mut gradients = Gradients::default();
-        let start = position.batch;
-        for (index, batch) in (start..).zip(task.batches(position.epoch, start as usize)?) {
-            let loss = task.loss(&batch?, position.epoch)?;
-            let value = loss.total.to_scalar::<f32>()?;
-            if !value.is_finite() {
-                bail!(
-                    "the loss is {value}: {}",
-                    remedy(run, position.epoch, index)
-                );
-            }
-            gradients.add(loss, value, vars)?;
-            progress.advance(index + 1, value);
-            let last_of_epoch = index + 1 == plan.batches_per_epoch;
-            if !last_of_epoch && gradients.count < plan.accumulate {
-                continue;
+        let share = Share {
+            first: (position.batch + rank) as usize,
+            every: world,
+        };
+        let mut batches = task.batches(position.epoch, share)?;
+        while position.batch < plan.batches_per_epoch {
+            let end = (position.batch + plan.accumulate).min(plan.batches_per_epoch);
+            let mut gradients = Gradients::default();
+            let indices = (position.batch + rank..end).step_by(world);
+            for (index, batch) in indices.zip(batches.by_ref()) {
+                let loss = task.loss(&batch?, position.epoch)?;
+                let value = loss.total.to_scalar::<f32>()?;
+                if !value.is_finite() {
+                    bail!(
+                        "the loss is {value}: {}",
+                        remedy(run, position.epoch, index)
+                    );
+                }
+                gradients.add(loss, value, vars)?;
+                progress.advance(index + 1, value);
             }
             let learning_rate = task.learning_rate(position.step);
-            let mut mean = gradients.take()?;
+            let mut mean = gradients.mean(group, loaded)?;
             for (name, var) in vars {
                 if !mean.gradients.contains_key(name) && task.decays_without_gradient(name) {
                     mean.gradients.insert(name.clone(), var.zeros_like()?);
@@ -112,33 +150,66 @@ pub fn train<T: Task>(
             }
             let norm = optimizer
                 .step(&mean.gradients, learning_rate, plan.clip_norm)
-                .with_context(|| remedy(run, position.epoch, index))?;
+                .with_context(|| remedy(run, position.epoch, end - 1))?;
             averaged.update(loaded, position.step)?;
             position.step += 1;
-            position.batch = index + 1;
-            metrics.step(
-                position.step,
-                position.epoch,
-                learning_rate,
-                norm,
-                mean.loss,
-                &mean.parts,
-            )?;
-            if INTERRUPTED.load(Ordering::Relaxed) {
-                save(loaded, run, &position, optimizer, &averaged)?;
+            position.batch = end;
+            if let Some(metrics) = &mut metrics {
+                metrics.step(
+                    position.step,
+                    position.epoch,
+                    learning_rate,
+                    norm,
+                    mean.loss,
+                    &mean.parts,
+                )?;
+            }
+            if mean.interrupted {
+                save(&position, optimizer, &averaged)?;
                 return Ok(Outcome::Interrupted);
             }
         }
+        drop(batches);
         position.epoch += 1;
         position.batch = 0;
+        ensure_same_weights(group, loaded, &position)?;
         let due = position.epoch % plan.validate_every_epochs.max(1) == 0;
         if due || position.epoch == plan.epochs {
-            let dice = judge(task, plan, run, &mut position, &averaged)?;
-            metrics.validation(position.step, position.epoch, dice, position.best_dice)?;
+            let dice = judge(task, plan, (run, group), &mut position, &averaged)?;
+            if let Some(metrics) = &mut metrics {
+                metrics.validation(position.step, position.epoch, dice, position.best_dice)?;
+            }
         }
-        save(loaded, run, &position, optimizer, &averaged)?;
+        save(&position, optimizer, &averaged)?;
     }
     Ok(Outcome::Finished)
+}
+
+/// Processes that drifted apart would go on for days with gradients of different networks.
+fn ensure_same_weights(group: &Group, loaded: &Loaded, position: &Position) -> Result<()> {
+    if group.world() == 1 {
+        return Ok(());
+    }
+    let mut hash = Sha256::new();
+    for (_, var) in loaded.live() {
+        for value in var.as_tensor().flatten_all()?.to_vec1::<f32>()? {
+            hash.update(value.to_le_bytes());
+        }
+    }
+    let digest = hex::encode(hash.finalize());
+    tracing::info!(
+        rank = group.rank(),
+        epoch = position.epoch,
+        step = position.step,
+        digest,
+        "weights"
+    );
+    group.ensure_same(
+        &format!("weights at step {}", position.step),
+        &digest,
+        "start all processes with the same files and the same program, on machines of one kind, and \
+         with --resume if the run had begun",
+    )
 }
 
 fn remedy(run: &RunFolder, epoch: u64, batch: u64) -> String {
@@ -153,17 +224,20 @@ fn remedy(run: &RunFolder, epoch: u64, batch: u64) -> String {
 fn judge<T: Task>(
     task: &T,
     plan: &Plan,
-    run: &RunFolder,
+    (run, group): (&RunFolder, &Group),
     position: &mut Position,
     averaged: &Averaged,
 ) -> Result<f64> {
     let loaded = task.loaded();
     let current = averaged.swap_in(loaded)?;
-    let dice = task.validate()?;
+    // As bits: JSON has no NaN.
+    let dice = f64::from_bits(group.from_first(|| Ok(task.validate()?.to_bits()))?);
     if dice > position.best_dice || position.best_epoch == 0 {
         position.best_dice = dice;
         position.best_epoch = position.epoch;
-        run.save_best(&loaded.state_dict()?, position)?;
+        if group.is_first() {
+            run.save_best(&loaded.state_dict()?, position)?;
+        }
     }
     put(loaded, &current)?;
     position.finished = position.epoch == plan.epochs
@@ -184,91 +258,6 @@ fn save(
         averaged: averaged.values.clone(),
         optimizer: optimizer.state()?,
     })
-}
-
-/// Sums over the batches of one optimizer step.
-#[derive(Default)]
-struct Gradients {
-    sum: BTreeMap<String, Tensor>,
-    loss: f32,
-    parts: Vec<(&'static str, f32)>,
-    count: u64,
-}
-
-/// Means over the batches of one optimizer step.
-struct Mean {
-    gradients: BTreeMap<String, Tensor>,
-    loss: f32,
-    parts: Vec<(&'static str, f32)>,
-}
-
-impl Gradients {
-    fn add(
-        &mut self,
-        Loss { total, parts, tape }: Loss<'_>,
-        value: f32,
-        vars: &BTreeMap<String, Var>,
-    ) -> Result<()> {
-        let store = total.backward()?;
-        drop(total);
-        self.collect(&store, vars)?;
-        if let Some(tape) = tape {
-            let names = vars.keys();
-            let encoder: Vec<&str> = names
-                .filter_map(|name| name.strip_prefix("image_encoder."))
-                .collect();
-            tape.backward(&store, &encoder, |store| self.collect(store, vars))?;
-        }
-        self.loss += value;
-        if self.parts.is_empty() {
-            self.parts = parts.iter().map(|&(name, _)| (name, 0.0)).collect();
-        }
-        for ((_, sum), (_, part)) in self.parts.iter_mut().zip(parts) {
-            *sum += part;
-        }
-        self.count += 1;
-        Ok(())
-    }
-
-    fn collect(
-        &mut self,
-        store: &GradStore,
-        vars: &BTreeMap<String, Var>,
-    ) -> candle_core::Result<()> {
-        for (name, var) in vars {
-            let Some(gradient) = store.get(var.as_tensor()) else {
-                continue;
-            };
-            let gradient = match self.sum.remove(name) {
-                Some(sum) => (sum + gradient)?,
-                None => gradient.clone(),
-            };
-            self.sum.insert(name.clone(), gradient.detach());
-        }
-        Ok(())
-    }
-
-    /// The means over the batches added, leaving nothing.
-    fn take(&mut self) -> Result<Mean> {
-        let Self {
-            sum,
-            loss,
-            mut parts,
-            count,
-        } = std::mem::take(self);
-        let scale = 1.0 / count as f64;
-        for (_, sum) in &mut parts {
-            *sum /= count as f32;
-        }
-        Ok(Mean {
-            gradients: sum
-                .into_iter()
-                .map(|(name, sum)| Ok((name, (sum * scale)?)))
-                .collect::<Result<_>>()?,
-            loss: loss / count as f32,
-            parts,
-        })
-    }
 }
 
 /// Exponential moving average of weights and running statistics, which belong together; empty when

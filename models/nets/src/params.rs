@@ -254,6 +254,11 @@ impl Loaded {
         self.vars.iter().chain(&self.buffers)
     }
 
+    /// Running statistics alone.
+    pub fn running(&self) -> impl Iterator<Item = &Var> {
+        self.buffers.values()
+    }
+
     /// Current values of everything, copied.
     pub fn state_dict(&self) -> Result<BTreeMap<String, Tensor>> {
         let mut state: BTreeMap<String, Tensor> = self

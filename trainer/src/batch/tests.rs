@@ -6,6 +6,7 @@ use crate::augment::Augmentation;
 use crate::dataset::index::index;
 use crate::dataset::tests::{by_name, error_of, pairs};
 use crate::dataset::{LabelRule, Split};
+use crate::train::Share;
 
 fn options() -> LoaderOptions {
     LoaderOptions {
@@ -54,7 +55,7 @@ fn an_epoch_is_a_function_of_seed_and_number() {
     let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
     let loader = Loader::new(&dataset, &dataset.of(Split::Train), options()).unwrap();
     assert_eq!(loader.n_batches(), 3);
-    let epoch = values(loader.epoch(4, 0));
+    let epoch = values(loader.epoch(4, Share::ALL));
     assert_eq!(
         epoch.iter().map(|batch| batch.0.len()).collect::<Vec<_>>(),
         [2, 2, 1]
@@ -65,14 +66,19 @@ fn an_epoch_is_a_function_of_seed_and_number() {
     names.sort();
     names.dedup();
     assert_eq!(names.len(), 5, "every image once");
-    assert_eq!(values(loader.epoch(4, 0)), epoch);
+    assert_eq!(values(loader.epoch(4, Share::ALL)), epoch);
     assert_eq!(
-        values(loader.epoch(4, 2)),
+        values(loader.epoch(4, Share { first: 2, every: 1 })),
         epoch[2..],
         "resumed in the middle"
     );
-    assert_ne!(values(loader.epoch(5, 0)), epoch);
-    drop(loader.epoch(6, 0));
+    let [one, two] = [0, 1].map(|first| values(loader.epoch(4, Share { first, every: 2 })));
+    assert_eq!(
+        [&one[..], &two[..]].concat(),
+        [0, 2, 1].map(|i| epoch[i].clone())
+    );
+    assert_ne!(values(loader.epoch(5, Share::ALL)), epoch);
+    drop(loader.epoch(6, Share::ALL));
 }
 
 #[test]
@@ -85,7 +91,7 @@ fn without_augmentation_a_batch_holds_the_frames_in_order() {
         ..options()
     };
     let loader = Loader::new(&dataset, &dataset.of(Split::Train), options).unwrap();
-    let pixels: Vec<f32> = values(loader.epoch(0, 0))
+    let pixels: Vec<f32> = values(loader.epoch(0, Share::ALL))
         .into_iter()
         .flat_map(|batch| batch.1)
         .collect();
