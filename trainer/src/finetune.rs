@@ -18,6 +18,7 @@ use nets::schedule::{self, warmup_poly};
 use nets::{Mode, checkpoint};
 
 use self::embeddings::Embeddings;
+use crate::augment::Changes;
 use crate::batch::{Batch, Loader, LoaderOptions};
 use crate::cli::FinetuneArgs;
 use crate::config::{Config, Scope};
@@ -59,8 +60,19 @@ fn plan(config: &Config, loader: &Loader) -> Plan {
         clip_norm: finetune.clip_norm,
         ema: finetune.ema,
         validate_every_epochs: finetune.validate_every_epochs,
-        patience_epochs: finetune.patience_epochs,
+        // The reference stops when more epochs than this went by.
+        patience_epochs: finetune.patience_epochs + u64::from(config.strict_reference),
     }
+}
+
+fn changes(config: &Config) -> Option<Changes> {
+    config.augmentation.enabled.then(|| {
+        if config.strict_reference {
+            Changes::Reference
+        } else {
+            Changes::Own(config.augmentation.clone())
+        }
+    })
 }
 
 pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
@@ -91,10 +103,7 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         LoaderOptions {
             input: config.input,
             labels: config.data.target,
-            augmentation: config
-                .augmentation
-                .enabled
-                .then(|| config.augmentation.clone()),
+            augmentation: changes(&config),
             batch: config.finetune.batch,
             seed: config.seed,
             shuffle: true,
@@ -247,9 +256,20 @@ impl Task for Finetune<'_> {
         self.config.strict_reference && decayed_without_gradient(name)
     }
 
+    fn validates_after(&self, epochs: u64, plan: &Plan) -> bool {
+        if self.config.strict_reference {
+            return strict::validates_after(epochs, plan.validate_every_epochs.max(1));
+        }
+        plan.validates_after(epochs)
+    }
+
     fn validate(&self) -> Result<f64> {
         if self.config.strict_reference {
-            return strict::validation_dice(self.model, self.validation);
+            return strict::validation_dice(
+                self.model,
+                self.validation,
+                self.config.finetune.batch,
+            );
         }
         if let Some(embeddings) = &self.embeddings {
             return embeddings.validation_dice(self.model, self.validation);

@@ -28,6 +28,12 @@ pub struct Plan {
     pub patience_epochs: u64,
 }
 
+impl Plan {
+    pub fn validates_after(&self, epochs: u64) -> bool {
+        epochs.is_multiple_of(self.validate_every_epochs.max(1)) || epochs == self.epochs
+    }
+}
+
 /// What differs between fine-tuning and distillation.
 pub trait Task {
     type Batch;
@@ -45,6 +51,10 @@ pub trait Task {
     /// Whether a weight that no gradient reaches counts as one with a gradient of zero, and so decays.
     fn decays_without_gradient(&self, _name: &str) -> bool {
         false
+    }
+    /// Whether the weights are validated when so many epochs are done.
+    fn validates_after(&self, epochs: u64, plan: &Plan) -> bool {
+        plan.validates_after(epochs)
     }
     /// Mean foreground Dice over the validation images with the current weights.
     fn validate(&self) -> Result<f64>;
@@ -131,8 +141,7 @@ pub fn train<T: Task>(
         }
         position.epoch += 1;
         position.batch = 0;
-        let due = position.epoch % plan.validate_every_epochs.max(1) == 0;
-        if due || position.epoch == plan.epochs {
+        if task.validates_after(position.epoch, plan) {
             let dice = judge(task, plan, run, &mut position, &averaged)?;
             metrics.validation(position.step, position.epoch, dice, position.best_dice)?;
         }
