@@ -71,8 +71,8 @@ impl Loader {
             samples
                 .iter()
                 .any(|sample| sample.labels.data.iter().any(|&label| label > 0)),
-            "no image has a foreground pixel under the rule {:?}: the label files hold the grey \
-             values {:?}",
+            "no image has a foreground pixel with data.target = {}: the label files hold the grey values {:?}, \
+             choose among these",
             options.labels,
             dataset.classes
         );

@@ -28,6 +28,7 @@ use crate::model::{self, Model, resized};
 use crate::report;
 use crate::run_folder::{Identity, RunFolder, RunKind};
 use crate::train::{self, Loss, Outcome, Plan, Task};
+use crate::weights;
 
 /// The recipe with the flags over it.
 fn resolve(args: &FinetuneArgs) -> Result<Config> {
@@ -83,6 +84,7 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
     if !config.strict_reference {
         start = model::fit_mask_tokens(start, config.num_cls())?;
     }
+    let encoder = weights::encoder_of(&start);
     let sam_config = model::teacher_config(&config)?;
     let freezing = if config.strict_reference {
         Freezing::Reference
@@ -97,6 +99,7 @@ pub fn run(args: &FinetuneArgs) -> Result<Outcome> {
         move |name| trainable(name, scope, method, freezing),
         config.seed,
     )?;
+    model::ensure_encoder_fits(&model.loaded, encoder, &config.model)?;
     let loader = Loader::new(
         &dataset,
         &dataset.of(Split::Train),
@@ -219,7 +222,7 @@ impl Task for Finetune<'_> {
         Ok(Box::new(self.loader.epoch(epoch, skip)))
     }
 
-    fn loss(&self, batch: &Batch, _epoch: u64) -> Result<Loss<'_>> {
+    fn loss(&self, batch: &Batch, epoch: u64) -> Result<Loss<'_>> {
         let strict = self.config.strict_reference;
         let (low_res, tape) = self.low_res_logits(batch)?;
         let loss = if strict {
@@ -227,10 +230,17 @@ impl Task for Finetune<'_> {
         } else {
             dice_ce(&resized(&low_res, self.model.input.size)?, &batch.labels)?
         };
-        let parts = vec![
-            ("dice", loss.dice.to_scalar()?),
-            ("cross_entropy", loss.cross_entropy.to_scalar()?),
-        ];
+        let (dice, cross_entropy): (f32, f32) =
+            (loss.dice.to_scalar()?, loss.cross_entropy.to_scalar()?);
+        ensure!(
+            (dice + cross_entropy).is_finite(),
+            "epoch {epoch}: the loss is {} on {}: lower finetune.learning_rate ({:e}) and start in another folder; \
+             if it is these images whatever the rate, look at them",
+            dice + cross_entropy,
+            batch.names.join(", "),
+            self.config.finetune.learning_rate
+        );
+        let parts = vec![("dice", dice), ("cross_entropy", cross_entropy)];
         Ok(Loss {
             total: (loss.dice + loss.cross_entropy)?,
             parts,

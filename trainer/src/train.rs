@@ -151,10 +151,14 @@ pub fn train<T: Task>(
 }
 
 fn remedy(run: &RunFolder, epoch: u64, batch: u64) -> String {
+    let last = run.path.join("last.safetensors");
+    let saved = if last.exists() {
+        format!("; the last good weights are in {}", last.display())
+    } else {
+        String::new()
+    };
     format!(
-        "epoch {epoch}, batch {batch}: lower the learning rate or look at the images of this batch; \
-         the last good weights are in {}",
-        run.path.join("last.safetensors").display()
+        "epoch {epoch}, batch {batch}: lower the learning rate or look at the images of this batch{saved}"
     )
 }
 
