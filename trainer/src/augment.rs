@@ -193,6 +193,7 @@ impl Taps {
 /// The drawn changes of histogram and colour, on 256 levels of each channel's range.
 struct Colour {
     equalize: bool,
+    /// Beyond 1.
     saturation: f32,
     hue: f32,
 }
@@ -210,13 +211,13 @@ impl Colour {
         };
         Self {
             equalize,
-            saturation: 1.0 + one_of(rule.saturation),
+            saturation: one_of(rule.saturation),
             hue: one_of(rule.hue),
         }
     }
 
     fn apply(&self, frame: &mut Frame) {
-        if !self.equalize && self.saturation == 1.0 && self.hue == 0.0 {
+        if !self.equalize && self.saturation == 0.0 && self.hue == 0.0 {
             return;
         }
         let (rows, cols) = (frame.placement.scaled_rows, frame.placement.scaled_cols);
@@ -240,7 +241,7 @@ impl Colour {
         if self.equalize {
             eight_bit::equalize(&mut levels);
         }
-        eight_bit::saturation(&mut levels, self.saturation);
+        eight_bit::saturation(&mut levels, 1.0 + self.saturation);
         eight_bit::hue(&mut levels, self.hue);
         for (at, pixel) in inside.into_iter().zip(levels) {
             for channel in 0..3 {

@@ -4,9 +4,9 @@
 pub(super) fn equalize(pixels: &mut [[u8; 3]]) {
     for channel in 0..3 {
         let mut histogram = [0_usize; 256];
-        pixels
-            .iter()
-            .for_each(|pixel| histogram[usize::from(pixel[channel])] += 1);
+        for pixel in &*pixels {
+            histogram[usize::from(pixel[channel])] += 1;
+        }
         let highest = histogram.iter().rev().find(|&&n| n > 0);
         let step = (pixels.len() - highest.copied().unwrap_or(0)) / 255;
         // Too few pixels below the highest value to fill the range.
@@ -19,9 +19,9 @@ pub(super) fn equalize(pixels: &mut [[u8; 3]]) {
             sum += n;
             level
         });
-        pixels
-            .iter_mut()
-            .for_each(|pixel| pixel[channel] = table[usize::from(pixel[channel])]);
+        for pixel in &mut *pixels {
+            pixel[channel] = table[usize::from(pixel[channel])];
+        }
     }
 }
 
