@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+#[path = "training/bad_input.rs"]
+mod bad_input;
+
 /// For a busy machine; every wait ends as soon as what it waits for is there.
 const PATIENCE: Duration = Duration::from_mins(3);
 
@@ -319,4 +322,74 @@ fn a_checkpoint_that_was_not_fine_tuned_teaches_its_embedding() {
     assert!(losses[1] < losses[0], "the student learns: {losses:?}");
     let said = refused(with_settings(student(), &["distill.teacher=\"nowhere\""]));
     assert!(said.contains("nowhere"), "{said}");
+}
+
+#[test]
+fn every_target_and_the_reference_train() {
+    let folder = phantoms();
+    let path = folder.path();
+    // The upper half of the heart becomes class 2, and what lies right of it class 3.
+    for patient in 1..=6 {
+        for slice in 1..=2 {
+            let file = path.join(format!("phantom/PHANTOM-000{patient}/label/{slice}.png"));
+            let mut mask = image::open(&file).unwrap().to_luma8();
+            for (x, y, pixel) in mask.enumerate_pixels_mut() {
+                pixel.0[0] *= match (x < 128, y < 128) {
+                    (_, false) => 1,
+                    (true, true) => 2,
+                    (false, true) => 3,
+                };
+            }
+            mask.save(file).unwrap();
+        }
+    }
+    let classes = "data.classes=[{id=1,label=\"a\",color=[1,2,3]},{id=2,label=\"b\",color=[1,2,3]},\
+                   {id=3,label=\"c\",color=[1,2,3]}]";
+    let runs: [(&str, &[&str]); 5] = [
+        ("one", &["data.target={binary={class=2}}"]),
+        ("combined", &["data.target=\"combine\""]),
+        ("three", &["data.target={classes={n=3}}", classes]),
+        (
+            "colours",
+            &[
+                "augmentation.equalize=0.5",
+                "augmentation.saturation=0.3",
+                "augmentation.hue=0.3",
+            ],
+        ),
+        (
+            "strict",
+            &[
+                "strict_reference=true",
+                "input.normalize=\"sam\"",
+                "input.fit=\"stretch\"",
+                "finetune.learning_rate=1e-12",
+                "finetune.validate_every_epochs=2",
+                "finetune.patience_epochs=2",
+                "finetune.epochs=8",
+                "finetune.method=\"adapter\"",
+            ],
+        ),
+    ];
+    for (run, settings) in runs {
+        let settings = [&["finetune.epochs=1"], settings].concat();
+        let said = done(with_settings(finetune(path, run), &settings));
+        assert!(said.contains("epoch 1: "), "{said}");
+    }
+    // The reference validates after epochs 1, 3, 5 .. and stops when the best is more than `patience_epochs` old.
+    let text = fs::read_to_string(path.join("strict/metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|it| serde_json::from_str(it).unwrap());
+    let mut validations = lines.filter(|line: &Value| line["kind"] == "validation");
+    let (mut best_epoch, mut best_dice) = (0, -1.0);
+    for due in [1, 3, 5, 7] {
+        let line = validations.next().unwrap();
+        assert_eq!(line["epoch"], due);
+        let dice = line["dice"].as_f64().unwrap();
+        if dice > best_dice {
+            (best_epoch, best_dice) = (due, dice);
+        } else if due - best_epoch > 2 {
+            break;
+        }
+    }
+    assert!(validations.next().is_none());
 }

@@ -1,5 +1,8 @@
 //! Seeded changes to a prepared frame: a few intensity changes, then one affine resampling of pixels
-//! and labels together.
+//! and labels together. Under `strict_reference` finetune-SAM's instead.
+
+mod eight_bit;
+pub(crate) mod reference;
 
 use contract::LabelMap;
 use contract::geometry::Placement;
@@ -18,6 +21,13 @@ pub struct Frame {
     pub labels: LabelMap,
     /// Where the image lies in the frame, before any augmentation.
     pub placement: Placement,
+}
+
+/// Whose changes.
+#[derive(Debug, Clone)]
+pub enum Changes {
+    Own(Augmentation),
+    Reference,
 }
 
 /// How far a frame may be changed. Every range is drawn from uniformly.
@@ -44,16 +54,27 @@ pub struct Augmentation {
     pub contrast: f32,
     /// Largest standard deviation of Gaussian noise, as a fraction of the range.
     pub noise: f32,
-    /// Probability of each of gamma, brightness, contrast and noise.
+    /// Stretch away from grey, in 1 +- this; does nothing to grey images.
+    #[serde(default)]
+    pub saturation: f32,
+    /// Turn of the hue, in +- fractions of the circle; does nothing to grey images.
+    #[serde(default)]
+    pub hue: f32,
+    /// Probability of each of gamma, brightness, contrast, noise, saturation and hue.
     pub probability: f32,
+    /// Probability that each channel's histogram is spread evenly. Run folders from before this key lack it.
+    #[serde(default)]
+    pub equalize: f32,
 }
 
 /// Pixels outside the image become 0 and background, as padding is. Every draw is made in the same
 /// order whatever the rule, so that switching one change off leaves the others as they were.
 pub fn augment(frame: &Frame, rule: &Augmentation, rng: &mut ChaCha8Rng) -> Frame {
+    let colour = Colour::draw(rule, rng);
     let affine = Affine::draw(frame, rule, rng);
     let intensity = Intensity::draw(rule, rng);
     let mut changed = frame.clone();
+    colour.apply(&mut changed);
     intensity.apply(&mut changed, rng);
     affine.resample(&changed)
 }
@@ -169,6 +190,69 @@ impl Taps {
     }
 }
 
+/// The drawn changes of histogram and colour, on 256 levels of each channel's range.
+struct Colour {
+    equalize: bool,
+    /// Beyond 1.
+    saturation: f32,
+    hue: f32,
+}
+
+impl Colour {
+    /// From a stream of its own: the noise draws as many numbers as the image has pixels, so nothing can follow it.
+    fn draw(rule: &Augmentation, rng: &ChaCha8Rng) -> Self {
+        let mut rng = rng.clone();
+        rng.set_stream(!rng.get_stream());
+        let equalize = rng.random::<f32>() < rule.equalize;
+        let mut one_of = |reach: f32| {
+            let happens = rng.random::<f32>() < rule.probability;
+            let value = between(-reach, reach, &mut rng);
+            if happens { value } else { 0.0 }
+        };
+        Self {
+            equalize,
+            saturation: one_of(rule.saturation),
+            hue: one_of(rule.hue),
+        }
+    }
+
+    fn apply(&self, frame: &mut Frame) {
+        if !self.equalize && self.saturation == 0.0 && self.hue == 0.0 {
+            return;
+        }
+        let (rows, cols) = (frame.placement.scaled_rows, frame.placement.scaled_cols);
+        let (size, area) = (frame.size, frame.size * frame.size);
+        let inside: Vec<usize> = (0..rows).flat_map(|y| y * size..y * size + cols).collect();
+        let ranges = [0, 1, 2].map(|channel| {
+            let values = inside.iter().map(|at| frame.pixels[channel * area + at]);
+            values.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| {
+                (low.min(x), high.max(x))
+            })
+        });
+        let level = |channel: usize, at: usize| {
+            let (low, high) = ranges[channel];
+            // 0 where there is no range.
+            ((frame.pixels[channel * area + at] - low) / (high - low) * 255.0).round() as u8
+        };
+        let mut levels: Vec<[u8; 3]> = inside
+            .iter()
+            .map(|&at| [0, 1, 2].map(|channel| level(channel, at)))
+            .collect();
+        if self.equalize {
+            eight_bit::equalize(&mut levels);
+        }
+        eight_bit::saturation(&mut levels, 1.0 + self.saturation);
+        eight_bit::hue(&mut levels, self.hue);
+        for (at, pixel) in inside.into_iter().zip(levels) {
+            for channel in 0..3 {
+                let (low, high) = ranges[channel];
+                let unit = f32::from(pixel[channel]) / 255.0;
+                frame.pixels[channel * area + at] = low + (high - low) * unit;
+            }
+        }
+    }
+}
+
 /// The drawn intensity changes, in units of the image's range.
 struct Intensity {
     gamma: f32,
@@ -276,7 +360,10 @@ mod tests {
         brightness: 0.0,
         contrast: 0.0,
         noise: 0.0,
+        saturation: 0.0,
+        hue: 0.0,
         probability: 1.0,
+        equalize: 0.0,
     };
 
     /// A 48 x 64 image in a 64 px frame: a ramp with a labelled, bright rectangle.
@@ -432,5 +519,48 @@ mod tests {
             assert_eq!(plane, &changed.pixels[..area], "a grey image stays grey");
         }
         assert_ne!(changed.pixels, frame.pixels);
+    }
+
+    #[test]
+    fn colours_change_what_is_coloured_and_leave_the_other_changes_alone() {
+        let other = Augmentation {
+            rotation_deg: 20.0,
+            noise: 0.1,
+            ..STILL
+        };
+        let rule = Augmentation {
+            saturation: 0.3,
+            hue: 0.3,
+            ..other.clone()
+        };
+        let grey = frame();
+        let difference = |frame: &Frame| {
+            let [one, two] = [&other, &rule].map(|rule| augment(frame, rule, &mut rng(9)));
+            assert_eq!(one.labels, two.labels);
+            let pairs = one.pixels.iter().zip(&two.pixels);
+            pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        };
+        // One of 256 levels.
+        assert!(difference(&grey) < 1.0 / 255.0);
+        let mut coloured = grey;
+        for (at, pixel) in coloured.pixels[..48 * 64].iter_mut().enumerate() {
+            *pixel = (at % 64) as f32 / 63.0;
+        }
+        assert!(difference(&coloured) > 0.1);
+    }
+
+    #[test]
+    fn an_equalized_image_spreads_over_its_range() {
+        let rule = Augmentation {
+            equalize: 1.0,
+            ..STILL
+        };
+        let frame = frame();
+        let changed = augment(&frame, &rule, &mut rng(1));
+        assert_eq!(changed.labels, frame.labels);
+        let above = |pixels: &[f32]| pixels[..48 * 64].iter().filter(|&&x| x > 0.5).count();
+        // The ramp ends at 0.42, and four of five pixels are on it.
+        assert_eq!(above(&frame.pixels), 20 * 28);
+        assert!(above(&changed.pixels) > 48 * 64 / 3);
     }
 }

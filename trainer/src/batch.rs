@@ -6,12 +6,13 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::{Device, Tensor};
+use contract::Image;
 use contract::geometry::InputRules;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::augment::{Augmentation, Frame, augment};
+use crate::augment::{self, Changes, Frame};
 use crate::dataset::{Dataset, Entry, LabelRule, Sample};
 use crate::train::Share;
 
@@ -33,7 +34,7 @@ pub struct Batch {
 pub struct LoaderOptions {
     pub input: InputRules,
     pub labels: LabelRule,
-    pub augmentation: Option<Augmentation>,
+    pub augmentation: Option<Changes>,
     pub batch: usize,
     pub seed: u64,
     pub shuffle: bool,
@@ -48,6 +49,8 @@ pub struct Loader {
 #[derive(Debug)]
 struct Shared {
     frames: Vec<Frame>,
+    /// 8-bit values of the frames, where the reference's augmentations change them.
+    scaled: Vec<Image>,
     names: Vec<String>,
     options: LoaderOptions,
 }
@@ -69,8 +72,8 @@ impl Loader {
             samples
                 .iter()
                 .any(|sample| sample.labels.data.iter().any(|&label| label > 0)),
-            "no image has a foreground pixel under the rule {:?}: the label files hold the grey \
-             values {:?}",
+            "no image has a foreground pixel with data.target = {}: the label files hold the grey values {:?}, \
+             choose among these",
             options.labels,
             dataset.classes
         );
@@ -78,10 +81,16 @@ impl Loader {
             .iter()
             .map(|sample| frame(sample, &options.input))
             .collect();
+        let mut scaled = Vec::new();
+        if let Some(Changes::Reference) = options.augmentation {
+            let images = samples.iter().map(|sample| &sample.image);
+            scaled.extend(images.map(|image| options.input.scaled(image).0));
+        }
         let names = samples.iter().map(|sample| sample.name.clone()).collect();
         Ok(Self {
             shared: Arc::new(Shared {
                 frames,
+                scaled,
                 names,
                 options,
             }),
@@ -161,11 +170,14 @@ impl Shared {
         let mut labels = Vec::with_capacity(indices.len() * size * size);
         for &index in indices {
             let frame = &self.frames[index];
-            let changed = self
-                .options
-                .augmentation
-                .as_ref()
-                .map(|rule| augment(frame, rule, &mut self.stream(epoch, index as u64 + 1)));
+            let rng = &mut self.stream(epoch, index as u64 + 1);
+            let changed = self.options.augmentation.as_ref().map(|it| match it {
+                Changes::Own(rule) => augment::augment(frame, rule, rng),
+                Changes::Reference => {
+                    let scaled = &self.scaled[index];
+                    augment::reference::augment(scaled, frame, &self.options.input, rng)
+                }
+            });
             let frame = changed.as_ref().unwrap_or(frame);
             pixels.extend_from_slice(&frame.pixels);
             labels.extend(frame.labels.data.iter().map(|&label| u32::from(label)));

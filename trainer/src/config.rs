@@ -18,7 +18,7 @@ const DEFAULTS: &str = include_str!("../../config/train.toml");
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub seed: u64,
-    /// Reproduce the reference, defects included.
+    /// Reproduce the reference, defects included; of the augmentation only `enabled` counts then.
     pub strict_reference: bool,
     pub compute: Compute,
     pub data: Data,
@@ -265,6 +265,12 @@ impl Config {
             }
         }
         for (key, share) in [
+            ("augmentation.equalize", f64::from(augmentation.equalize)),
+            (
+                "augmentation.saturation",
+                f64::from(augmentation.saturation),
+            ),
+            ("augmentation.hue", f64::from(augmentation.hue)),
             ("finetune.ema", self.finetune.ema),
             ("distill.ema", self.distill.ema),
             ("distill.teacher_weight", self.distill.teacher_weight),

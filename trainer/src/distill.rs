@@ -61,7 +61,7 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
             shuffle: false,
         },
     )?;
-    let compute = compute::open(&config.compute, 0)?;
+    let compute = compute::open(&config.compute, group.local_rank())?;
     let (teacher, weights) = teacher::open(&config, [&own, &dataset], &compute)
         .with_context(|| format!("teacher {}", config.distill.teacher.display()))?;
     let student = Model::build(

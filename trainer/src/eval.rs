@@ -48,7 +48,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         samples
             .iter()
             .any(|sample| sample.labels.data.iter().any(|&label| label > 0)),
-        "no image has a foreground pixel under the rule {rule:?}: the label files hold the grey values \
+        "no image has a foreground pixel with the target {rule}: the label files hold the grey values \
          {:?}; name one with --class, or take all with --combine",
         dataset.classes
     );

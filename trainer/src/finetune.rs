@@ -18,6 +18,7 @@ use nets::schedule::{self, warmup_poly};
 use nets::{Mode, checkpoint};
 
 use self::embeddings::Embeddings;
+use crate::augment::Changes;
 use crate::batch::{Batch, Loader, LoaderOptions};
 use crate::cli::FinetuneArgs;
 use crate::compute;
@@ -29,6 +30,7 @@ use crate::parallel::Group;
 use crate::report;
 use crate::run_folder::{Identity, RunFolder, RunKind};
 use crate::train::{self, Loss, Outcome, Plan, Share, Task};
+use crate::weights;
 
 /// The recipe with the flags over it.
 fn resolve(args: &FinetuneArgs) -> Result<Config> {
@@ -61,8 +63,19 @@ fn plan(config: &Config, loader: &Loader, group: &Group) -> Plan {
         clip_norm: finetune.clip_norm,
         ema: finetune.ema,
         validate_every_epochs: finetune.validate_every_epochs,
-        patience_epochs: finetune.patience_epochs,
+        // The reference stops when more epochs than this went by.
+        patience_epochs: finetune.patience_epochs + u64::from(config.strict_reference),
     }
+}
+
+fn changes(config: &Config) -> Option<Changes> {
+    config.augmentation.enabled.then(|| {
+        if config.strict_reference {
+            Changes::Reference
+        } else {
+            Changes::Own(config.augmentation.clone())
+        }
+    })
 }
 
 pub fn run(args: &FinetuneArgs, group: &Group) -> Result<Outcome> {
@@ -73,6 +86,7 @@ pub fn run(args: &FinetuneArgs, group: &Group) -> Result<Outcome> {
     if !config.strict_reference {
         start = model::fit_mask_tokens(start, config.num_cls())?;
     }
+    let encoder = weights::encoder_of(&start);
     let sam_config = model::teacher_config(&config)?;
     let freezing = if config.strict_reference {
         Freezing::Reference
@@ -85,18 +99,19 @@ pub fn run(args: &FinetuneArgs, group: &Group) -> Result<Outcome> {
         config.input,
         start,
         move |name| trainable(name, scope, method, freezing),
-        (config.seed, &compute::open(&config.compute, 0)?),
+        (
+            config.seed,
+            &compute::open(&config.compute, group.local_rank())?,
+        ),
     )?;
+    model::ensure_encoder_fits(&model.loaded, encoder, &config.model)?;
     let loader = Loader::new(
         &dataset,
         &dataset.of(Split::Train),
         LoaderOptions {
             input: config.input,
             labels: config.data.target,
-            augmentation: config
-                .augmentation
-                .enabled
-                .then(|| config.augmentation.clone()),
+            augmentation: changes(&config),
             batch: config.finetune.batch,
             seed: config.seed,
             shuffle: true,
@@ -209,7 +224,7 @@ impl Task for Finetune<'_> {
         Ok(Box::new(self.loader.epoch(epoch, share)))
     }
 
-    fn loss(&self, batch: &Batch, _epoch: u64) -> Result<Loss<'_>> {
+    fn loss(&self, batch: &Batch, epoch: u64) -> Result<Loss<'_>> {
         let strict = self.config.strict_reference;
         let (low_res, tape) = self.low_res_logits(batch)?;
         let loss = if strict {
@@ -218,10 +233,17 @@ impl Task for Finetune<'_> {
             let logits = resized(&low_res, self.model.input.size)?;
             dice_ce(&logits, &self.model.here(&batch.labels)?)?
         };
-        let parts = vec![
-            ("dice", loss.dice.to_scalar()?),
-            ("cross_entropy", loss.cross_entropy.to_scalar()?),
-        ];
+        let (dice, cross_entropy): (f32, f32) =
+            (loss.dice.to_scalar()?, loss.cross_entropy.to_scalar()?);
+        ensure!(
+            (dice + cross_entropy).is_finite(),
+            "epoch {epoch}: the loss is {} on {}: lower finetune.learning_rate ({:e}) and start in another folder; \
+             if it is these images whatever the rate, look at them",
+            dice + cross_entropy,
+            batch.names.join(", "),
+            self.config.finetune.learning_rate
+        );
+        let parts = vec![("dice", dice), ("cross_entropy", cross_entropy)];
         Ok(Loss {
             total: (loss.dice + loss.cross_entropy)?,
             parts,
@@ -247,9 +269,20 @@ impl Task for Finetune<'_> {
         self.config.strict_reference && decayed_without_gradient(name)
     }
 
+    fn validates_after(&self, epochs: u64, plan: &Plan) -> bool {
+        if self.config.strict_reference {
+            return strict::validates_after(epochs, plan.validate_every_epochs.max(1));
+        }
+        plan.validates_after(epochs)
+    }
+
     fn validate(&self) -> Result<f64> {
         if self.config.strict_reference {
-            return strict::validation_dice(self.model, self.validation);
+            return strict::validation_dice(
+                self.model,
+                self.validation,
+                self.config.finetune.batch,
+            );
         }
         if let Some(embeddings) = &self.embeddings {
             return embeddings.validation_dice(self.model, self.validation);

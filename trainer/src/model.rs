@@ -15,7 +15,7 @@ use nets::sam::{EncoderConfig, Sam, SamConfig};
 use nets::tiny_vit::TinyVitConfig;
 use nets::{Mode, checkpoint, ops};
 
-use crate::config::{Config, Encoder, Method, Scope};
+use crate::config::{self, Config, Encoder, Method, Scope};
 use crate::run_folder::{self, State};
 
 /// Channels a head in every published TinyViT.
@@ -252,6 +252,39 @@ pub fn fit_mask_tokens(mut state: State, num_cls: usize) -> Result<State> {
     Ok(state)
 }
 
+/// Refuses a checkpoint of another encoder: its decoder fits, so that training would begin on an encoder of random
+/// weights and say nothing. `found` is whose encoder it is, where that is known.
+pub fn ensure_encoder_fits(
+    loaded: &Loaded,
+    found: Option<Encoder>,
+    config: &config::Model,
+) -> Result<()> {
+    let report = &loaded.report;
+    let count = |names: &[String]| {
+        let encoder = names.iter().filter(|it| it.starts_with("image_encoder."));
+        encoder.count()
+    };
+    let (fit, random) = (count(&report.loaded), count(&report.random));
+    let has_one = fit + count(&report.unused) + count(&report.mismatched) > 0;
+    let other = found.is_some_and(|found| found != config.encoder);
+    if has_one && (other || fit < random) {
+        let whose = found.map_or("an encoder of another kind".to_owned(), |found| {
+            format!("the encoder of {}", found.name())
+        });
+        let choose = found.map_or(
+            "`trainer weights inspect` says what it is".to_owned(),
+            |it| format!("set model.encoder = {:?}", it.name()),
+        );
+        bail!(
+            "model.checkpoint {} has {whose}, model.encoder is {:?}: {choose}, or name a checkpoint of {}",
+            config.checkpoint.display(),
+            config.encoder.name(),
+            config.encoder.name()
+        );
+    }
+    Ok(())
+}
+
 /// Says what of a checkpoint was used; refuses one that fits nothing.
 pub fn describe_start(loaded: &Loaded, from: &Path) -> Result<String> {
     let report = &loaded.report;
@@ -260,7 +293,9 @@ pub fn describe_start(loaded: &Loaded, from: &Path) -> Result<String> {
     }
     if report.loaded.is_empty() {
         bail!(
-            "{}: not one tensor fits this network; is it a SAM checkpoint?",
+            "{}: not one tensor fits this network; is it a SAM checkpoint? `trainer weights inspect {}` says \
+             what it holds",
+            from.display(),
             from.display()
         );
     }

@@ -36,6 +36,10 @@ impl Plan {
     pub fn steps_per_epoch(&self) -> u64 {
         self.batches_per_epoch.div_ceil(self.accumulate)
     }
+
+    pub fn validates_after(&self, epochs: u64) -> bool {
+        epochs.is_multiple_of(self.validate_every_epochs.max(1)) || epochs == self.epochs
+    }
 }
 
 /// What differs between fine-tuning and distillation.
@@ -55,6 +59,10 @@ pub trait Task {
     /// Whether a weight that no gradient reaches counts as one with a gradient of zero, and so decays.
     fn decays_without_gradient(&self, _name: &str) -> bool {
         false
+    }
+    /// Whether the weights are validated when so many epochs are done.
+    fn validates_after(&self, epochs: u64, plan: &Plan) -> bool {
+        plan.validates_after(epochs)
     }
     /// Mean foreground Dice over the validation images with the current weights.
     fn validate(&self) -> Result<f64>;
@@ -173,8 +181,7 @@ pub fn train<T: Task>(
         position.epoch += 1;
         position.batch = 0;
         ensure_same_weights(group, loaded, &position)?;
-        let due = position.epoch % plan.validate_every_epochs.max(1) == 0;
-        if due || position.epoch == plan.epochs {
+        if task.validates_after(position.epoch, plan) {
             let dice = judge(task, plan, (run, group), &mut position, &averaged)?;
             if let Some(metrics) = &mut metrics {
                 metrics.validation(position.step, position.epoch, dice, position.best_dice)?;
@@ -213,10 +220,14 @@ fn ensure_same_weights(group: &Group, loaded: &Loaded, position: &Position) -> R
 }
 
 fn remedy(run: &RunFolder, epoch: u64, batch: u64) -> String {
+    let last = run.path.join("last.safetensors");
+    let saved = if last.exists() {
+        format!("; the last good weights are in {}", last.display())
+    } else {
+        String::new()
+    };
     format!(
-        "epoch {epoch}, batch {batch}: lower the learning rate or look at the images of this batch; \
-         the last good weights are in {}",
-        run.path.join("last.safetensors").display()
+        "epoch {epoch}, batch {batch}: lower the learning rate or look at the images of this batch{saved}"
     )
 }
 

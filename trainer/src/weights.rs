@@ -94,6 +94,14 @@ fn read(subject: &Path) -> Result<Weights> {
     })
 }
 
+/// The known encoder whose tensors these are.
+pub(crate) fn encoder_of(state: &State) -> Option<Encoder> {
+    match Description::of(state).which {
+        Which::Known(encoder) => Some(encoder),
+        Which::DecoderOnly | Which::Unknown(_) => None,
+    }
+}
+
 fn is_of_sam(name: &str) -> bool {
     PARTS.iter().any(|part| name.starts_with(part))
 }

@@ -63,9 +63,20 @@ impl InputRules {
     /// Window, resize (`resample::bilinear_u8`), normalize, pad: the network input, CHW,
     /// 3 x size x size (grey repeated), and where the image lies in it.
     pub fn prepare(&self, image: &Image) -> (Vec<f32>, Placement) {
+        let (scaled, place) = self.scaled(image);
+        (self.normalized(scaled), place)
+    }
+
+    /// The first half of [`Self::prepare`]: 8-bit values at the size that the image has in the frame.
+    pub fn scaled(&self, image: &Image) -> (Image, Placement) {
         let place = self.placement(image.rows, image.cols);
         let windowed = intensity::window(image, self.window);
-        let mut scaled = resample::bilinear_u8(&windowed, place.scaled_rows, place.scaled_cols);
+        let scaled = resample::bilinear_u8(&windowed, place.scaled_rows, place.scaled_cols);
+        (scaled, place)
+    }
+
+    /// The second half, of what [`Self::scaled`] makes.
+    pub fn normalized(&self, mut scaled: Image) -> Vec<f32> {
         intensity::normalize(&mut scaled, self.normalize);
         let mut input = vec![0.0; 3 * self.size * self.size];
         let width = (scaled.cols * scaled.channels).max(1);
@@ -82,7 +93,7 @@ impl InputRules {
                     .for_each(|(value, &x)| *value = x);
             }
         }
-        (input, place)
+        input
     }
 }
 

@@ -2,7 +2,7 @@ use contract::geometry::{Fit, InputRules};
 use contract::intensity::{Normalize, Window};
 
 use super::*;
-use crate::augment::Augmentation;
+use crate::augment::{Augmentation, Changes};
 use crate::dataset::index::index;
 use crate::dataset::tests::{by_name, error_of, pairs};
 use crate::dataset::{LabelRule, Split};
@@ -17,7 +17,7 @@ fn options() -> LoaderOptions {
             normalize: Normalize::MinMax,
         },
         labels: LabelRule::Binary { class: 2 },
-        augmentation: Some(Augmentation {
+        augmentation: Some(Changes::Own(Augmentation {
             enabled: true,
             rotation_deg: 20.0,
             scale: [0.9, 1.1],
@@ -28,8 +28,11 @@ fn options() -> LoaderOptions {
             brightness: 0.1,
             contrast: 0.1,
             noise: 0.02,
+            saturation: 0.0,
+            hue: 0.0,
             probability: 0.5,
-        }),
+            equalize: 0.1,
+        })),
         batch: 2,
         seed: 7,
         shuffle: true,
@@ -103,6 +106,21 @@ fn without_augmentation_a_batch_holds_the_frames_in_order() {
     assert_eq!(pixels, wanted);
     let placement = loader.frames()[0].placement;
     assert_eq!((placement.scaled_rows, placement.scaled_cols), (27, 32));
+}
+
+#[test]
+fn the_references_changes_are_made_anew_in_every_epoch() {
+    let folder = pairs(2);
+    let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
+    let options = LoaderOptions {
+        augmentation: Some(Changes::Reference),
+        ..options()
+    };
+    let loader = Loader::new(&dataset, &dataset.of(Split::Train), options).unwrap();
+    let epoch = values(loader.epoch(1, 0));
+    assert_eq!(values(loader.epoch(1, 0)), epoch);
+    assert_ne!(values(loader.epoch(2, 0)), epoch);
+    assert_eq!(epoch[0].1.len(), 2 * 3 * 32 * 32);
 }
 
 #[test]

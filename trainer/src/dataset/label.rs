@@ -1,6 +1,7 @@
 //! Label files: grey values on disk, and the rule that turns them into the network's classes.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +23,17 @@ pub enum LabelRule {
     Classes { n: u8 },
 }
 
+/// As recipes write it.
+impl fmt::Display for LabelRule {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Binary { class } => write!(f, "{{ binary = {{ class = {class} }} }}"),
+            Self::Combine => write!(f, "\"combine\""),
+            Self::Classes { n } => write!(f, "{{ classes = {{ n = {n} }} }}"),
+        }
+    }
+}
+
 impl LabelRule {
     pub fn apply(&self, mut labels: LabelMap) -> Result<LabelMap> {
         match *self {
@@ -41,7 +53,7 @@ impl LabelRule {
                 let values: BTreeSet<u8> = labels.data.iter().copied().collect();
                 if values.iter().any(|&value| value > n) {
                     bail!(
-                        "grey values {values:?}, but the rule knows classes 0 to {n}: \
+                        "grey values {values:?}, but data.target = {self} knows 0 to {n}: correct the file, \
                          raise n, or choose \"combine\" for masks of 0 and 255"
                     );
                 }

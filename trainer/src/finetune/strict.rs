@@ -2,7 +2,8 @@
 //!
 //! Against the default: the loss is taken at the decoder's resolution, on labels that were shrunk as if they were
 //! grey values (which invents classes at borders); batch normalization moves with the batch although its weights
-//! are frozen; the validation Dice counts background, and calls a class that is absent from both 1.
+//! are frozen; the validation Dice counts background, and calls a class that is absent from both 1; it is taken
+//! after the first epoch and then every so many, and the last epoch is none of them.
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
@@ -31,17 +32,33 @@ pub(super) fn loss(low_res: &Tensor, labels: &Tensor) -> Result<DiceCe> {
     Ok(dice_ce(low_res, &labels.to_device(low_res.device())?)?)
 }
 
-/// Mean over images and classes, background included.
-pub(super) fn validation_dice(model: &Model, samples: &[Sample]) -> Result<f64> {
+/// Whether the weights are validated when so many epochs are done.
+pub(super) fn validates_after(epochs: u64, every: u64) -> bool {
+    epochs % every == 1 % every
+}
+
+/// Mean over images and classes, background included, of each batch; then of the batches, so that images of a
+/// smaller last one weigh more.
+pub(super) fn validation_dice(model: &Model, samples: &[Sample], batch: usize) -> Result<f64> {
     let mut sum = 0.0;
-    for sample in samples {
-        let frame = frame(sample, &model.input);
-        let image = Tensor::from_vec(frame.pixels, (1, 3, frame.size, frame.size), &Device::Cpu)?;
-        let logits = model.low_res_logits(&image, Mode::Eval)?;
-        let labels = model.here(&shrunk([frame.labels], logits.dim(3)?)?)?;
-        sum += dice_coeff_multi_class(&logits.argmax(1)?, &labels, model.config.num_cls)?;
+    for batch in samples.chunks(batch) {
+        for sample in batch {
+            sum += image_dice(model, sample)? / batch.len() as f64;
+        }
     }
-    Ok(sum / samples.len() as f64)
+    Ok(sum / samples.len().div_ceil(batch) as f64)
+}
+
+fn image_dice(model: &Model, sample: &Sample) -> Result<f64> {
+    let frame = frame(sample, &model.input);
+    let image = Tensor::from_vec(frame.pixels, (1, 3, frame.size, frame.size), &Device::Cpu)?;
+    let logits = model.low_res_logits(&image, Mode::Eval)?;
+    let labels = model.here(&shrunk([frame.labels], logits.dim(3)?)?)?;
+    Ok(dice_coeff_multi_class(
+        &logits.argmax(1)?,
+        &labels,
+        model.config.num_cls,
+    )?)
 }
 
 /// (B, side, side) u32.
@@ -56,4 +73,16 @@ fn shrunk(maps: impl IntoIterator<Item = LabelMap>, side: usize) -> Result<Tenso
         (labels.len() / (side * side), side, side),
         &Device::Cpu,
     )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validation_comes_after_the_first_epoch_and_every_second_from_there() {
+        let after: Vec<u64> = (1..=8).filter(|&it| validates_after(it, 2)).collect();
+        assert_eq!(after, [1, 3, 5, 7]);
+        assert!((1..=8).all(|it| validates_after(it, 1)));
+    }
 }
