@@ -345,18 +345,10 @@ fn every_target_and_the_reference_train() {
     }
     let classes = "data.classes=[{id=1,label=\"a\",color=[1,2,3]},{id=2,label=\"b\",color=[1,2,3]},\
                    {id=3,label=\"c\",color=[1,2,3]}]";
-    let runs: [(&str, &[&str]); 5] = [
+    let runs: [(&str, &[&str]); 4] = [
         ("one", &["data.target={binary={class=2}}"]),
         ("combined", &["data.target=\"combine\""]),
         ("three", &["data.target={classes={n=3}}", classes]),
-        (
-            "colours",
-            &[
-                "augmentation.equalize=0.5",
-                "augmentation.saturation=0.3",
-                "augmentation.hue=0.3",
-            ],
-        ),
         (
             "strict",
             &[
@@ -368,6 +360,7 @@ fn every_target_and_the_reference_train() {
                 "finetune.patience_epochs=2",
                 "finetune.epochs=8",
                 "finetune.method=\"adapter\"",
+                "finetune.scope=\"decoder\"",
             ],
         ),
     ];
