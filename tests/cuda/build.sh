@@ -116,4 +116,14 @@ On the GPU machine they come from a Python with PyTorch for CUDA 13, or from CUD
     $program finetune --config FILE.toml --run FOLDER
 It starts here too, on stubs: LD_LIBRARY_PATH=$CUDA_NOGPU_LIBS
 TEXT
-LD_LIBRARY_PATH=$CUDA_NOGPU_LIBS "$program" --version
+export LD_LIBRARY_PATH=$CUDA_NOGPU_LIBS
+"$program" --version
+
+# On stubs there is no GPU, which the user is told.
+rm -rf target/cuda/phantom
+"$program" dataset phantom target/cuda/phantom --patients 3 --frames 1 >target/cuda/said
+if "$program" finetune --dry-run --run target/cuda/run --set 'data.lists=["target/cuda/phantom/list.csv"]' \
+    --set 'compute.device="cuda"' >target/cuda/said 2>&1 || ! grep -q 'GPU 0 cannot be used' target/cuda/said; then
+    cat target/cuda/said
+    exit 1
+fi

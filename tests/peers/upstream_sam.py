@@ -1,7 +1,8 @@
-"""Numbers of upstream's segment_anything for a network that is filled by rule: upstream_sam.py vit_b|vit_l|vit_h
+"""Upstream's segment_anything with weights that are filled by rule: upstream_sam.py vit_b|vit_l|vit_h [--save FILE]
 
-One forward pass of the encoder at 1024 px and of the mask decoder without prompt, as one JSON object for
-tests/golden/stock_forward.json. Not part of CI: needs torch and segment-anything (PyPI); vit_h takes 11 GB.
+Prints numbers of one forward pass of the encoder at 1024 px and of the mask decoder without prompt, as one JSON object
+for tests/golden/stock_forward.json. With --save it writes such a checkpoint as the official ones are, instead.
+Not part of CI: needs torch and segment-anything (PyPI); vit_h takes 11 GB.
 """
 
 import json
@@ -51,6 +52,9 @@ def main() -> None:
     sam = sam_model_registry[sys.argv[1]]().eval()
     for name, tensor in sam.state_dict().items():
         tensor.copy_(filled(name, tuple(tensor.shape)))
+    if "--save" in sys.argv:
+        torch.save(sam.state_dict(), sys.argv[sys.argv.index("--save") + 1])
+        return
     start = time.monotonic()
     embedding = sam.image_encoder(image())
     seconds = time.monotonic() - start
