@@ -66,7 +66,7 @@ impl Environment {
             rank < world,
             "RANK is {rank} and WORLD_SIZE {world}: ranks go from 0 to WORLD_SIZE - 1"
         );
-        // There torchrun itself listens at MASTER_PORT.
+        // torchrun itself listens at MASTER_PORT then.
         let taken = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|text| text == "True");
         let port = u16::try_from(port + usize::from(taken)).ok();
         Ok(Some(Self {
