@@ -121,7 +121,8 @@ export LD_LIBRARY_PATH=$CUDA_NOGPU_LIBS
 
 # On stubs there is no GPU, which the user is told.
 rm -rf target/cuda/phantom
-"$program" dataset phantom target/cuda/phantom --patients 3 --frames 1 >target/cuda/said
+"$program" dataset phantom target/cuda/phantom --patients 2 --frames 1 >target/cuda/said
+sed -i '$s/,train,/,validation,/' target/cuda/phantom/list.csv
 if "$program" finetune --dry-run --run target/cuda/run --set 'data.lists=["target/cuda/phantom/list.csv"]' \
     --set 'compute.device="cuda"' >target/cuda/said 2>&1 || ! grep -q 'GPU 0 cannot be used' target/cuda/said; then
     cat target/cuda/said
