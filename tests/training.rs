@@ -325,7 +325,7 @@ fn a_checkpoint_that_was_not_fine_tuned_teaches_its_embedding() {
 }
 
 #[test]
-fn every_target_and_the_reference_train() {
+fn every_target_bf16_and_the_reference_train() {
     let folder = phantoms();
     let path = folder.path();
     // The upper half of the heart becomes class 2, and what lies right of it class 3.
@@ -348,7 +348,14 @@ fn every_target_and_the_reference_train() {
     let runs: [(&str, &[&str]); 4] = [
         ("one", &["data.target={binary={class=2}}"]),
         ("combined", &["data.target=\"combine\""]),
-        ("three", &["data.target={classes={n=3}}", classes]),
+        (
+            "three",
+            &[
+                "data.target={classes={n=3}}",
+                classes,
+                "compute.precision=\"bf16\"",
+            ],
+        ),
         (
             "strict",
             &[

@@ -89,7 +89,7 @@ fn student_step(criterion: &mut Criterion) {
     let params = Params::new([].into(), |_| true, 1);
     let sam = Sam::new(&config, &params).expect("the student can be built");
     let vars = params.finish().vars;
-    let mut optimizer = AdamW::new(&vars, AdamWConfig::reference());
+    let mut optimizer = AdamW::new(&vars, AdamWConfig::reference()).expect("moments");
     let images = Tensor::randn(0f32, 1f32, (4, 3, 256, 256), &Device::Cpu).expect("memory");
     let labels = Tensor::zeros((4, 64, 64), candle_core::DType::U32, &Device::Cpu).expect("memory");
     let mut step = || -> Result<f64> {

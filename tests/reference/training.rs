@@ -32,7 +32,7 @@ pub(crate) fn training(fixture: &mut Fixture) {
     let loaded = params.finish();
     assert_eq!(loaded.report.random, Vec::<String>::new());
 
-    let mut optimizer = AdamW::new(&loaded.vars, AdamWConfig::reference());
+    let mut optimizer = AdamW::new(&loaded.vars, AdamWConfig::reference()).unwrap();
     let target = labels(&fixture.input("mask"));
     let rates: Vec<f64> =
         serde_json::from_value(fixture.entry["training"]["lr_used"].clone()).unwrap();

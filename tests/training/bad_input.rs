@@ -175,3 +175,21 @@ fn a_loss_that_is_no_number_names_images_and_rate() {
     }
     assert!(!said.contains("last.safetensors"), "none is there: {said}");
 }
+
+#[test]
+fn a_gpu_that_this_program_cannot_use() {
+    let folder = phantoms();
+    let path = folder.path();
+    let said = refused(with_settings(
+        finetune(path, "run"),
+        &["compute.device=\"cuda\""],
+    ));
+    for words in [
+        "compute.device",
+        "built without GPUs",
+        "tests/cuda/build.sh",
+    ] {
+        assert!(said.contains(words), "no {words}: {said}");
+    }
+    assert!(!path.join("run").exists(), "a refused run leaves no folder");
+}

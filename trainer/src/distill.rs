@@ -143,7 +143,7 @@ fn train_student(student: &Student, place: (&RunFolder, &Group)) -> Result<Outco
         weight_decay: distill.weight_decay,
         ..AdamWConfig::reference()
     };
-    let mut optimizer = AdamW::new(vars, config);
+    let mut optimizer = AdamW::new(vars, config)?;
     train::train(student, student.plan, &mut optimizer, place)
 }
 

@@ -15,6 +15,8 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 
+use nets::sam::EncoderConfig;
+
 use self::activations::Activations;
 use crate::batch;
 use crate::config::{Config, Scope};
@@ -27,12 +29,19 @@ const PROGRAM_MIB: f64 = 150.0;
 const HEAP_SHARE: f64 = 1.1;
 /// candle adds the gradient of an operation to zeros: gradient, zeros and sum are there at once.
 const GRADIENT_COPIES: usize = 3;
+/// What a frozen part computes goes into one operation and out of it.
+const PASSING_COPIES: usize = 2;
+/// CUDA's context, cuBLAS and kernels.
+const CUDA_MIB: f64 = 600.0;
+/// Sizes that GPUs come in, GB.
+const CARDS: [u32; 7] = [8, 12, 16, 24, 40, 48, 80];
 const MIB: f64 = 1024.0 * 1024.0;
 
 pub struct Estimate {
     /// Trainable and all parameters by part of the network.
     parts: BTreeMap<String, (usize, usize)>,
     memory: Memory,
+    plain_vit: bool,
     steps_per_epoch: u64,
     steps: u64,
 }
@@ -49,19 +58,25 @@ struct Memory {
     images: f64,
     /// Kept from the forward for the backward pass.
     activations: f64,
-    /// The largest step of the backward pass.
-    backward: f64,
+    /// The largest step: of the backward pass, or of the forward pass through what is frozen.
+    step: f64,
     program: f64,
 }
 
 impl Memory {
+    /// The part that is on the GPU with compute.device = "cuda", in f32; bf16 takes less. Counted as for a CPU, which
+    /// is right for a plain ViT; a TinyViT's convolutions keep more there. Never measured.
+    fn on_gpu(self) -> f64 {
+        CUDA_MIB + self.peak() - self.images - self.program
+    }
+
     fn peak(self) -> f64 {
         self.weights
             + self.optimizer
             + self.gradients
             + self.images
             + self.activations
-            + self.backward
+            + self.step
             + self.program
     }
 }
@@ -96,12 +111,17 @@ pub fn estimate(model: &Model, config: &Config, plan: &Plan, n_images: usize) ->
         gradients: mib(2 * trainable),
         images: mib(image * (n_images + n_waiting)),
         activations: HEAP_SHARE * mib(activations.kept),
-        backward: HEAP_SHARE * mib(GRADIENT_COPIES * activations.largest),
+        step: HEAP_SHARE
+            * mib(usize::max(
+                GRADIENT_COPIES * activations.largest,
+                PASSING_COPIES * activations.passing,
+            )),
         program: PROGRAM_MIB,
     };
     Ok(Estimate {
         parts,
         memory,
+        plain_vit: matches!(model.config.encoder, EncoderConfig::Vit(_)),
         steps_per_epoch,
         steps: steps_per_epoch * plan.epochs,
     })
@@ -132,7 +152,12 @@ impl Estimate {
         write!(table, "\n\n{:14}  {:>11}", "memory", "about MiB")
             .expect("a string takes everything");
         let memory = self.memory;
-        for (name, mib, how) in [
+        let fits = |card: &&u32| memory.on_gpu() < f64::from(**card) * 1e9 / MIB;
+        let on_gpu = match CARDS.iter().find(fits) {
+            Some(card) => format!("of it with compute.device = \"cuda\": fits a card of {card} GB"),
+            None => "of it with compute.device = \"cuda\": too much for a card of 80 GB".to_owned(),
+        };
+        let mut rows = vec![
             ("weights", memory.weights, "4 bytes a parameter"),
             (
                 "optimizer",
@@ -155,13 +180,17 @@ impl Estimate {
                 "results kept for the backward pass, counted layer by layer",
             ),
             (
-                "backward",
-                memory.backward,
-                "gradients of the largest of them",
+                "step",
+                memory.step,
+                "gradients of the largest of them, or what the largest frozen one takes",
             ),
             ("program", memory.program, "code and buffers, measured once"),
             ("peak", memory.peak(), "the sum"),
-        ] {
+        ];
+        if self.plain_vit {
+            rows.push(("on a GPU", memory.on_gpu(), &on_gpu));
+        }
+        for (name, mib, how) in rows {
             write!(table, "\n{name:14}  {mib:>11.0}  {how}").expect("a string takes everything");
         }
         write!(

@@ -164,7 +164,7 @@ pub fn run(args: &FinetuneArgs, group: &Group) -> Result<Outcome> {
             weight_decay: config.finetune.weight_decay,
             ..AdamWConfig::reference()
         },
-    );
+    )?;
     let task = Finetune {
         model: &model,
         loader: &loader,

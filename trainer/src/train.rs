@@ -111,7 +111,7 @@ pub fn train<T: Task>(
     if let Some(last) = run.last()? {
         loaded.restore(&last.model)?;
         optimizer.load_state(&last.optimizer)?;
-        averaged.load(last.averaged);
+        averaged.load(last.averaged, loaded)?;
         position = last.position;
     }
     ensure_same_weights(group, loaded, &position)?;
@@ -289,8 +289,14 @@ impl Averaged {
         Ok(Self { decay, values })
     }
 
-    fn load(&mut self, values: State) {
+    fn load(&mut self, values: State, loaded: &Loaded) -> Result<()> {
         self.values = values;
+        for (name, var) in loaded.live() {
+            if let Some(value) = self.values.get_mut(name) {
+                *value = value.to_device(var.device())?;
+            }
+        }
+        Ok(())
     }
 
     /// The decay ramps up over the first steps, so the average forgets the start weights.
@@ -321,7 +327,7 @@ impl Averaged {
 fn put(loaded: &Loaded, values: &State) -> Result<()> {
     for (name, var) in loaded.live() {
         if let Some(value) = values.get(name) {
-            var.set(value)?;
+            var.set(&value.to_device(var.device())?)?;
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 // https://github.com/facebookresearch/segment-anything/blob/main/segment_anything/modeling/prompt_encoder.py
 //! Points, boxes and masks to tokens and a dense embedding.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::layers::{Conv2d, ConvShape, LayerNorm};
 use crate::ops;
@@ -75,11 +75,8 @@ impl PromptEncoder {
             .or(masks)
             .map_or(Ok(1), |tensor| tensor.dim(0))?;
         let dim = self.config.embed_dim;
-        let mut sparse = Tensor::zeros(
-            (batch, 0, dim),
-            self.no_mask_embed.dtype(),
-            self.no_mask_embed.device(),
-        )?;
+        // No values, so never on a GPU: some drivers refuse to give no memory.
+        let mut sparse = Tensor::zeros((batch, 0, dim), DType::F32, &Device::Cpu)?;
         if let Some((coords, labels)) = points {
             let tokens = self.embed_points(coords, labels, boxes.is_none())?;
             sparse = tokens;

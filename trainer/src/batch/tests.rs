@@ -117,9 +117,9 @@ fn the_references_changes_are_made_anew_in_every_epoch() {
         ..options()
     };
     let loader = Loader::new(&dataset, &dataset.of(Split::Train), options).unwrap();
-    let epoch = values(loader.epoch(1, 0));
-    assert_eq!(values(loader.epoch(1, 0)), epoch);
-    assert_ne!(values(loader.epoch(2, 0)), epoch);
+    let epoch = values(loader.epoch(1, Share::ALL));
+    assert_eq!(values(loader.epoch(1, Share::ALL)), epoch);
+    assert_ne!(values(loader.epoch(2, Share::ALL)), epoch);
     assert_eq!(epoch[0].1.len(), 2 * 3 * 32 * 32);
 }
 

@@ -16,8 +16,10 @@ const DECODER_HEADS: usize = 8;
 /// Numbers of f32 values.
 pub(super) struct Activations<'a> {
     pub(super) kept: usize,
-    /// The largest single result.
+    /// The largest single result that is kept.
     pub(super) largest: usize,
+    /// The largest that is not, as nothing before it trains.
+    pub(super) passing: usize,
     vars: &'a BTreeMap<String, Var>,
     /// Whether a layer so far has a weight that trains: nothing before the first one is kept.
     tracked: bool,
@@ -46,6 +48,7 @@ impl<'a> Activations<'a> {
         let mut count = Self {
             kept: 0,
             largest: 0,
+            passing: 0,
             vars,
             tracked: false,
             block: checkpointing.then_some(0),
@@ -80,6 +83,8 @@ impl<'a> Activations<'a> {
         if self.tracked {
             self.kept += times * n;
             self.largest = self.largest.max(n);
+        } else {
+            self.passing = self.passing.max(n);
         }
     }
 

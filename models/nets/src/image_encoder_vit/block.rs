@@ -6,7 +6,7 @@ use super::WindowPadding;
 use crate::adapter::Adapter;
 use crate::layers::{LayerNorm, Linear, join_windows, split_windows};
 use crate::lora::{LoraConfig, LoraRows, QkvLinear};
-use crate::ops;
+use crate::ops::{self, Lookup};
 use crate::params::{Init, Params};
 
 #[derive(Debug, Clone)]
@@ -112,7 +112,7 @@ struct Attention {
     rel_pos_h: Tensor,
     rel_pos_w: Tensor,
     /// Row of the tables for each (query, key) along an axis, (side side).
-    distances: Tensor,
+    distances: Lookup,
     side: usize,
     num_heads: usize,
 }
@@ -137,7 +137,7 @@ impl Attention {
             proj: Linear::new(dim, dim, &params.pp("proj"))?,
             rel_pos_h: table("rel_pos_h")?,
             rel_pos_w: table("rel_pos_w")?,
-            distances: Tensor::new(distances, &params.compute().device)?,
+            distances: Lookup::new(&distances, 2 * side - 1, &params.compute().device)?,
             side,
             num_heads,
         })
@@ -174,9 +174,9 @@ impl Attention {
         let (b, heads, n, head_dim) = q.dims4()?;
         let side = self.side;
         let table = |rel_pos: &Tensor| {
-            rel_pos
+            self.distances
+                .rows(rel_pos)?
                 .to_dtype(q.dtype())?
-                .index_select(&self.distances, 0)?
                 .reshape((side, side, head_dim))?
                 .transpose(1, 2)?
                 .contiguous()

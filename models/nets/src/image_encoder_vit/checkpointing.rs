@@ -58,7 +58,8 @@ impl Tape<'_> {
             };
             let input = Var::from_tensor(&input)?;
             let y = self.encoder.part(index, input.as_tensor())?;
-            let store = (y * gradient.detach())?.sum_all()?.backward()?;
+            // candle starts from a gradient of ones.
+            let store = (y * gradient.detach())?.backward()?;
             collect(&store)?;
             if index > first {
                 let Some(next) = store.get(input.as_tensor()) else {

@@ -45,6 +45,9 @@ fn weighted(
         let [q32, k32, v32] = [q, k, v].map(|x| x.to_dtype(DType::F32));
         return weighted(&q32?, &k32?, &v32?, bias, scale, kind)?.to_dtype(q.dtype());
     }
+    if !q.device().is_cpu() && n_scores(q, k)? > MAX_GPU_SCORES && q.dim(0)? > 1 {
+        return in_halves([q, k, v], bias, scale, kind);
+    }
     let (q, k) = (q.contiguous()?, k.contiguous()?);
     let op = AttentionWeights {
         scale: scale as f32,
@@ -58,6 +61,34 @@ fn weighted(
         swapped: [false; 2],
     }
     .apply(&weights, v)
+}
+
+/// candle counts the values of a tensor on a GPU in 32 bits where it adds up gradients.
+const MAX_GPU_SCORES: usize = i32::MAX as usize;
+
+fn n_scores(q: &Tensor, k: &Tensor) -> Result<usize> {
+    let (b, h, n, _) = q.dims4()?;
+    Ok(b * h * n * k.dim(2)?)
+}
+
+/// One half of the batch after the other.
+pub(super) fn in_halves(
+    all: [&Tensor; 3],
+    bias: Option<&Tensor>,
+    scale: f64,
+    kind: Bias,
+) -> Result<Tensor> {
+    let batch = all[0].dim(0)?;
+    let half = |from: usize, n: usize| {
+        let [q, k, v] = all.map(|x| x.narrow(0, from, n));
+        let bias = match (bias, kind) {
+            (Some(bias), Bias::Grid { .. }) => Some(bias.narrow(0, from, n)?),
+            (bias, _) => bias.cloned(),
+        };
+        weighted(&q?, &k?, &v?, bias.as_ref(), scale, kind)
+    };
+    let middle = batch / 2;
+    Tensor::cat(&[half(0, middle)?, half(middle, batch - middle)?], 0)
 }
 
 /// What the third input adds to the scores.

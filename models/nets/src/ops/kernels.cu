@@ -72,22 +72,6 @@ KERNEL(add_row) {
     store(out + at, load(a[at]) + load(b[at % p.n[1]]));
 }
 
-// Sum of a (rows, width) over its rows, 32 columns a block. n: rows, width.
-KERNEL(column_sums) {
-    __shared__ float part[THREADS];
-    unsigned column = blockIdx.x * 32 + threadIdx.x % 32;
-    float sum = 0;
-    if (column < p.n[1])
-        for (unsigned row = threadIdx.x / 32; row < p.n[0]; row += THREADS / 32)
-            sum += load(a[(size_t)row * p.n[1] + column]);
-    part[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x < 32 && column < p.n[1]) {
-        for (unsigned i = threadIdx.x + 32; i < THREADS; i += 32) sum += part[i];
-        store(out + column, sum);
-    }
-}
-
 // The standard normal's distribution function.
 __device__ inline float normal(float x) { return 0.5f * (1.0f + erff(x * 0.70710678f)); }
 

@@ -6,7 +6,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use super::kernel::{axpy, for_blocks, in_f32, into_values, kernel, like, values, vectorized};
+use super::kernel::{axpy, for_blocks, in_f32, into_values, like, plain, values, vectorized};
 use super::launch::Launch;
 
 /// `x weight^T + bias` for `x` (.., in), `weight` (out, in) and `bias` (out). A weight or an input
@@ -213,13 +213,21 @@ impl CustomOp2 for AddRow {
 
 /// Sum of `x` (.., width) over all but the last dimension.
 pub(super) fn sum_rows(x: &Tensor, width: usize) -> Result<Tensor> {
-    let rows = x.elem_count() / width.max(1);
-    let launch = Launch::blocks("column_sums", width.div_ceil(32), &[rows, width]);
-    kernel(launch, [x], width, |[x], out| {
+    if !x.device().is_cpu() {
+        return sum_rows_as_product(x, width);
+    }
+    plain("sum-rows", [x], width, |[x], out| {
         add_row_sums(x.len() / width, out, |row, out| {
             axpy(out, 1.0, &x[row * width..]);
         });
     })
+}
+
+/// On a GPU.
+pub(super) fn sum_rows_as_product(x: &Tensor, width: usize) -> Result<Tensor> {
+    let x = x.contiguous()?.reshape(((), width))?;
+    let ones = Tensor::ones((1, x.dim(0)?), x.dtype(), x.device())?;
+    ones.matmul(&x)?.squeeze(0)
 }
 
 /// Adds to `out` what `add` adds for each row; blocks of rows run in parallel and are added up

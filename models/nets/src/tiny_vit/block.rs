@@ -6,6 +6,7 @@ use super::{to_map, to_tokens};
 use crate::adapter::Adapter;
 use crate::layers::{Conv2dBn, LayerNorm, Linear, join_windows, split_windows};
 use crate::lora::{LoraConfig, QkvLinear};
+use crate::ops::Lookup;
 use crate::params::{Init, Params};
 use crate::{Mode, ops};
 
@@ -97,7 +98,7 @@ struct Attention {
     /// (heads, distinct offsets)
     attention_biases: Tensor,
     /// Column of `attention_biases` for each pair of tokens, (N N).
-    bias_columns: Tensor,
+    bias_columns: Lookup,
     num_heads: usize,
 }
 
@@ -123,7 +124,7 @@ impl Attention {
             qkv: QkvLinear::new(dim, num_heads, config.lora.as_ref(), &params.pp("qkv"))?,
             proj: Linear::with_init(dim, dim, init, &params.pp("proj"))?,
             attention_biases: params.get((num_heads, n), "attention_biases", Init::Const(0.0))?,
-            bias_columns: Tensor::new(columns, &params.compute().device)?,
+            bias_columns: Lookup::new(&columns, n, &params.compute().device)?,
             num_heads,
         })
     }
@@ -140,8 +141,8 @@ impl Attention {
             .transpose(1, 2)?;
         let part = |i: usize| qkv.narrow(3, i * head_dim, head_dim)?.contiguous();
         let bias = self
-            .attention_biases
-            .index_select(&self.bias_columns, 1)?
+            .bias_columns
+            .columns(&self.attention_biases)?
             .reshape((self.num_heads, n, n))?;
         let scale = 1.0 / (head_dim as f64).sqrt();
         let y = ops::attention(&part(0)?, &part(1)?, &part(2)?, Some(&bias), scale)?;

@@ -2,15 +2,16 @@
 
 use std::process::Command;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 use super::{distance, naive_norm, random, same};
-use crate::ops::attention::{Bias, softmax_launch};
+use crate::ops::attention::{Bias, in_halves, softmax_launch};
 use crate::ops::batch_norm::{batch_norm_in_steps, channel_affine_in_steps};
 use crate::ops::conv_transpose::spread_in_steps;
 use crate::ops::im2col::Windows;
 use crate::ops::launch::recorder::{Record, during};
-use crate::ops::linear::linear_in_steps;
+use crate::ops::linear::{linear_in_steps, sum_rows_as_product};
+use crate::ops::lookup::Lookup;
 use crate::ops::norm_2d::layer_norm_2d_in_steps;
 use crate::ops::unfold::conv2d_in_steps;
 use crate::ops::{
@@ -26,6 +27,9 @@ fn operations_in_steps() {
         |t| linear_in_steps(&t[0], &t[1], &t[2]),
         |t| linear(&t[0], &t[1], Some(&t[2])),
     );
+    let rows = random(&[3, 5, 7], 0);
+    let sums = rows.sum((0, 1)).unwrap();
+    assert!(distance(&sum_rows_as_product(&rows, 7).unwrap(), &sums) < 1e-5);
     for (b, h, w, kernel, stride, padding) in [
         (2, 9, 10, 3, 2, 1),
         (1, 7, 5, 3, 1, 1),
@@ -75,11 +79,9 @@ fn operations_with_kernels() {
     let nothing = |_: &str, shapes: &[&[usize]], op: &dyn Fn(&[Tensor]) -> Result<Tensor>| {
         same("kernels", shapes, op, op);
     };
-    nothing(
-        "add_row, column_sums",
-        &[&[5, 40, 7], &[70, 7], &[70]],
-        &|t| linear_in_steps(&t[0], &t[1], &t[2]),
-    );
+    nothing("add_row", &[&[5, 40, 7], &[70, 7], &[70]], &|t| {
+        linear_in_steps(&t[0], &t[1], &t[2])
+    });
     nothing("gelu", &[&[3, 5, 119]], &|t| gelu(&(&t[0] * 4.0)?));
     nothing("softmax", &[&[4, 700]], &|t| softmax(&(&t[0] * 4.0)?));
     nothing(
@@ -201,6 +203,44 @@ fn kernels_compute_what_rust_computes() {
     let run = Command::new(&host).arg(&file).output().unwrap();
     let said = String::from_utf8_lossy(&run.stdout);
     assert!(run.status.success(), "{said}{:?}", run.status);
+}
+
+#[test]
+fn a_table_is_looked_up_alike() {
+    let numbers = [2, 0, 2, 1, 2];
+    let one_hot = || Lookup::one_hot(&numbers, 3, &Device::Cpu).unwrap();
+    let selected = || Lookup::new(&numbers, 3, &Device::Cpu).unwrap();
+    same(
+        "rows",
+        &[&[3, 4]],
+        |t| one_hot().rows(&t[0]),
+        |t| selected().rows(&t[0]),
+    );
+    same(
+        "columns",
+        &[&[4, 3]],
+        |t| one_hot().columns(&t[0]),
+        |t| selected().columns(&t[0]),
+    );
+}
+
+#[test]
+fn attention_of_half_the_batch_at_a_time() {
+    let shapes: &[&[usize]] = &[&[3, 2, 6, 4], &[3, 2, 6, 4], &[3, 2, 6, 4], &[3, 2, 6, 5]];
+    let grid = Bias::Grid { rows: 2, cols: 3 };
+    same(
+        "attention in halves",
+        shapes,
+        |t| in_halves([&t[0], &t[1], &t[2]], Some(&t[3]), 0.3, grid),
+        |t| attention_relative(&t[0], &t[1], &t[2], (&t[3], [2, 3]), 0.3),
+    );
+    let shared: &[&[usize]] = &[&[3, 2, 6, 4], &[3, 2, 6, 4], &[3, 2, 6, 4], &[2, 6, 6]];
+    same(
+        "attention with a bias in halves",
+        shared,
+        |t| in_halves([&t[0], &t[1], &t[2]], Some(&t[3]), 0.3, Bias::Shared),
+        |t| attention(&t[0], &t[1], &t[2], Some(&t[3]), 0.3),
+    );
 }
 
 #[test]
