@@ -25,6 +25,7 @@ use crate::cli::DistillArgs;
 use crate::compute;
 use crate::config::Config;
 use crate::dataset::{Dataset, Sample, Split};
+use crate::estimate::{Load, estimate};
 use crate::finetune::{checkpoint_digest, samples, validation_dice};
 use crate::model::{self, Model, resized};
 use crate::output_cache::{Key, OutputCache};
@@ -88,10 +89,20 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
         views.len().div_ceil(config.distill.batch),
         config.distill.embedding_epochs + config.distill.mask_epochs
     ));
+    let plan = plan(&views, group);
+    let load = Load {
+        batch: config.distill.batch,
+        n_images: views.frames.len(),
+        checkpointing: false,
+        teacher: Some(&teacher),
+    };
+    let needs = estimate(&student, &plan, &load)?;
     if args.recipe.dry_run {
+        report::say(&needs.table());
         report::say(&config.to_toml());
         return Ok(Outcome::Finished);
     }
+    report::say(&needs.line());
     let teacher_digest = checkpoint_digest(&weights)?;
     let identity = Identity {
         kind: RunKind::Student,
@@ -110,7 +121,6 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
         return Ok(Outcome::Interrupted);
     };
     drop(teacher);
-    let plan = plan(&views, group);
     train_student(
         &Student {
             views,

@@ -1,4 +1,4 @@
-//! What a fine-tuning run will need, said before it starts: parameters, memory and steps.
+//! What a run will need, said before it starts: parameters, memory and steps.
 //!
 //! Memory is counted, not measured. candle keeps the result of every operation from the first weight
 //! that trains up to the loss until the backward pass is over, so `activations` walks the layers of
@@ -14,12 +14,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::Result;
-
+use candle_core::Tensor;
 use nets::sam::EncoderConfig;
 
 use self::activations::Activations;
 use crate::batch;
-use crate::config::{Config, Scope};
 use crate::model::Model;
 use crate::train::Plan;
 
@@ -58,6 +57,8 @@ struct Memory {
     images: f64,
     /// Kept from the forward for the backward pass.
     activations: f64,
+    /// Distillation's, which is gone when training begins: weights and largest result.
+    teacher: f64,
     /// The largest step: of the backward pass, or of the forward pass through what is frozen.
     step: f64,
     program: f64,
@@ -71,6 +72,11 @@ impl Memory {
     }
 
     fn peak(self) -> f64 {
+        let before = self.weights + self.teacher + self.images + self.program;
+        before.max(self.training())
+    }
+
+    fn training(self) -> f64 {
         self.weights
             + self.optimizer
             + self.gradients
@@ -81,8 +87,19 @@ impl Memory {
     }
 }
 
-/// For a run on `n_images` training images.
-pub fn estimate(model: &Model, config: &Config, plan: &Plan, n_images: usize) -> Result<Estimate> {
+/// What a run feeds its network with.
+pub struct Load<'a> {
+    /// Images in a forward pass.
+    pub batch: usize,
+    /// Training images.
+    pub n_images: usize,
+    /// Of the encoder's blocks.
+    pub checkpointing: bool,
+    /// Whose outputs are computed before training.
+    pub teacher: Option<&'a Model>,
+}
+
+pub fn estimate(model: &Model, plan: &Plan, load: &Load) -> Result<Estimate> {
     let vars = &model.loaded.vars;
     let mut parts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for (name, tensor) in model.loaded.state_dict()? {
@@ -97,19 +114,18 @@ pub fn estimate(model: &Model, config: &Config, plan: &Plan, n_images: usize) ->
         }
     }
     let steps_per_epoch = plan.steps_per_epoch();
-    let finetune = &config.finetune;
-    let checkpointing = finetune.gradient_checkpointing && finetune.scope == Scope::EncoderDecoder;
-    let activations = Activations::count(&model.config, vars, finetune.batch, checkpointing);
+    let activations = Activations::count(&model.config, vars, load.batch, load.checkpointing);
     let (trainable, all) = sum(&parts);
     let average = usize::from(plan.ema > 0.0);
-    let image = 3 * config.input.size.pow(2);
+    let image = 3 * model.input.size.pow(2);
     // One is being prepared, one is trained on.
-    let n_waiting = (batch::AHEAD + 2) * config.finetune.batch;
+    let n_waiting = (batch::AHEAD + 2) * load.batch;
     let memory = Memory {
         weights: mib(all),
         optimizer: mib((2 + average) * trainable),
         gradients: mib(2 * trainable),
-        images: mib(image * (n_images + n_waiting)),
+        images: mib(image * (load.n_images + n_waiting)),
+        teacher: load.teacher.map_or(Ok(0.0), frozen)?,
         activations: HEAP_SHARE * mib(activations.kept),
         step: HEAP_SHARE
             * mib(usize::max(
@@ -125,6 +141,15 @@ pub fn estimate(model: &Model, config: &Config, plan: &Plan, n_images: usize) ->
         steps_per_epoch,
         steps: steps_per_epoch * plan.epochs,
     })
+}
+
+/// MiB of a network that trains nothing, on one image.
+fn frozen(model: &Model) -> Result<f64> {
+    let none = BTreeMap::new();
+    let passing = Activations::count(&model.config, &none, 1, false).passing;
+    let state = model.loaded.state_dict()?;
+    let all = state.values().map(Tensor::elem_count).sum();
+    Ok(mib(all) + HEAP_SHARE * mib(PASSING_COPIES * passing))
 }
 
 impl Estimate {
@@ -185,8 +210,16 @@ impl Estimate {
                 "gradients of the largest of them, or what the largest frozen one takes",
             ),
             ("program", memory.program, "code and buffers, measured once"),
-            ("peak", memory.peak(), "the sum"),
         ];
+        if memory.teacher > 0.0 {
+            let how = "its weights and largest result, before training and then gone";
+            rows.push(("teacher", memory.teacher, how));
+        }
+        rows.push((
+            "peak",
+            memory.peak(),
+            "the sum, of what is there at one time",
+        ));
         if self.plain_vit {
             rows.push(("on a GPU", memory.on_gpu(), &on_gpu));
         }
@@ -220,7 +253,7 @@ mod tests {
     use nets::sam::{Freezing, trainable};
 
     use super::*;
-    use crate::config::Method;
+    use crate::config::{Config, Method, Scope};
 
     #[test]
     fn a_run_of_the_decoder_alone_trains_nothing_of_the_encoder() {
@@ -248,7 +281,13 @@ mod tests {
             validate_every_epochs: 1,
             patience_epochs: 4,
         };
-        let needs = estimate(&model, &config, &plan, 7).unwrap();
+        let load = Load {
+            batch: 1,
+            n_images: 7,
+            checkpointing: false,
+            teacher: None,
+        };
+        let needs = estimate(&model, &plan, &load).unwrap();
         let (n_trainable, n_all) = needs.parts["image_encoder"];
         assert_eq!(n_trainable, 0);
         assert!(n_all > 5_000_000, "TinyViT-5M has {n_all} parameters");
@@ -256,6 +295,14 @@ mod tests {
         assert_eq!((needs.steps_per_epoch, needs.steps), (3, 12));
         let table = needs.table();
         assert!(table.ends_with("3 optimizer steps an epoch, at most 12 in all"));
-        assert!(needs.memory.peak() > needs.memory.program + needs.memory.weights);
+        let alone = needs.memory;
+        assert!(alone.peak() > alone.program + alone.weights);
+        let load = Load {
+            teacher: Some(&model),
+            ..load
+        };
+        let taught = estimate(&model, &plan, &load).unwrap().memory;
+        assert!(taught.teacher > taught.weights);
+        assert!(taught.peak() >= alone.peak());
     }
 }

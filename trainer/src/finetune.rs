@@ -24,7 +24,7 @@ use crate::cli::FinetuneArgs;
 use crate::compute;
 use crate::config::{Config, Scope};
 use crate::dataset::{Dataset, Sample, Split};
-use crate::estimate::estimate;
+use crate::estimate::{Load, estimate};
 use crate::model::{self, Model, resized};
 use crate::parallel::Group;
 use crate::report;
@@ -65,6 +65,16 @@ fn plan(config: &Config, loader: &Loader, group: &Group) -> Plan {
         validate_every_epochs: finetune.validate_every_epochs,
         // The reference stops when more epochs than this went by.
         patience_epochs: finetune.patience_epochs + u64::from(config.strict_reference),
+    }
+}
+
+fn load(config: &Config, loader: &Loader) -> Load<'static> {
+    let finetune = &config.finetune;
+    Load {
+        batch: finetune.batch,
+        n_images: loader.frames().len(),
+        checkpointing: finetune.gradient_checkpointing && finetune.scope == Scope::EncoderDecoder,
+        teacher: None,
     }
 }
 
@@ -130,7 +140,7 @@ pub fn run(args: &FinetuneArgs, group: &Group) -> Result<Outcome> {
         plan.batches_per_epoch,
         plan.epochs
     ));
-    let needs = estimate(&model, &config, &plan, loader.frames().len())?;
+    let needs = estimate(&model, &plan, &load(&config, &loader))?;
     if args.recipe.dry_run {
         report::say(&needs.table());
         report::say(&config.to_toml());
