@@ -26,6 +26,7 @@ use crate::segment::segment;
 use crate::shutdown::stopped;
 use crate::source::folder::{self, Door, FolderError};
 use crate::status::Status;
+use crate::systemd;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -112,6 +113,9 @@ pub async fn run(
 
     let startup_ms = started.elapsed().as_millis() as u64;
     tracing::info!(%boot, model, waiting = backlog, startup_ms, "ready");
+    systemd::ready();
+    let image_timeout = Duration::from_secs(config.pipeline.image_timeout_s);
+    tokio::spawn(systemd::keep_watch(Arc::clone(&status), image_timeout));
     let early = tokio::select! {
         () = shutdown => None,
         ended = &mut sources => Some(flatten(ended)),
@@ -119,6 +123,7 @@ pub async fn run(
         ended = &mut publishing => Some(flatten(ended)),
     };
     tracing::info!("stopping");
+    systemd::stopping();
     status.set_draining();
     // A send fails only when every receiver is gone, and then there is nothing left to stop.
     let _ = stop_sources.send(true);
@@ -213,7 +218,12 @@ impl Worker {
             Some(Lease::CrashLoop { attempts }) => {
                 self.quarantine(ticket, None, &Failure::CrashLoop { attempts })
             }
-            Some(Lease::Work(job)) => self.infer(ticket, &job),
+            Some(Lease::Work(job)) => {
+                self.status.image_taken();
+                let done = self.infer(ticket, &job);
+                self.status.image_done();
+                done
+            }
         }
     }
 
