@@ -1,7 +1,5 @@
 //! The unit that ships: its command line exists, and systemd finds it well locked up.
 
-#![expect(clippy::print_stderr, reason = "tests say what they skip")]
-
 use std::process::Command;
 
 use clap::Parser;
