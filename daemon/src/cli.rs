@@ -1,6 +1,8 @@
 //! What was typed, and the commands that only print. Exit codes: 0 done, 1 something failed (said on
 //! standard error, or in the printed lines), 2 wrong usage.
 
+mod quarantine;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,12 +13,14 @@ use segmenter::decode::Limits;
 use serde_json::json;
 
 use crate::config::Config;
+use crate::control::{Answer, AskError, Request, ask};
 use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
 use crate::job::boot_id;
-use crate::outbox::{Outbox, OutboxError};
 use crate::segment::{Found, segment};
 use crate::{RunError, clock};
+
+pub use quarantine::{QuarantineAction, Selection, quarantine};
 
 /// Every image in the inbox becomes masks on MQTT. For research use; not a medical device.
 ///
@@ -46,10 +50,15 @@ pub enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// The count of everything that came in (the daemon must not be running).
+    /// The count of everything that came in.
     Ledger {
         #[command(subcommand)]
         action: LedgerAction,
+    },
+    /// Files that could not be segmented: what they are, another try, away with them.
+    Quarantine {
+        #[command(subcommand)]
+        action: QuarantineAction,
     },
     /// Print the JSON Schema of a result.
     Schema,
@@ -102,9 +111,9 @@ pub enum CliError {
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
-    Outbox(#[from] OutboxError),
-    #[error("{} has no outbox yet; was the daemon ever started with this configuration?", .0.display())]
-    NoOutbox(PathBuf),
+    Ask(#[from] AskError),
+    #[error("the running scansided answers {0:?} to another question; is it of another version?")]
+    Answer(Answer),
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot write to standard output: {0}")]
@@ -205,22 +214,16 @@ pub(crate) fn write_overlays(
 /// Prints the ledger; false when `verify` finds that it does not balance.
 pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliError> {
     let (LedgerAction::Show { config } | LedgerAction::Verify { config }) = action;
-    let state = Config::read(config)?.state.directory;
-    if !state.join("outbox.redb").exists() {
-        return Err(CliError::NoOutbox(state));
-    }
-    let ledger = Outbox::open(&state)?.ledger()?;
+    let ledger = match ask(&Config::read(config)?, &Request::Ledger)? {
+        Answer::Ledger(ledger) => ledger,
+        other => return Err(CliError::Answer(other)),
+    };
     if let LedgerAction::Show { .. } = action {
         let line = serde_json::to_string(&ledger).expect("a ledger is plain data");
         writeln!(out, "{line}")?;
         return Ok(true);
     }
-    let sign = if ledger.balances() { "=" } else { "!=" };
-    writeln!(
-        out,
-        "received {} {sign} published {} + pending {} + quarantined {} + rejected {}",
-        ledger.received, ledger.published, ledger.pending, ledger.quarantined, ledger.rejected
-    )?;
+    writeln!(out, "{ledger}")?;
     Ok(ledger.balances())
 }
 

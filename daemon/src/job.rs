@@ -40,6 +40,8 @@ pub enum State {
     Quarantined {
         reason: Reason,
     },
+    /// Taken out of quarantine for good; the input waits for its removal.
+    Dropped,
 }
 
 impl State {

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::accept::{self, AcceptError, Shelves};
 use crate::config::{self, Config};
+use crate::control::{self, Control, ControlError};
 use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
 use crate::job::{Job, Ticket, boot_id, job_id, sha256};
@@ -33,6 +34,8 @@ pub enum PipelineError {
     Accept(#[from] AcceptError),
     #[error(transparent)]
     Folder(#[from] FolderError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
     #[error("cannot start the inference thread: {0}")]
@@ -93,6 +96,7 @@ pub async fn run(
         queue,
         sources_stopped.clone(),
     )?;
+    let (retried, controls_stopped) = (tickets.clone(), sources_stopped.clone());
     let door = Door {
         outbox: Arc::clone(&outbox),
         shelves: shelves.clone(),
@@ -107,6 +111,12 @@ pub async fn run(
         tickets,
         sources_stopped,
     ));
+    let desk = Control {
+        outbox: Arc::clone(&outbox),
+        shelves: shelves.clone(),
+    };
+    let listener = control::listen(&config.state.directory);
+    let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));
     let publisher = mqtt::Publisher::new(&config, speaker, outbox, shelves, Arc::clone(&status));
     let mut publishing = tokio::spawn(publisher.run(fresh, mqtt_stopped, grace));
 
@@ -115,6 +125,7 @@ pub async fn run(
     let early = tokio::select! {
         () = shutdown => None,
         ended = &mut sources => Some(flatten(ended)),
+        ended = &mut desk => Some(flatten(ended)),
         ended = &mut inference => Some(ended.unwrap_or(Err(PipelineError::Panicked))),
         ended = &mut publishing => Some(flatten(ended)),
     };
@@ -127,6 +138,7 @@ pub async fn run(
         return Err(PipelineError::Panicked);
     }
     flatten(sources.await)?;
+    flatten(desk.await)?;
     inference.await.unwrap_or(Err(PipelineError::Panicked))?;
     let _ = stop_mqtt.send(true);
     flatten(publishing.await)

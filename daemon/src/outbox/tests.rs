@@ -146,6 +146,7 @@ fn a_crash_between_any_two_steps_loses_nothing() {
             pending: 0,
             quarantined: 1,
             rejected: 1,
+            dropped: 0,
             messages: 1
         }
     );
