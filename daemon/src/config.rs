@@ -5,6 +5,7 @@
 
 mod error;
 mod overlap;
+mod quarantine;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use segmenter::decode::Limits;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
+pub use quarantine::Quarantine;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +24,8 @@ pub struct Config {
     pub model: Model,
     pub state: State,
     pub folder: Vec<Folder>,
+    #[serde(default)]
+    pub quarantine: Quarantine,
     #[serde(default)]
     pub decode: Decode,
     #[serde(default)]
@@ -290,6 +294,7 @@ impl Config {
         )?;
         at_least("decode.frame_max_pixels", self.decode.frame_max_pixels, 1)?;
         at_least("decode.frames_max", self.decode.frames_max.into(), 1)?;
+        self.quarantine.validate()?;
         self.mqtt.validate()
     }
 }

@@ -114,6 +114,7 @@ pub async fn run(
     let desk = Control {
         outbox: Arc::clone(&outbox),
         shelves: shelves.clone(),
+        limits: config.quarantine.clone(),
     };
     let listener = control::listen(&config.state.directory);
     let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));

@@ -6,6 +6,7 @@
 //! meets a row without its file. `release` is the way out.
 
 mod release;
+mod retention;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -27,6 +28,7 @@ use crate::outbox::{Arrival, Outbox};
 
 pub use release::{Retried, discard, retry};
 pub(crate) use release::{bring_back, remove};
+pub use retention::expire;
 
 #[derive(Serialize)]
 struct Note<'a> {

@@ -1,4 +1,5 @@
-//! The daemon's end: answers one request at a time and hands what is retried to the inference thread.
+//! The daemon's end: answers one request at a time, hands what is retried to the inference thread, and
+//! keeps the quarantine within its limits.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -6,18 +7,20 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use super::{Answer, Request, SOCKET, chain, perform};
 use crate::accept::{AcceptError, Shelves};
+use crate::config;
 use crate::job::Ticket;
 use crate::outbox::Outbox;
+use crate::quarantine;
 use crate::shutdown::stopped;
 
 #[derive(Debug, thiserror::Error)]
@@ -33,8 +36,11 @@ pub enum ControlError {
 pub struct Control {
     pub outbox: Arc<Outbox>,
     pub shelves: Shelves,
+    pub limits: config::Quarantine,
 }
 
+/// Between two looks at the limits of quarantine.
+const TICK: Duration = Duration::from_mins(1);
 /// A client that says nothing, or does not listen, must not hold up the rest.
 const PATIENCE: Duration = Duration::from_secs(2);
 const REQUEST_MAX_BYTES: u64 = 1 << 20;
@@ -69,6 +75,7 @@ pub async fn run(
 ) -> Result<(), ControlError> {
     // What the bounded queue has no room for yet.
     let mut retried = VecDeque::new();
+    let mut tick = interval(TICK);
     loop {
         tokio::select! {
             () = stopped(&mut stop) => return Ok(()),
@@ -85,6 +92,14 @@ pub async fn run(
                 if let Some(ticket) = retried.pop_front() {
                     room.send(ticket);
                 }
+            }
+            _ = tick.tick() => {
+                let control = control.clone();
+                spawn_blocking(move || {
+                    let Control { outbox, shelves, limits } = &control;
+                    quarantine::expire(outbox, shelves, limits, SystemTime::now())
+                })
+                .await??;
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::*;
+use crate::config;
 use crate::outbox::Arrival;
 
 /// A configuration whose quarantine holds jobs 1 to 3, the third without its file.
@@ -80,6 +81,7 @@ async fn a_running_daemon_answers_and_works_on_what_is_retried() {
     let control = Control {
         outbox: Arc::new(Outbox::open(folder.path()).unwrap()),
         shelves: Shelves::create(folder.path(), 0).unwrap(),
+        limits: config::Quarantine::default(),
     };
     // What a killed daemon left.
     fs::write(folder.path().join(SOCKET), b"").unwrap();

@@ -19,7 +19,7 @@ pub struct Ledger {
     pub quarantined: u64,
     /// Refused at the door.
     pub rejected: u64,
-    /// Taken out of quarantine for good.
+    /// Taken out of quarantine for good, by hand or by `quarantine.keep_days` and `max_bytes`.
     pub dropped: u64,
     /// Messages in the outbox: results, masks and events.
     pub messages: u64,
