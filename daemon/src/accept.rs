@@ -351,6 +351,7 @@ fn nanos() -> u64 {
 mod tests {
     use super::*;
     use crate::failure::Reason;
+    use crate::job::Input;
     use crate::outbox::Message;
 
     fn found(path: &Path) -> Found {
@@ -426,7 +427,9 @@ mod tests {
             remedy: "r".into(),
         };
         outbox.quarantine(1, &reason, event).unwrap();
-        outbox.append(2, |_| vec![event(0)]).unwrap();
+        outbox
+            .append(2, &Input::of(b"b"), |_| vec![event(0)])
+            .unwrap();
         outbox.acknowledge(&[(2, 0)]).unwrap();
         // The process dies before either file moved.
         assert!(recover(&outbox, &shelves).unwrap().is_empty());

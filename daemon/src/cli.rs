@@ -1,6 +1,7 @@
 //! What was typed, and the commands that only print. Exit codes: 0 done, 1 something failed (said on
 //! standard error, or in the printed lines), 2 wrong usage.
 
+mod life;
 mod quarantine;
 
 use std::fs;
@@ -16,7 +17,7 @@ use crate::config::Config;
 use crate::control::{Answer, AskError, Request, ask};
 use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
-use crate::job::boot_id;
+use crate::job::{Ticket, boot_id};
 use crate::segment::{Found, segment};
 use crate::{RunError, clock};
 
@@ -92,10 +93,15 @@ pub struct SegmentArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum LedgerAction {
-    /// Print the counters.
+    /// Print the counters, or the life of one job.
     Show {
         #[arg(long)]
         config: PathBuf,
+        /// Its number (`ticket` in the log).
+        job: Option<Ticket>,
+        /// Print the job as a JSON object.
+        #[arg(long, requires = "job")]
+        json: bool,
     },
     /// Print the equation; exit code 1 when it does not hold.
     Verify {
@@ -112,8 +118,8 @@ pub enum CliError {
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
     Ask(#[from] AskError),
-    #[error("the running scansided answers {0:?} to another question; is it of another version?")]
-    Answer(Answer),
+    #[error("the running scansided answers another question; is it of another version?")]
+    Answer,
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot write to standard output: {0}")]
@@ -211,12 +217,19 @@ pub(crate) fn write_overlays(
     Ok(paths)
 }
 
-/// Prints the ledger; false when `verify` finds that it does not balance.
+/// Prints the ledger; false when `verify` finds that it does not balance, or when a job is unknown.
 pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliError> {
-    let (LedgerAction::Show { config } | LedgerAction::Verify { config }) = action;
-    let ledger = match ask(&Config::read(config)?, &Request::Ledger)? {
-        Answer::Ledger(ledger) => ledger,
-        other => return Err(CliError::Answer(other)),
+    let (LedgerAction::Show { config, .. } | LedgerAction::Verify { config }) = action;
+    if let LedgerAction::Show {
+        job: Some(job),
+        json,
+        ..
+    } = *action
+    {
+        return show_job(config, (job, json), out);
+    }
+    let Answer::Ledger(ledger) = ask(&Config::read(config)?, &Request::Ledger)? else {
+        return Err(CliError::Answer);
     };
     if let LedgerAction::Show { .. } = action {
         let line = serde_json::to_string(&ledger).expect("a ledger is plain data");
@@ -225,6 +238,33 @@ pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliEr
     }
     writeln!(out, "{ledger}")?;
     Ok(ledger.balances())
+}
+
+fn show_job(
+    config: &Path,
+    (job, json): (Ticket, bool),
+    out: &mut impl Write,
+) -> Result<bool, CliError> {
+    let life = match ask(&Config::read(config)?, &Request::Life(job))? {
+        Answer::Life(Some(life)) => life,
+        Answer::Life(None) => {
+            writeln!(
+                out,
+                "job {job} is unknown: there was none, or it ended more than \
+                 `state.history_max_jobs` jobs ago; the log and `scansided quarantine list` have \
+                 the numbers"
+            )?;
+            return Ok(false);
+        }
+        _ => return Err(CliError::Answer),
+    };
+    if json {
+        let line = serde_json::to_string(&life).expect("a life is plain data");
+        writeln!(out, "{line}")?;
+    } else {
+        life::tell(&life, out)?;
+    }
+    Ok(true)
 }
 
 /// An error with its causes, for people.

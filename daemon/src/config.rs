@@ -51,6 +51,9 @@ pub struct State {
     /// Inputs are kept this long after the broker acknowledged their result; 0 removes them.
     #[serde(default)]
     pub keep_inputs_days: u32,
+    /// Jobs that `ledger show JOB` still knows after their end.
+    #[serde(default = "default::history_max_jobs")]
+    pub history_max_jobs: u64,
 }
 
 /// One inbox; results go to `result/<name>`.
@@ -139,6 +142,9 @@ pub struct Mqtt {
 mod default {
     pub(super) fn min_free_bytes() -> u64 {
         256 * 1024 * 1024
+    }
+    pub(super) fn history_max_jobs() -> u64 {
+        10_000
     }
     pub(super) fn poll_interval_ms() -> u64 {
         1000

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 use crate::accept::{self, AcceptError, Shelves};
 use crate::config::Config;
 use crate::failure::{Stage, chain};
-use crate::job::Ticket;
-use crate::outbox::{Entry, Ledger, Outbox, OutboxError};
+use crate::job::{Input, Ticket};
+use crate::outbox::{Entry, Ledger, Life, Outbox, OutboxError};
 use crate::quarantine::{self, Retried};
 
 pub use serve::{Control, ControlError, listen, run};
@@ -27,6 +27,7 @@ pub use serve::{Control, ControlError, listen, run};
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     Ledger,
+    Life(Ticket),
     /// What lies in quarantine.
     Quarantined,
     Retry(Choice),
@@ -44,6 +45,7 @@ pub enum Choice {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Ledger(Ledger),
+    Life(Option<Life>),
     Quarantined(Vec<Item>),
     Moved(Moved),
     /// Why the daemon could not do it.
@@ -138,6 +140,12 @@ fn send(state: &Path, request: &Request) -> io::Result<Answer> {
 fn perform(outbox: &Outbox, shelves: &Shelves, request: &Request) -> Result<Answer, AcceptError> {
     Ok(match request {
         Request::Ledger => Answer::Ledger(outbox.ledger()?),
+        Request::Life(ticket) => Answer::Life(
+            outbox
+                .life(*ticket)?
+                .map(|life| measured(outbox, shelves, life))
+                .transpose()?,
+        ),
         Request::Quarantined => {
             let entries = outbox.quarantined()?;
             Answer::Quarantined(entries.into_iter().map(|e| item(shelves, e)).collect())
@@ -195,6 +203,21 @@ fn item(shelves: &Shelves, entry: Entry) -> Item {
         bytes: metadata.ok().map(|metadata| metadata.len()),
         refused: entry.refused,
     }
+}
+
+/// With size and digest of a file that was not segmented but lies here. One that is on its way at
+/// this moment has none.
+fn measured(outbox: &Outbox, shelves: &Shelves, mut life: Life) -> Result<Life, OutboxError> {
+    if life.input.is_none() {
+        let waiting = outbox.job(life.job)?.map(|job| shelves.input(&job));
+        let mut entries = outbox.quarantined()?.into_iter();
+        let resting = entries
+            .find(|entry| entry.ticket == life.job)
+            .map(|entry| shelves.quarantine.join(entry.file));
+        let mut paths = waiting.into_iter().chain(resting);
+        life.input = paths.find_map(|path| Some(Input::of(&std::fs::read(path).ok()?)));
+    }
+    Ok(life)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! - `messages`: (seq, part) -> (ticket of its job or none for an event, topic below the node's root,
 //!   payload). Part 0 is a result or an event, parts from 1 are the masks of a result too large for
 //!   one message. `seq` numbers the durable messages of this node, so a subscriber sees a gap.
+//! - `lives`: ticket -> [`Life`] as JSON, for people; it outlives the job's row.
 //! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
 //!
 //! Invariants:
@@ -19,6 +20,7 @@
 //!   moves, and the row stays until it has moved, so a crash in between is finished at the next start.
 
 mod ledger;
+mod lives;
 mod messages;
 mod quarantined;
 #[cfg(test)]
@@ -37,6 +39,7 @@ use crate::failure::Reason;
 use crate::job::{Job, State, Ticket};
 
 pub use ledger::Ledger;
+pub use lives::{Life, Phase, Sent};
 pub use messages::{Key, Message, Queued};
 pub use quarantined::Entry;
 
@@ -115,6 +118,7 @@ impl Outbox {
             transaction.open_table(JOBS)?;
             transaction.open_table(messages::MESSAGES)?;
             transaction.open_table(quarantined::QUARANTINE)?;
+            transaction.open_table(lives::LIVES)?;
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("format")?.map(|value| value.value());
             if found.is_none() {
@@ -299,7 +303,7 @@ fn put(transaction: &WriteTransaction, ticket: Ticket, job: &Job) -> Result<(), 
     transaction
         .open_table(JOBS)?
         .insert(ticket, bytes.as_slice())?;
-    Ok(())
+    lives::follow(transaction, ticket, job)
 }
 
 fn decode(bytes: &[u8]) -> Result<Job, redb::Error> {

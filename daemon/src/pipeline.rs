@@ -19,7 +19,7 @@ use crate::config::{self, Config};
 use crate::control::{self, Control, ControlError};
 use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
-use crate::job::{Job, Ticket, boot_id, job_id, sha256};
+use crate::job::{Input, Job, Ticket, boot_id, job_id, sha256};
 use crate::mqtt;
 use crate::outbox::{Lease, Outbox};
 use crate::quarantine::{self, Ending};
@@ -115,6 +115,7 @@ pub async fn run(
         outbox: Arc::clone(&outbox),
         shelves: shelves.clone(),
         limits: config.quarantine.clone(),
+        history_max_jobs: config.state.history_max_jobs,
     };
     let listener = control::listen(&config.state.directory);
     let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));
@@ -247,8 +248,12 @@ impl Worker {
         };
         let mut report = self.speaker.report(found, &origin);
         let (id, timing) = (report.job_id, report.timing_ms);
+        let input = Input {
+            bytes: bytes.len() as u64,
+            sha256: report.image.sha256.clone(),
+        };
         self.outbox
-            .append(ticket, |seq| {
+            .append(ticket, &input, |seq| {
                 report.seq = seq;
                 self.speaker.messages(report)
             })

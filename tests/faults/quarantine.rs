@@ -83,6 +83,27 @@ fn what_a_user_sees_and_does_beside_a_running_daemon() {
     assert!(books.contains(expected), "{books}");
     let (code, text) = station.ask(&["quarantine", "list"]);
     assert_eq!((code, &*text), (0, "nothing in quarantine\n"));
+
+    // The whole story of the one that was tried three times.
+    let (code, text) = station.ask(&["ledger", "show", "1"]);
+    assert_eq!(code, 0, "{text}");
+    for word in [
+        "job 1 from inbox: published, since ",
+        "\naccepted at ",
+        " bytes, sha256 ",
+        "\nattempts 1\n",
+        "\nmessage result/inbox: seq ",
+        ", acknowledged at ",
+        "\nquarantine: decode, too_large: ",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let (code, text) = station.ask(&["ledger", "show", "2", "--json"]);
+    let life: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &life["state"]), (0, &"dropped".into()));
+    let (code, text) = station.ask(&["ledger", "show", "77"]);
+    assert_eq!(code, 1);
+    assert!(text.contains("job 77 is unknown"), "{text}");
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub fn quarantine(action: &QuarantineAction, out: &mut impl Write) -> Result<boo
             Ok(true)
         }
         Answer::Moved(moved) => report(&moved, done, out),
-        other => Err(CliError::Answer(other)),
+        _ => Err(CliError::Answer),
     }
 }
 

@@ -37,9 +37,10 @@ pub struct Control {
     pub outbox: Arc<Outbox>,
     pub shelves: Shelves,
     pub limits: config::Quarantine,
+    pub history_max_jobs: u64,
 }
 
-/// Between two looks at the limits of quarantine.
+/// Between two looks at the limits of quarantine and history.
 const TICK: Duration = Duration::from_mins(1);
 /// A client that says nothing, or does not listen, must not hold up the rest.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -96,7 +97,8 @@ pub async fn run(
             _ = tick.tick() => {
                 let control = control.clone();
                 spawn_blocking(move || {
-                    let Control { outbox, shelves, limits } = &control;
+                    let Control { outbox, shelves, limits, history_max_jobs } = &control;
+                    outbox.forget_lives(*history_max_jobs)?;
                     quarantine::expire(outbox, shelves, limits, SystemTime::now())
                 })
                 .await??;

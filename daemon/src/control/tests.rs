@@ -46,6 +46,12 @@ fn scenario(config: &Config) {
     assert_eq!(items[0].stage, Stage::Infer);
     let text = serde_json::to_string(&items).unwrap();
     assert!(!text.contains("DOE"), "{text}");
+    let Answer::Life(Some(life)) = ask(config, &Request::Life(1)).unwrap() else {
+        panic!("another answer");
+    };
+    assert!(life.refused && life.reason.is_some());
+    assert_eq!(life.input, Some(Input::of(b"a-DOE^JANE")));
+    assert_eq!(ask(config, &Request::Life(9)).unwrap(), Answer::Life(None));
     let retried = ask(config, &Request::Retry(jobs(&[1, 3, 9]))).unwrap();
     let expected = Moved {
         done: vec![1],
@@ -82,6 +88,7 @@ async fn a_running_daemon_answers_and_works_on_what_is_retried() {
         outbox: Arc::new(Outbox::open(folder.path()).unwrap()),
         shelves: Shelves::create(folder.path(), 0).unwrap(),
         limits: config::Quarantine::default(),
+        history_max_jobs: 100,
     };
     // What a killed daemon left.
     fs::write(folder.path().join(SOCKET), b"").unwrap();

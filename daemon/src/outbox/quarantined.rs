@@ -4,7 +4,7 @@
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::{Arrival, Outbox, OutboxError, add, put, subtract, take_numbers};
+use super::{Arrival, Outbox, OutboxError, add, lives, put, subtract, take_numbers};
 use crate::clock;
 use crate::failure::Reason;
 use crate::job::{Job, State, Ticket};
@@ -67,7 +67,11 @@ impl Outbox {
                 reason: reason.clone(),
             };
             add(transaction, "received", 1)?;
-            insert(transaction, &entry)
+            insert(transaction, &entry)?;
+            let state = State::Quarantined {
+                reason: reason.clone(),
+            };
+            lives::refused(transaction, entry.ticket, &entry.into_job(state))
         })
     }
 
@@ -133,7 +137,7 @@ fn remove(transaction: &WriteTransaction, file: &str) -> Result<Option<Entry>, r
     Ok(entry)
 }
 
-fn decode(bytes: &[u8]) -> Result<Entry, redb::Error> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Entry, redb::Error> {
     serde_json::from_slice(bytes).map_err(|error| {
         redb::Error::Corrupted(format!("a quarantine row does not parse: {error}"))
     })
