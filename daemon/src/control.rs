@@ -9,8 +9,9 @@ mod serve;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -98,6 +99,9 @@ pub enum AskError {
 const SOCKET: &str = "control.sock";
 /// Many files take their time on a slow disk.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// For an outbox that somebody has open who does not listen.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens the outbox and answers, or lets the daemon that has it open answer.
 pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
@@ -105,15 +109,24 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
     if !state.join("outbox.redb").exists() {
         return Err(AskError::NoOutbox(state.clone()));
     }
-    let outbox = match Outbox::open(state) {
-        Err(OutboxError::InUse { path }) => {
-            let silent = |source| AskError::Silent { path, source };
-            return match send(state, request).map_err(silent)? {
-                Answer::Failed(words) => Err(AskError::Failed(words)),
-                answer => Ok(answer),
-            };
+    let start = Instant::now();
+    let outbox = loop {
+        let path = match Outbox::open(state) {
+            Err(OutboxError::InUse { path }) => path,
+            opened => break opened.map_err(AcceptError::from)?,
+        };
+        let silent = |source| AskError::Silent { path, source };
+        match UnixStream::connect(state.join(SOCKET)) {
+            Ok(stream) => {
+                return match send(stream, request).map_err(silent)? {
+                    Answer::Failed(words) => Err(AskError::Failed(words)),
+                    answer => Ok(answer),
+                };
+            }
+            // A daemon that starts or stops, or another command.
+            Err(_) if start.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_PAUSE),
+            Err(error) => return Err(silent(error)),
         }
-        opened => opened.map_err(AcceptError::from)?,
     };
     let shelves =
         Shelves::create(state, config.state.keep_inputs_days).map_err(AcceptError::from)?;
@@ -124,8 +137,7 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
     Ok(perform(&outbox, &shelves, request)?)
 }
 
-fn send(state: &Path, request: &Request) -> io::Result<Answer> {
-    let mut stream = UnixStream::connect(state.join(SOCKET))?;
+fn send(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');

@@ -1,4 +1,5 @@
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -104,6 +105,19 @@ async fn a_running_daemon_answers_and_works_on_what_is_retried() {
     stop.send(true).unwrap();
     daemon.await.unwrap().unwrap();
     assert_eq!(queue.recv().await, None, "nothing else");
+}
+
+#[test]
+fn two_commands_at_a_time_wait_for_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = site(folder.path());
+    let other = Outbox::open(folder.path()).unwrap();
+    thread::scope(|scope| {
+        let asking = scope.spawn(|| ask(&config, &Request::Ledger));
+        thread::sleep(3 * LOCK_PAUSE);
+        drop(other);
+        assert!(matches!(asking.join().unwrap(), Ok(Answer::Ledger(_))));
+    });
 }
 
 #[test]
