@@ -22,7 +22,7 @@ use crate::job::{Input, Ticket};
 use crate::outbox::{Entry, Ledger, Life, Outbox, OutboxError};
 use crate::quarantine::{self, Retried};
 
-pub use serve::{Control, ControlError, listen, run};
+pub use serve::{Control, ControlError, listen, open, run};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

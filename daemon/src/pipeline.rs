@@ -64,7 +64,8 @@ pub async fn run(
     started: Instant,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
-    let outbox = Arc::new(Outbox::open(&config.state.directory).map_err(AcceptError::from)?);
+    let opened = control::open(&config.state.directory).await;
+    let outbox = Arc::new(opened.map_err(AcceptError::from)?);
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;

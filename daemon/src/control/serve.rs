@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -15,11 +15,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{interval, timeout};
 
-use super::{Answer, Request, SOCKET, chain, perform};
+use super::{Answer, LOCK_PATIENCE, LOCK_PAUSE, Request, SOCKET, chain, perform};
 use crate::accept::{AcceptError, Shelves};
 use crate::config;
 use crate::job::Ticket;
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, OutboxError};
 use crate::quarantine;
 use crate::shutdown::stopped;
 
@@ -45,6 +45,19 @@ const TICK: Duration = Duration::from_mins(1);
 /// A client that says nothing, or does not listen, must not hold up the rest.
 const PATIENCE: Duration = Duration::from_secs(2);
 const REQUEST_MAX_BYTES: u64 = 1 << 20;
+
+/// Opens the outbox for a daemon; a command may have it open for a moment.
+pub async fn open(state: &Path) -> Result<Outbox, OutboxError> {
+    let start = Instant::now();
+    loop {
+        match Outbox::open(state) {
+            Err(OutboxError::InUse { .. }) if start.elapsed() < LOCK_PATIENCE => {
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
 
 /// Listens in the state directory; call it within a runtime. Without a socket the daemon works all the
 /// same. A file of an earlier run is in the way only: the outbox is ours.

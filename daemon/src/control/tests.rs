@@ -120,6 +120,24 @@ fn two_commands_at_a_time_wait_for_each_other() {
     });
 }
 
+#[tokio::test]
+async fn a_daemon_waits_for_a_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = Outbox::open(folder.path()).unwrap();
+    let give_up = || async {
+        tokio::time::sleep(3 * LOCK_PAUSE).await;
+        drop(other);
+    };
+    let (opened, ()) = tokio::join!(open(folder.path()), give_up());
+    let opened = opened.unwrap();
+    let second = open(folder.path()).await;
+    assert!(
+        matches!(second, Err(OutboxError::InUse { .. })),
+        "for a moment only"
+    );
+    assert!(opened.ledger().unwrap().balances());
+}
+
 #[test]
 fn a_daemon_that_does_not_answer_is_named_with_what_to_do() {
     let folder = tempfile::tempdir().unwrap();
