@@ -19,6 +19,8 @@ use serde_json::Value;
 use site::{Site, mosquitto};
 use station::{PATIENCE, Station, free_port, wait_for};
 
+#[path = "faults/quarantine.rs"]
+mod quarantine;
 #[expect(dead_code, reason = "other tests use the rest of it")]
 #[path = "sample_bundle.rs"]
 mod sample_bundle;

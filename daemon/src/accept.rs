@@ -32,8 +32,8 @@ pub struct Shelves {
     pub quarantine: PathBuf,
     kept: PathBuf,
     keep: Duration,
-    /// Held while files are refused, see `quarantine::refuse`.
-    pub(crate) refusing: Arc<Mutex<()>>,
+    /// Held while a file goes into quarantine or out of it, see `quarantine`.
+    pub(crate) moving: Arc<Mutex<()>>,
 }
 
 /// Trouble of the state directory. Without the original name of a file: it may be a patient's.
@@ -73,7 +73,7 @@ impl Shelves {
             quarantine: state.join("quarantine"),
             kept: state.join("kept"),
             keep: Duration::from_secs(u64::from(keep_days) * 86_400),
-            refusing: Arc::default(),
+            moving: Arc::default(),
         };
         for path in [&shelves.accepted, &shelves.quarantine, &shelves.kept] {
             fs::create_dir_all(path).map_err(failed("create", path))?;
@@ -218,7 +218,10 @@ pub fn recover(outbox: &Outbox, shelves: &Shelves) -> Result<Vec<Ticket>, Accept
     for (ticket, job) in outbox.jobs()? {
         known.insert(shelves.input(&job));
         match &job.state {
-            State::Accepted | State::Leased { .. } => waiting.push(ticket),
+            State::Accepted | State::Leased { .. } => {
+                quarantine::bring_back(shelves, &job)?;
+                waiting.push(ticket);
+            }
             State::Inferred { .. } => {}
             State::Published => {
                 shelves.depart(&job)?;
@@ -226,6 +229,10 @@ pub fn recover(outbox: &Outbox, shelves: &Shelves) -> Result<Vec<Ticket>, Accept
             }
             State::Quarantined { reason } => {
                 quarantine::store(shelves, &shelves.input(&job), &job.file, reason)?;
+                outbox.forget(ticket);
+            }
+            State::Dropped => {
+                quarantine::remove(shelves, &job)?;
                 outbox.forget(ticket);
             }
         }
@@ -344,6 +351,7 @@ fn nanos() -> u64 {
 mod tests {
     use super::*;
     use crate::failure::Reason;
+    use crate::job::Input;
     use crate::outbox::Message;
 
     fn found(path: &Path) -> Found {
@@ -419,7 +427,9 @@ mod tests {
             remedy: "r".into(),
         };
         outbox.quarantine(1, &reason, event).unwrap();
-        outbox.append(2, |_| vec![event(0)]).unwrap();
+        outbox
+            .append(2, &Input::of(b"b"), |_| vec![event(0)])
+            .unwrap();
         outbox.acknowledge(&[(2, 0)]).unwrap();
         // The process dies before either file moved.
         assert!(recover(&outbox, &shelves).unwrap().is_empty());

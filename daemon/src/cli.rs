@@ -1,6 +1,9 @@
 //! What was typed, and the commands that only print. Exit codes: 0 done, 1 something failed (said on
 //! standard error, or in the printed lines), 2 wrong usage.
 
+mod life;
+mod quarantine;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,12 +14,14 @@ use segmenter::decode::Limits;
 use serde_json::json;
 
 use crate::config::Config;
+use crate::control::{Answer, AskError, Request, ask};
 use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
-use crate::job::boot_id;
-use crate::outbox::{Outbox, OutboxError};
+use crate::job::{Ticket, boot_id};
 use crate::segment::{Found, segment};
 use crate::{RunError, clock};
+
+pub use quarantine::{QuarantineAction, Selection, quarantine};
 
 /// Every image in the inbox becomes masks on MQTT. For research use; not a medical device.
 ///
@@ -46,10 +51,15 @@ pub enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// The count of everything that came in (the daemon must not be running).
+    /// The count of everything that came in.
     Ledger {
         #[command(subcommand)]
         action: LedgerAction,
+    },
+    /// Files that could not be segmented: what they are, another try, away with them.
+    Quarantine {
+        #[command(subcommand)]
+        action: QuarantineAction,
     },
     /// Print the JSON Schema of a result.
     Schema,
@@ -83,10 +93,15 @@ pub struct SegmentArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum LedgerAction {
-    /// Print the counters.
+    /// Print the counters, or the life of one job.
     Show {
         #[arg(long)]
         config: PathBuf,
+        /// Its number (`ticket` in the log).
+        job: Option<Ticket>,
+        /// Print the job as a JSON object.
+        #[arg(long, requires = "job")]
+        json: bool,
     },
     /// Print the equation; exit code 1 when it does not hold.
     Verify {
@@ -102,9 +117,9 @@ pub enum CliError {
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
-    Outbox(#[from] OutboxError),
-    #[error("{} has no outbox yet; was the daemon ever started with this configuration?", .0.display())]
-    NoOutbox(PathBuf),
+    Ask(#[from] AskError),
+    #[error("the running scansided answers another question; is it of another version?")]
+    Answer,
     #[error("cannot write {}: {source}", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("cannot write to standard output: {0}")]
@@ -202,26 +217,54 @@ pub(crate) fn write_overlays(
     Ok(paths)
 }
 
-/// Prints the ledger; false when `verify` finds that it does not balance.
+/// Prints the ledger; false when `verify` finds that it does not balance, or when a job is unknown.
 pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliError> {
-    let (LedgerAction::Show { config } | LedgerAction::Verify { config }) = action;
-    let state = Config::read(config)?.state.directory;
-    if !state.join("outbox.redb").exists() {
-        return Err(CliError::NoOutbox(state));
+    let (LedgerAction::Show { config, .. } | LedgerAction::Verify { config }) = action;
+    if let LedgerAction::Show {
+        job: Some(job),
+        json,
+        ..
+    } = *action
+    {
+        return show_job(config, (job, json), out);
     }
-    let ledger = Outbox::open(&state)?.ledger()?;
+    let Answer::Ledger(ledger) = ask(&Config::read(config)?, &Request::Ledger)? else {
+        return Err(CliError::Answer);
+    };
     if let LedgerAction::Show { .. } = action {
         let line = serde_json::to_string(&ledger).expect("a ledger is plain data");
         writeln!(out, "{line}")?;
         return Ok(true);
     }
-    let sign = if ledger.balances() { "=" } else { "!=" };
-    writeln!(
-        out,
-        "received {} {sign} published {} + pending {} + quarantined {} + rejected {}",
-        ledger.received, ledger.published, ledger.pending, ledger.quarantined, ledger.rejected
-    )?;
+    writeln!(out, "{ledger}")?;
     Ok(ledger.balances())
+}
+
+fn show_job(
+    config: &Path,
+    (job, json): (Ticket, bool),
+    out: &mut impl Write,
+) -> Result<bool, CliError> {
+    let life = match ask(&Config::read(config)?, &Request::Life(job))? {
+        Answer::Life(Some(life)) => life,
+        Answer::Life(None) => {
+            writeln!(
+                out,
+                "job {job} is unknown: there was none, or it ended more than \
+                 `state.history_max_jobs` jobs ago; the log and `scansided quarantine list` have \
+                 the numbers"
+            )?;
+            return Ok(false);
+        }
+        _ => return Err(CliError::Answer),
+    };
+    if json {
+        let line = serde_json::to_string(&life).expect("a life is plain data");
+        writeln!(out, "{line}")?;
+    } else {
+        life::tell(&life, out)?;
+    }
+    Ok(true)
 }
 
 /// An error with its causes, for people.

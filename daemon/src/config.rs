@@ -5,6 +5,7 @@
 
 mod error;
 mod overlap;
+mod quarantine;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use segmenter::decode::Limits;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
+pub use quarantine::Quarantine;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +24,8 @@ pub struct Config {
     pub model: Model,
     pub state: State,
     pub folder: Vec<Folder>,
+    #[serde(default)]
+    pub quarantine: Quarantine,
     #[serde(default)]
     pub decode: Decode,
     #[serde(default)]
@@ -47,6 +51,9 @@ pub struct State {
     /// Inputs are kept this long after the broker acknowledged their result; 0 removes them.
     #[serde(default)]
     pub keep_inputs_days: u32,
+    /// Jobs that `ledger show JOB` still knows after their end.
+    #[serde(default = "default::history_max_jobs")]
+    pub history_max_jobs: u64,
 }
 
 /// One inbox; results go to `result/<name>`.
@@ -137,6 +144,9 @@ pub struct Mqtt {
 mod default {
     pub(super) fn min_free_bytes() -> u64 {
         256 * 1024 * 1024
+    }
+    pub(super) fn history_max_jobs() -> u64 {
+        10_000
     }
     pub(super) fn poll_interval_ms() -> u64 {
         1000
@@ -294,6 +304,7 @@ impl Config {
         at_least("pipeline.image_timeout_s", self.pipeline.image_timeout_s, 1)?;
         at_least("decode.frame_max_pixels", self.decode.frame_max_pixels, 1)?;
         at_least("decode.frames_max", self.decode.frames_max.into(), 1)?;
+        self.quarantine.validate()?;
         self.mqtt.validate()
     }
 }

@@ -1,6 +1,8 @@
 //! What can go wrong with one image, and what that means for it: all of these end in quarantine with
 //! a code, words and a remedy. What is wrong with the box itself is `outbox::OutboxError`.
 
+use std::fmt;
+
 use segmenter::decode::DecodeError;
 use segmenter::infer::InferError;
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,42 @@ pub struct Reason {
     pub code: String,
     pub words: String,
     pub remedy: String,
+}
+
+/// Where on its way an image failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    Accept,
+    Decode,
+    Infer,
+    Publish,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Accept => "accept",
+            Self::Decode => "decode",
+            Self::Infer => "infer",
+            Self::Publish => "publish",
+        })
+    }
+}
+
+impl Reason {
+    /// From the code, which is all that a row keeps of the failure.
+    pub fn stage(&self) -> Stage {
+        match self.code.as_str() {
+            "file_too_large" | "input_unreadable" => Stage::Accept,
+            "message_too_large" | "message_breaks_connection" | "message_refused" => Stage::Publish,
+            "crash_loop" | "panic" | "graph_unreadable" | "graph_broken" | "graph_input"
+            | "input_length" | "inference_failed" | "output_shape" | "output_not_finite" => {
+                Stage::Infer
+            }
+            _ => Stage::Decode,
+        }
+    }
 }
 
 impl Failure {
@@ -92,4 +130,39 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_its_stage() {
+        let code = String::new;
+        let cases = [
+            (Failure::Decode(DecodeError::NotAnImage), Stage::Decode),
+            (Failure::Infer(InferError::NotFinite), Stage::Infer),
+            (Failure::CrashLoop { attempts: 3 }, Stage::Infer),
+            (Failure::Panic { message: code() }, Stage::Infer),
+            (
+                Failure::Input(std::io::ErrorKind::NotFound.into()),
+                Stage::Accept,
+            ),
+            (Failure::FileTooLarge { bytes: 2, limit: 1 }, Stage::Accept),
+            (
+                Failure::MessageTooLarge { bytes: 2, limit: 1 },
+                Stage::Publish,
+            ),
+            (Failure::Poison { strikes: 4 }, Stage::Publish),
+            (Failure::Refused { code: code() }, Stage::Publish),
+        ];
+        for (failure, stage) in cases {
+            assert_eq!(failure.reason().stage(), stage, "{failure}");
+        }
+        let shape = InferError::OutputShape {
+            found: Vec::new(),
+            expected: [1; 4],
+        };
+        assert_eq!(Failure::Infer(shape).reason().stage(), Stage::Infer);
+    }
 }

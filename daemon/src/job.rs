@@ -22,6 +22,22 @@ pub struct Job {
     pub state: State,
 }
 
+/// What an input is, without what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+impl Input {
+    pub fn of(bytes: &[u8]) -> Self {
+        Self {
+            bytes: bytes.len() as u64,
+            sha256: sha256(bytes),
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -40,6 +56,8 @@ pub enum State {
     Quarantined {
         reason: Reason,
     },
+    /// Taken out of quarantine for good; the input waits for its removal.
+    Dropped,
 }
 
 impl State {

@@ -7,6 +7,7 @@ pub mod check;
 pub mod cli;
 mod clock;
 pub mod config;
+pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod disk;

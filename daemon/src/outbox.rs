@@ -2,22 +2,27 @@
 //!
 //! Format 1. Tables:
 //! - `meta`: name -> number: `format`, `next_ticket`, `next_seq`, and the ledger's `received`,
-//!   `published`, `quarantined`, `rejected`.
+//!   `published`, `quarantined`, `rejected`, `dropped`.
 //! - `jobs`: ticket -> [`Job`] as JSON. Tickets ascend in the order of acceptance.
 //! - `messages`: (seq, part) -> (ticket of its job or none for an event, topic below the node's root,
 //!   payload). Part 0 is a result or an event, parts from 1 are the masks of a result too large for
 //!   one message. `seq` numbers the durable messages of this node, so a subscriber sees a gap.
+//! - `lives`: ticket -> [`Life`] as JSON, for people; it outlives the job's row.
+//! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
 //!
 //! Invariants:
 //! - A counter moves in the same transaction as the state it counts, so
-//!   `received = published + pending + quarantined + rejected` holds in every committed state.
+//!   `received = published + pending + quarantined + rejected + dropped` holds in every committed
+//!   state.
 //! - A job has messages exactly while it is `inferred`. A message leaves on PUBACK or with its job
 //!   into quarantine, never otherwise.
-//! - Files follow the rows: `published` and `quarantined` are committed before the input moves, and
-//!   the row stays until it has moved, so a crash in between is finished at the next start.
+//! - Files follow the rows: the end of a job, its retry and its drop are committed before the input
+//!   moves, and the row stays until it has moved, so a crash in between is finished at the next start.
 
 mod ledger;
+mod lives;
 mod messages;
+mod quarantined;
 #[cfg(test)]
 mod tests;
 
@@ -29,11 +34,14 @@ use redb::{
 };
 use uuid::Uuid;
 
+use crate::clock;
 use crate::failure::Reason;
 use crate::job::{Job, State, Ticket};
 
 pub use ledger::Ledger;
+pub use lives::{Life, Phase, Sent};
 pub use messages::{Key, Message, Queued};
+pub use quarantined::Entry;
 
 const FORMAT: u64 = 1;
 
@@ -109,6 +117,8 @@ impl Outbox {
         let found = outbox.write(|transaction| {
             transaction.open_table(JOBS)?;
             transaction.open_table(messages::MESSAGES)?;
+            transaction.open_table(quarantined::QUARANTINE)?;
+            transaction.open_table(lives::LIVES)?;
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("format")?.map(|value| value.value());
             if found.is_none() {
@@ -146,7 +156,7 @@ impl Outbox {
         })
     }
 
-    /// Counts an input that was refused at the door.
+    /// Counts an input that was refused at the door and not kept.
     pub fn reject(&self) -> Result<(), OutboxError> {
         self.write(|transaction| {
             add(transaction, "received", 1)?;
@@ -226,7 +236,16 @@ impl Outbox {
                 reason: reason.clone(),
             };
             put(transaction, ticket, &job)?;
-            add(transaction, "quarantined", 1)?;
+            let entry = Entry {
+                ticket,
+                source: job.source.clone(),
+                file: job.file.clone(),
+                received_at: job.received_at.clone(),
+                quarantined_at: clock::now(),
+                refused: false,
+                reason: reason.clone(),
+            };
+            quarantined::insert(transaction, &entry)?;
             let seq = take_numbers(transaction, "next_seq", 1)?;
             messages::insert(transaction, (seq, 0), None, &event(seq))?;
             Ok(Some(job))
@@ -251,13 +270,14 @@ impl Outbox {
         let run = || {
             let mut transaction = self.database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
-            let value = change(&transaction)?;
+            // Before the change, which may bring a ticket back.
             if !departed.is_empty() {
                 let mut jobs = transaction.open_table(JOBS)?;
                 for ticket in &departed {
                     jobs.remove(ticket)?;
                 }
             }
+            let value = change(&transaction)?;
             transaction.commit()?;
             Ok(value)
         };
@@ -283,7 +303,7 @@ fn put(transaction: &WriteTransaction, ticket: Ticket, job: &Job) -> Result<(), 
     transaction
         .open_table(JOBS)?
         .insert(ticket, bytes.as_slice())?;
-    Ok(())
+    lives::follow(transaction, ticket, job)
 }
 
 fn decode(bytes: &[u8]) -> Result<Job, redb::Error> {
@@ -307,5 +327,12 @@ fn add(transaction: &WriteTransaction, counter: &str, count: u64) -> Result<(), 
     let mut meta = transaction.open_table(META)?;
     let before = meta.get(counter)?.map_or(0, |value| value.value());
     meta.insert(counter, before + count)?;
+    Ok(())
+}
+
+fn subtract(transaction: &WriteTransaction, counter: &str, count: u64) -> Result<(), redb::Error> {
+    let mut meta = transaction.open_table(META)?;
+    let before = meta.get(counter)?.map_or(0, |value| value.value());
+    meta.insert(counter, before.saturating_sub(count))?;
     Ok(())
 }

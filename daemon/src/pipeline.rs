@@ -16,9 +16,10 @@ use tokio::task::JoinSet;
 
 use crate::accept::{self, AcceptError, Shelves};
 use crate::config::{self, Config};
+use crate::control::{self, Control, ControlError};
 use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
-use crate::job::{Job, Ticket, boot_id, job_id, sha256};
+use crate::job::{Input, Job, Ticket, boot_id, job_id, sha256};
 use crate::mqtt;
 use crate::outbox::{Lease, Outbox};
 use crate::quarantine::{self, Ending};
@@ -34,6 +35,8 @@ pub enum PipelineError {
     Accept(#[from] AcceptError),
     #[error(transparent)]
     Folder(#[from] FolderError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
     #[error("cannot start the inference thread: {0}")]
@@ -62,7 +65,8 @@ pub async fn run(
     started: Instant,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
-    let outbox = Arc::new(Outbox::open(&config.state.directory).map_err(AcceptError::from)?);
+    let opened = control::open(&config.state.directory).await;
+    let outbox = Arc::new(opened.map_err(AcceptError::from)?);
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;
@@ -94,6 +98,7 @@ pub async fn run(
         queue,
         sources_stopped.clone(),
     )?;
+    let (retried, controls_stopped) = (tickets.clone(), sources_stopped.clone());
     let door = Door {
         outbox: Arc::clone(&outbox),
         shelves: shelves.clone(),
@@ -108,6 +113,14 @@ pub async fn run(
         tickets,
         sources_stopped,
     ));
+    let desk = Control {
+        outbox: Arc::clone(&outbox),
+        shelves: shelves.clone(),
+        limits: config.quarantine.clone(),
+        history_max_jobs: config.state.history_max_jobs,
+    };
+    let listener = control::listen(&config.state.directory);
+    let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));
     let publisher = mqtt::Publisher::new(&config, speaker, outbox, shelves, Arc::clone(&status));
     let mut publishing = tokio::spawn(publisher.run(fresh, mqtt_stopped, grace));
 
@@ -119,6 +132,7 @@ pub async fn run(
     let early = tokio::select! {
         () = shutdown => None,
         ended = &mut sources => Some(flatten(ended)),
+        ended = &mut desk => Some(flatten(ended)),
         ended = &mut inference => Some(ended.unwrap_or(Err(PipelineError::Panicked))),
         ended = &mut publishing => Some(flatten(ended)),
     };
@@ -132,6 +146,7 @@ pub async fn run(
         return Err(PipelineError::Panicked);
     }
     flatten(sources.await)?;
+    flatten(desk.await)?;
     inference.await.unwrap_or(Err(PipelineError::Panicked))?;
     let _ = stop_mqtt.send(true);
     flatten(publishing.await)
@@ -244,8 +259,12 @@ impl Worker {
         };
         let mut report = self.speaker.report(found, &origin);
         let (id, timing) = (report.job_id, report.timing_ms);
+        let input = Input {
+            bytes: bytes.len() as u64,
+            sha256: report.image.sha256.clone(),
+        };
         self.outbox
-            .append(ticket, |seq| {
+            .append(ticket, &input, |seq| {
                 report.seq = seq;
                 self.speaker.messages(report)
             })

@@ -1,26 +1,34 @@
-//! Inputs that ended without a result: the file, and `<name>.reason.json` beside it.
+//! Inputs that ended without a result: the file, `<name>.reason.json` beside it, and a row in the
+//! outbox, which is the truth.
 //!
-//! A refused file has no row that could say whether it was counted. It lies here under a hidden name
-//! that holds the count before it, until it is counted; one refusal at a time, so that after a kill
-//! the ledger's number tells whether this one is in it.
+//! A refused file lies here under a hidden name until its row is committed. Whoever moves a file in or
+//! out holds `Shelves::moving` from the commit of the row until the file has followed, so that nobody
+//! meets a row without its file. `release` is the way out.
+
+mod release;
+mod retention;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::accept::{
-    AcceptError, Found, Left, ShelfError, Shelves, broken, failed, shelf_name, sync_folder,
+    AcceptError, Found, Left, ShelfError, Shelves, broken, failed, label, shelf_name, sync_folder,
 };
 use crate::clock;
 use crate::config;
 use crate::encode::Speaker;
 use crate::failure::{Failure, Reason};
 use crate::job::Ticket;
-use crate::outbox::Outbox;
+use crate::outbox::{Arrival, Outbox};
+
+pub use release::{Retried, discard, retry};
+pub(crate) use release::{bring_back, remove};
+pub use retention::expire;
 
 #[derive(Serialize)]
 struct Note<'a> {
@@ -46,13 +54,24 @@ pub fn store(
     sync_folder(&shelves.quarantine)
 }
 
+fn alone(shelves: &Shelves) -> MutexGuard<'_, ()> {
+    shelves
+        .moving
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note_of(shelves: &Shelves, name: &str) -> PathBuf {
+    shelves.quarantine.join(format!("{name}.reason.json"))
+}
+
 fn write_note(shelves: &Shelves, name: &str, reason: &Reason) -> Result<(), ShelfError> {
     let note = Note {
         reason,
         quarantined_at: clock::now(),
     };
     let text = serde_json::to_vec_pretty(&note).expect("a note is plain data");
-    let path = shelves.quarantine.join(format!("{name}.reason.json"));
+    let path = note_of(shelves, name);
     let write = || {
         let mut note = File::create(&path)?;
         note.write_all(&text)?;
@@ -69,15 +88,12 @@ pub fn refuse(
     files: &[Found],
     folder: &config::Folder,
 ) -> Result<Vec<Left>, AcceptError> {
-    let _alone = shelves
-        .refusing
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone(shelves);
     let mut left = Vec::new();
     for file in files {
         let refusal = Refusal {
-            rejected_before: outbox.ledger()?.rejected,
             limit: folder.file_max_bytes,
+            source: folder.name.clone(),
             name: shelf_name(&file.path),
         };
         match fs::rename(&file.path, refusal.hidden(shelves)) {
@@ -115,11 +131,11 @@ pub(crate) fn finish_refusals(shelves: &Shelves, outbox: &Outbox) -> Result<(), 
     Ok(())
 }
 
-/// A refused file under way: `.refused-<rejected before>-<limit>-<name>`.
+/// A refused file under way: `.refused-<limit>-<source>.<name>`.
 #[derive(Debug, PartialEq, Eq)]
 struct Refusal {
-    rejected_before: u64,
     limit: u64,
+    source: String,
     name: String,
 }
 
@@ -127,19 +143,21 @@ const REFUSED_PREFIX: &str = ".refused-";
 
 impl Refusal {
     fn hidden(&self, shelves: &Shelves) -> PathBuf {
-        let (before, limit, name) = (self.rejected_before, self.limit, &self.name);
+        let (limit, source, name) = (self.limit, &self.source, &self.name);
         shelves
             .quarantine
-            .join(format!("{REFUSED_PREFIX}{before:x}-{limit:x}-{name}"))
+            .join(format!("{REFUSED_PREFIX}{limit:x}-{source}.{name}"))
     }
 
     fn parse(file_name: &str) -> Option<Self> {
-        let mut words = file_name.strip_prefix(REFUSED_PREFIX)?.splitn(3, '-');
-        let mut number = || u64::from_str_radix(words.next()?, 16).ok();
+        let (limit, rest) = file_name.strip_prefix(REFUSED_PREFIX)?.split_once('-')?;
+        // The name of a source has no dot.
+        let (source, name) = rest.split_once('.')?;
+        label(name)?;
         Some(Self {
-            rejected_before: number()?,
-            limit: number()?,
-            name: words.next()?.to_owned(),
+            limit: u64::from_str_radix(limit, 16).ok()?,
+            source: source.to_owned(),
+            name: name.to_owned(),
         })
     }
 
@@ -147,15 +165,15 @@ impl Refusal {
         let (hidden, path) = (self.hidden(shelves), shelves.quarantine.join(&self.name));
         let bytes = fs::metadata(&hidden).map_err(failed("read", &path))?.len();
         let limit = self.limit;
-        write_note(
-            shelves,
-            &self.name,
-            &Failure::FileTooLarge { bytes, limit }.reason(),
-        )?;
+        let reason = Failure::FileTooLarge { bytes, limit }.reason();
+        write_note(shelves, &self.name, &reason)?;
         sync_folder(&shelves.quarantine)?;
-        if outbox.ledger()?.rejected == self.rejected_before {
-            outbox.reject()?;
-        }
+        let arrival = Arrival {
+            source: self.source.clone(),
+            file: self.name.clone(),
+            received_at: clock::now(),
+        };
+        outbox.refuse(&arrival, &reason)?;
         fs::rename(&hidden, &path).map_err(failed("move to", &path))?;
         Ok(sync_folder(&shelves.quarantine)?)
     }
@@ -174,6 +192,7 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
     let Some(job) = outbox.job(ticket)? else {
         return Ok(());
     };
+    let _alone = alone(shelves);
     let event = |seq| speaker.quarantined(&job, job_id, seq, &reason);
     if outbox.quarantine(ticket, &reason, event)?.is_none() {
         return Ok(());
@@ -252,19 +271,30 @@ mod tests {
             let outbox = Outbox::open(folder.path()).unwrap();
             outbox.reject().unwrap();
             let refusal = Refusal {
-                rejected_before: 1,
                 limit: 100,
+                source: "ward-2".into(),
                 name: shelf_name(Path::new("a-b.dcm")),
             };
             fs::write(refusal.hidden(&shelves), vec![0; 200]).unwrap();
             if counted {
-                outbox.reject().unwrap();
+                let arrival = Arrival {
+                    source: "ward-2".into(),
+                    file: refusal.name.clone(),
+                    received_at: clock::now(),
+                };
+                let reason = Failure::FileTooLarge {
+                    bytes: 200,
+                    limit: 100,
+                };
+                outbox.refuse(&arrival, &reason.reason()).unwrap();
             }
             // The process dies here.
             for _ in 0..2 {
                 finish_refusals(&shelves, &outbox).unwrap();
                 assert_eq!(outbox.ledger().unwrap().rejected, 2);
             }
+            let entries = outbox.quarantined().unwrap();
+            assert_eq!((entries.len(), &*entries[0].source), (1, "ward-2"));
             let path = shelves.quarantine.join(&refusal.name);
             let note = fs::read_to_string(format!("{}.reason.json", path.display())).unwrap();
             assert!(path.exists() && note.contains("the limit is 100"), "{note}");

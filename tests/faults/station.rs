@@ -112,6 +112,31 @@ impl Station {
         self.daemon.as_ref().unwrap().signal(name);
     }
 
+    /// `scansided ARGUMENTS --config ...`.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_scansided"));
+        command
+            .args(arguments)
+            .arg("--config")
+            .arg(self.path().join("daemon.toml"));
+        command
+    }
+
+    /// Exit code and what was printed.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.command(arguments).output().unwrap();
+        let words = String::from_utf8(output.stdout).unwrap();
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), words + &complaint)
+    }
+
+    pub(crate) fn replace_in_config(&self, from: &str, to: &str) {
+        let path = self.path().join("daemon.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from));
+        fs::write(path, text.replace(from, to)).unwrap();
+    }
+
     pub(crate) fn kill_daemon(&mut self) {
         self.daemon.as_mut().unwrap().kill();
     }
@@ -195,13 +220,8 @@ impl Station {
             });
         }
         self.stop_daemon();
-        let output = Command::new(env!("CARGO_BIN_EXE_scansided"))
-            .args(["ledger", "verify", "--config"])
-            .arg(self.path().join("daemon.toml"))
-            .output()
-            .unwrap();
-        let ledger = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{ledger}");
+        let (code, ledger) = self.ask(&["ledger", "verify"]);
+        assert_eq!(code, 0, "{ledger}");
         ledger
     }
 }

@@ -82,6 +82,11 @@ fn messages_name_line_key_and_remedy() {
         },
         Case {
             from: "[mqtt]",
+            to: "[quarantine]\nkeep_days = 0\n[mqtt]",
+            expected: "daemon.toml:14: `quarantine.keep_days`: 0 is too small; use 1 or more",
+        },
+        Case {
+            from: "[mqtt]",
             to: "[mqtt]\npassword_file = \"secret\"",
             expected: "daemon.toml:14: `mqtt.password_file`: a password is only sent with a user \
                        name; set `username_file` too",

@@ -147,18 +147,12 @@ impl Board {
 
     pub(super) fn summary(&self, ledger: &Ledger, out: &mut impl Write) -> io::Result<()> {
         let mean = self.dice.iter().sum::<f64>() / self.dice.len().max(1) as f64;
-        let sign = if ledger.balances() { "=" } else { "!=" };
         writeln!(
             out,
             "\n{} images, mean Dice {mean:.3} against the phantoms' truth, {} quarantined\n\
-             ledger: received {} {sign} published {} + pending {} + quarantined {} + rejected {}",
+             ledger: {ledger}",
             self.tally.answered.len(),
-            self.tally.quarantined.len(),
-            ledger.received,
-            ledger.published,
-            ledger.pending,
-            ledger.quarantined,
-            ledger.rejected
+            self.tally.quarantined.len()
         )?;
         writeln!(out, "overlays: {}", self.overlays.display())?;
         out.flush()

@@ -1,27 +1,51 @@
-//! The conservation law: `received = published + pending + quarantined + rejected`.
+//! The conservation law: `received = published + pending + quarantined + rejected + dropped`.
+
+use std::fmt;
 
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{JOBS, META, Outbox, OutboxError, decode, messages::MESSAGES};
 
 /// Counted since the state directory was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Inputs taken, and inputs refused at the door.
     pub received: u64,
     pub published: u64,
     /// Accepted, in hand, or waiting for the broker.
     pub pending: u64,
+    /// In quarantine, after they were accepted.
     pub quarantined: u64,
+    /// Refused at the door.
     pub rejected: u64,
+    /// Taken out of quarantine for good, by hand or by `quarantine.keep_days` and `max_bytes`.
+    pub dropped: u64,
     /// Messages in the outbox: results, masks and events.
     pub messages: u64,
 }
 
 impl Ledger {
     pub fn balances(&self) -> bool {
-        self.received == self.published + self.pending + self.quarantined + self.rejected
+        let ended = self.published + self.quarantined + self.rejected + self.dropped;
+        self.received == ended + self.pending
+    }
+}
+
+/// The equation, with `!=` where it does not hold.
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.balances() { "=" } else { "!=" };
+        write!(
+            f,
+            "received {} {sign} published {} + pending {} + quarantined {} + rejected {} + dropped {}",
+            self.received,
+            self.published,
+            self.pending,
+            self.quarantined,
+            self.rejected,
+            self.dropped
+        )
     }
 }
 
@@ -44,6 +68,7 @@ impl Outbox {
                 pending,
                 quarantined: counter("quarantined")?,
                 rejected: counter("rejected")?,
+                dropped: counter("dropped")?,
                 messages: transaction.open_table(MESSAGES)?.len()?,
             })
         })

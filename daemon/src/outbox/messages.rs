@@ -4,8 +4,8 @@ use std::ops::Bound;
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{Outbox, OutboxError, add, get, put, take_numbers};
-use crate::job::{Job, State, Ticket};
+use super::{Outbox, OutboxError, add, get, lives, put, take_numbers};
+use crate::job::{Input, Job, State, Ticket};
 
 /// Sequence number and part.
 pub type Key = (u64, u32);
@@ -41,6 +41,7 @@ impl Outbox {
     pub fn append(
         &self,
         ticket: Ticket,
+        input: &Input,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<(), OutboxError> {
         self.write(|transaction| {
@@ -51,11 +52,14 @@ impl Outbox {
                 return Ok(());
             }
             let seq = take_numbers(transaction, "next_seq", 1)?;
-            for (part, message) in (0..).zip(encode(seq)) {
-                insert(transaction, (seq, part), Some(ticket), &message)?;
+            let messages = encode(seq);
+            for (part, message) in (0..).zip(&messages) {
+                insert(transaction, (seq, part), Some(ticket), message)?;
             }
             job.state = State::Inferred { seq };
-            put(transaction, ticket, &job)
+            put(transaction, ticket, &job)?;
+            lives::segmented(transaction, ticket, input)?;
+            lives::queued(transaction, ticket, (seq, &messages))
         })
     }
 
@@ -116,6 +120,9 @@ impl Outbox {
             for (part, message) in (0..).zip(messages) {
                 insert(transaction, (key.0, part), ticket, message)?;
             }
+            if let Some(ticket) = ticket {
+                lives::queued(transaction, ticket, (key.0, messages))?;
+            }
             Ok(())
         })
     }
@@ -126,7 +133,7 @@ impl Outbox {
         self.write(|transaction| {
             let mut published = Vec::new();
             for key in keys {
-                let ticket = {
+                let (ticket, rest) = {
                     let mut table = transaction.open_table(MESSAGES)?;
                     let row = table.remove(*key)?;
                     let ticket = row.and_then(|row| row.value().0);
@@ -134,8 +141,12 @@ impl Outbox {
                         .range((key.0, 0)..=(key.0, u32::MAX))?
                         .next()
                         .is_some();
-                    ticket.filter(|_| !rest)
+                    (ticket, rest)
                 };
+                if let Some(ticket) = ticket {
+                    lives::acknowledged(transaction, ticket, *key)?;
+                }
+                let ticket = ticket.filter(|_| !rest);
                 let Some(ticket) = ticket else { continue };
                 let Some(mut job) = get(transaction, ticket)? else {
                     continue;

@@ -3,7 +3,7 @@ use uuid::Uuid;
 
 use super::{Arrival, JOBS, Lease, Ledger, META, Message, Outbox};
 use crate::failure::Reason;
-use crate::job::State;
+use crate::job::{Input, State};
 
 const BOOT: Uuid = Uuid::from_u128(1);
 const NEXT_BOOT: Uuid = Uuid::from_u128(2);
@@ -111,7 +111,9 @@ fn a_crash_between_any_two_steps_loses_nothing() {
     assert!(matches!(lease, Some(Lease::Work(ref job)) if job.attempts == 2));
 
     let encode = |seq| messages(seq, 3);
-    site.outbox.append(tickets[0], encode).unwrap();
+    site.outbox
+        .append(tickets[0], &Input::of(b"x"), encode)
+        .unwrap();
     let site = site.crash();
     let queued = site.outbox.messages(None, 10).unwrap();
     assert_eq!(
@@ -146,6 +148,7 @@ fn a_crash_between_any_two_steps_loses_nothing() {
             pending: 0,
             quarantined: 1,
             rejected: 1,
+            dropped: 0,
             messages: 1
         }
     );
@@ -203,7 +206,9 @@ fn quarantine_takes_the_messages_of_its_job_along() {
     let tickets = outbox.accept(&[arrival("a"), arrival("b")]).unwrap();
     for ticket in &tickets {
         outbox.lease(*ticket, BOOT, 3).unwrap();
-        outbox.append(*ticket, |seq| messages(seq, 2)).unwrap();
+        outbox
+            .append(*ticket, &Input::of(b"x"), |seq| messages(seq, 2))
+            .unwrap();
     }
     outbox
         .quarantine(tickets[0], &reason(), event)
@@ -232,7 +237,9 @@ fn a_replaced_result_keeps_its_place() {
     let outbox = Outbox::open(directory.path()).unwrap();
     let ticket = outbox.accept(&[arrival("a")]).unwrap()[0];
     outbox.lease(ticket, BOOT, 3).unwrap();
-    outbox.append(ticket, |seq| messages(seq, 1)).unwrap();
+    outbox
+        .append(ticket, &Input::of(b"x"), |seq| messages(seq, 1))
+        .unwrap();
     outbox.replace((1, 0), &messages(1, 5)).unwrap();
     assert_eq!(outbox.parts(1).unwrap().len(), 5);
     outbox.replace((1, 0), &messages(1, 3)).unwrap();

@@ -1,0 +1,178 @@
+//! The daemon's end: answers one request at a time, hands what is retried to the inference thread, and
+//! keeps the quarantine within its limits.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{interval, timeout};
+
+use super::{Answer, LOCK_PATIENCE, LOCK_PAUSE, Request, SOCKET, chain, perform};
+use crate::accept::{AcceptError, Shelves};
+use crate::config;
+use crate::job::Ticket;
+use crate::outbox::{Outbox, OutboxError};
+use crate::quarantine;
+use crate::shutdown::stopped;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    #[error("the task of a request did not end: {0}")]
+    Task(#[from] JoinError),
+}
+
+/// What an answer is made from.
+#[derive(Debug, Clone)]
+pub struct Control {
+    pub outbox: Arc<Outbox>,
+    pub shelves: Shelves,
+    pub limits: config::Quarantine,
+    pub history_max_jobs: u64,
+}
+
+/// Between two looks at the limits of quarantine and history.
+const TICK: Duration = Duration::from_mins(1);
+/// A client that says nothing, or does not listen, must not hold up the rest.
+const PATIENCE: Duration = Duration::from_secs(2);
+const REQUEST_MAX_BYTES: u64 = 1 << 20;
+
+/// Opens the outbox for a daemon; a command may have it open for a moment.
+pub async fn open(state: &Path) -> Result<Outbox, OutboxError> {
+    let start = Instant::now();
+    loop {
+        match Outbox::open(state) {
+            Err(OutboxError::InUse { .. }) if start.elapsed() < LOCK_PATIENCE => {
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Listens in the state directory; call it within a runtime. Without a socket the daemon works all the
+/// same. A file of an earlier run is in the way only: the outbox is ours.
+pub fn listen(state: &Path) -> Option<UnixListener> {
+    let path = state.join(SOCKET);
+    let bind = || {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    bind()
+        .inspect_err(|error| {
+            tracing::warn!(%error, path = %path.display(),
+                "no socket for `scansided quarantine` and `scansided ledger`; stop the daemon to use them");
+        })
+        .ok()
+}
+
+/// Runs until `stop` or until the inference thread is gone.
+pub async fn run(
+    control: Control,
+    listener: Option<UnixListener>,
+    tickets: mpsc::Sender<Ticket>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), ControlError> {
+    // What the bounded queue has no room for yet.
+    let mut retried = VecDeque::new();
+    let mut tick = interval(TICK);
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => return Ok(()),
+            stream = next(listener.as_ref()) => {
+                let done = tokio::select! {
+                    done = serve(&control, stream) => done?,
+                    // A retry that was under way is in the outbox.
+                    () = stopped(&mut stop) => return Ok(()),
+                };
+                retried.extend(done);
+            }
+            room = tickets.reserve(), if !retried.is_empty() => {
+                let Ok(room) = room else { return Ok(()) };
+                if let Some(ticket) = retried.pop_front() {
+                    room.send(ticket);
+                }
+            }
+            _ = tick.tick() => {
+                let control = control.clone();
+                spawn_blocking(move || {
+                    let Control { outbox, shelves, limits, history_max_jobs } = &control;
+                    outbox.forget_lives(*history_max_jobs)?;
+                    quarantine::expire(outbox, shelves, limits, SystemTime::now())
+                })
+                .await??;
+            }
+        }
+    }
+}
+
+async fn next(listener: Option<&UnixListener>) -> UnixStream {
+    let Some(listener) = listener else {
+        return std::future::pending().await;
+    };
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) => {
+                tracing::debug!(%error, "a request was not taken");
+                tokio::time::sleep(PATIENCE).await;
+            }
+        }
+    }
+}
+
+/// Answers one request and gives the jobs that it put back to work. A client that goes away is its own
+/// trouble; a disk that fails is the daemon's.
+async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>, ControlError> {
+    let mut line = String::new();
+    let (reading, mut writing) = stream.split();
+    let mut reading = BufReader::new(reading.take(REQUEST_MAX_BYTES));
+    match timeout(PATIENCE, reading.read_line(&mut line)).await {
+        Ok(Ok(_)) => {}
+        _ => return Ok(Vec::new()),
+    }
+    let (answer, retried, ended) = match serde_json::from_str::<Request>(&line) {
+        Err(error) => (
+            Answer::Failed(format!("this is no request: {error}")),
+            Vec::new(),
+            Ok(()),
+        ),
+        Ok(request) => {
+            let control = control.clone();
+            let retries = matches!(request, Request::Retry(_));
+            let performed =
+                spawn_blocking(move || perform(&control.outbox, &control.shelves, &request))
+                    .await?;
+            match performed {
+                Ok(answer) => {
+                    let retried = match &answer {
+                        Answer::Moved(moved) if retries => moved.done.clone(),
+                        _ => Vec::new(),
+                    };
+                    (answer, retried, Ok(()))
+                }
+                Err(error) => (Answer::Failed(chain(&error)), Vec::new(), Err(error)),
+            }
+        }
+    };
+    let mut line = serde_json::to_vec(&answer).expect("an answer is plain data");
+    line.push(b'\n');
+    // Whether it was heard or not, what was done is done.
+    let _ = timeout(PATIENCE, writing.write_all(&line)).await;
+    ended?;
+    Ok(retried)
+}

@@ -1,0 +1,144 @@
+//! What lies in quarantine: a row comes with the end of a job or with a refusal and goes by a retry or
+//! a drop, each with its counter.
+
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use super::{Arrival, Outbox, OutboxError, add, lives, put, subtract, take_numbers};
+use crate::clock;
+use crate::failure::Reason;
+use crate::job::{Job, State, Ticket};
+
+/// By name of the file, so in the order of acceptance.
+pub(super) const QUARANTINE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quarantine");
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    pub ticket: Ticket,
+    pub source: String,
+    /// Name below `quarantine/`.
+    pub file: String,
+    pub received_at: String,
+    pub quarantined_at: String,
+    /// Refused at the door: counts as rejected, not as quarantined.
+    pub refused: bool,
+    pub reason: Reason,
+}
+
+impl Entry {
+    fn counter(&self) -> &'static str {
+        if self.refused {
+            "rejected"
+        } else {
+            "quarantined"
+        }
+    }
+
+    fn into_job(self, state: State) -> Job {
+        Job {
+            source: self.source,
+            file: self.file,
+            received_at: self.received_at,
+            attempts: 0,
+            state,
+        }
+    }
+}
+
+impl Outbox {
+    /// Counts an input that was refused at the door and lies in quarantine; doing it again changes
+    /// nothing.
+    pub fn refuse(&self, arrival: &Arrival, reason: &Reason) -> Result<(), OutboxError> {
+        self.write(|transaction| {
+            let known = transaction
+                .open_table(QUARANTINE)?
+                .get(arrival.file.as_str())?
+                .is_some();
+            if known {
+                return Ok(());
+            }
+            let entry = Entry {
+                ticket: take_numbers(transaction, "next_ticket", 1)?,
+                source: arrival.source.clone(),
+                file: arrival.file.clone(),
+                received_at: arrival.received_at.clone(),
+                quarantined_at: clock::now(),
+                refused: true,
+                reason: reason.clone(),
+            };
+            add(transaction, "received", 1)?;
+            insert(transaction, &entry)?;
+            let state = State::Quarantined {
+                reason: reason.clone(),
+            };
+            lives::refused(transaction, entry.ticket, &entry.into_job(state))
+        })
+    }
+
+    /// Everything that lies in quarantine, in the order of acceptance.
+    pub fn quarantined(&self) -> Result<Vec<Entry>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(QUARANTINE)?;
+            let mut entries = Vec::new();
+            for row in table.iter()? {
+                entries.push(decode(row?.1.value())?);
+            }
+            Ok(entries)
+        })
+    }
+
+    /// Makes a quarantined input a job again, with its old ticket and all its attempts. The file has to
+    /// follow, see `quarantine::retry`. `None` when it had left before.
+    pub fn retry(&self, file: &str) -> Result<Option<Job>, OutboxError> {
+        self.write(|transaction| {
+            let Some(entry) = remove(transaction, file)? else {
+                return Ok(None);
+            };
+            let ticket = entry.ticket;
+            let job = entry.into_job(State::Accepted);
+            put(transaction, ticket, &job)?;
+            Ok(Some(job))
+        })
+    }
+
+    /// Ends a quarantined input for good. The file has to go, see `quarantine::discard`; until then a
+    /// row says so. `None` when it had left before.
+    pub fn discard(&self, file: &str) -> Result<Option<Job>, OutboxError> {
+        self.write(|transaction| {
+            let Some(entry) = remove(transaction, file)? else {
+                return Ok(None);
+            };
+            let ticket = entry.ticket;
+            let job = entry.into_job(State::Dropped);
+            put(transaction, ticket, &job)?;
+            add(transaction, "dropped", 1)?;
+            Ok(Some(job))
+        })
+    }
+}
+
+pub(super) fn insert(transaction: &WriteTransaction, entry: &Entry) -> Result<(), redb::Error> {
+    let bytes = serde_json::to_vec(entry).expect("an entry is plain data");
+    transaction
+        .open_table(QUARANTINE)?
+        .insert(entry.file.as_str(), bytes.as_slice())?;
+    add(transaction, entry.counter(), 1)
+}
+
+fn remove(transaction: &WriteTransaction, file: &str) -> Result<Option<Entry>, redb::Error> {
+    let entry = {
+        let mut table = transaction.open_table(QUARANTINE)?;
+        let row = table.remove(file)?;
+        row.map(|row| decode(row.value())).transpose()?
+    };
+    if let Some(entry) = &entry {
+        subtract(transaction, entry.counter(), 1)?;
+    }
+    Ok(entry)
+}
+
+pub(super) fn decode(bytes: &[u8]) -> Result<Entry, redb::Error> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        redb::Error::Corrupted(format!("a quarantine row does not parse: {error}"))
+    })
+}
