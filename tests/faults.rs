@@ -23,6 +23,8 @@ use station::{PATIENCE, Station, free_port, wait_for};
 mod sample_bundle;
 #[path = "faults/script.rs"]
 mod script;
+#[path = "faults/sender.rs"]
+mod sender;
 #[path = "faults/site.rs"]
 mod site;
 #[path = "faults/station.rs"]
@@ -89,6 +91,70 @@ fn the_daemon_is_killed() {
         site.station.start_daemon();
     }
     site.settle(IMAGES, 0);
+}
+
+/// Every result of every object that DCMTK delivered reaches the subscriber.
+#[test]
+fn objects_of_a_real_sender_arrive() {
+    if !sender::dcmtk() {
+        return;
+    }
+    let port = free_port();
+    let site = Site::new("", &sender::section(port));
+    let folder = tempfile::tempdir().unwrap();
+    let files = sender::series(folder.path());
+    wait_for("the port", PATIENCE, || {
+        sender::call("echoscu", port, &["-aet", "CT1"])
+            .status
+            .success()
+    });
+    let stranger = sender::call("echoscu", port, &["-aet", "CT2"]);
+    let words = String::from_utf8_lossy(&stranger.stderr);
+    assert!(words.contains("Calling AE Title Not Recognized"), "{words}");
+
+    // Three associations at once.
+    let third = files.len().div_ceil(3);
+    std::thread::scope(|scope| {
+        for (files, syntax) in files.chunks(third).zip(["-xe", "-xi", "-xb"]) {
+            scope.spawn(move || assert!(sender::deliver(port, files, &[syntax])));
+        }
+    });
+    assert_eq!(site.station.said(&["association ended", "refused=0"]), 3);
+    site.settle(files.len(), 0);
+}
+
+/// Killed at any moment of a delivery, the daemon has what it answered with success.
+#[test]
+fn a_killed_daemon_has_every_object_that_it_took() {
+    if !sender::dcmtk() {
+        return;
+    }
+    let port = free_port();
+    let mut site = Site::new("", &sender::section(port));
+    let folder = tempfile::tempdir().unwrap();
+    let files = sender::phantoms(folder.path(), 60);
+    let delivered = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for file in &files {
+                // A copy of an object that was taken without an answer is no other object.
+                wait_for("an answer", PATIENCE, || {
+                    sender::deliver(port, std::slice::from_ref(file), &[])
+                });
+                delivered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+        });
+        for kill in 1..=4 {
+            wait_for("a delivery", PATIENCE, || {
+                delivered.load(std::sync::atomic::Ordering::Relaxed) >= kill * 12
+            });
+            // Each time elsewhere in the next object.
+            sleep(Duration::from_millis(7 * kill as u64));
+            site.station.kill_daemon();
+            site.station.start_daemon();
+        }
+    });
+    site.settle(files.len(), 0);
 }
 
 #[test]

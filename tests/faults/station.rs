@@ -178,10 +178,10 @@ impl Station {
     pub(crate) fn close(&mut self) -> String {
         self.wait_for_word("ready");
         // The last PUBACK may still be on its way to the daemon; an input leaves with it.
-        for name in ["inbox", "state/accepted/inbox"] {
+        for name in ["inbox", "state/accepted"] {
             let folder = self.path().join(name);
             wait_for(&format!("an empty {name}"), PATIENCE, || {
-                fs::read_dir(&folder).is_ok_and(|entries| entries.count() == 0)
+                holds_no_file(&folder)
             });
         }
         self.stop_daemon();
@@ -194,6 +194,13 @@ impl Station {
         assert!(output.status.success(), "{ledger}");
         ledger
     }
+}
+
+fn holds_no_file(folder: &Path) -> bool {
+    fs::read_dir(folder).unwrap().all(|entry| {
+        let path = entry.unwrap().path();
+        path.is_dir() && holds_no_file(&path)
+    })
 }
 
 /// Taken and given back: free a moment later too, because nobody else asks for it.
