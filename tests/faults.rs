@@ -10,6 +10,7 @@
     reason = "helpers of tests fail by panic and say what they skip"
 )]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -126,35 +127,63 @@ fn objects_of_a_real_sender_arrive() {
 /// Killed at any moment of a delivery, the daemon has what it answered with success.
 #[test]
 fn a_killed_daemon_has_every_object_that_it_took() {
+    const SERIES: usize = 5;
     if !sender::dcmtk() {
         return;
     }
     let port = free_port();
     let mut site = Site::new("", &sender::section(port));
     let folder = tempfile::tempdir().unwrap();
-    let files = sender::phantoms(folder.path(), 60);
-    let delivered = std::sync::atomic::AtomicUsize::new(0);
+    let files = sender::phantoms(folder.path(), 10 * SERIES as u32);
+    let delivered = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            for file in &files {
-                // A copy of an object that was taken without an answer is no other object.
-                wait_for("an answer", PATIENCE, || {
-                    sender::deliver(port, std::slice::from_ref(file), &[])
-                });
-                delivered.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            for series in files.chunks(SERIES) {
+                // What was taken without an answer comes again, and a copy is no other object.
+                wait_for("an answer", PATIENCE, || sender::deliver(port, series, &[]));
+                delivered.fetch_add(1, Ordering::Relaxed);
             }
         });
         for kill in 1..=4 {
             wait_for("a delivery", PATIENCE, || {
-                delivered.load(std::sync::atomic::Ordering::Relaxed) >= kill * 12
+                delivered.load(Ordering::Relaxed) >= 2 * kill
             });
-            // Each time elsewhere in the next object.
-            sleep(Duration::from_millis(7 * kill as u64));
+            // Each time elsewhere in the next series.
+            sleep(Duration::from_millis(15 * kill as u64));
             site.station.kill_daemon();
             site.station.start_daemon();
         }
     });
     site.settle(files.len(), 0);
+}
+
+/// While the inference thread is busy, objects are answered; killed then, the daemon has them.
+#[test]
+fn an_answer_does_not_wait_for_inference() {
+    const LARGE: usize = 3;
+    if !sender::dcmtk() {
+        return;
+    }
+    let port = free_port();
+    let mut site = Site::new("", &sender::section(port));
+    let folder = tempfile::tempdir().unwrap();
+    let files = sender::phantoms(folder.path(), 5);
+    site.station.wait_for_word("ready");
+    (0..LARGE).for_each(|number| site.station.drop_striped_image(number, 4000));
+    wait_for("an empty inbox", PATIENCE, || site.station.inbox_is_empty());
+    assert!(sender::deliver(port, &files, &[]));
+    site.station.kill_daemon();
+    site.station.start_daemon();
+    site.station.wait_for_word("ready");
+    assert_eq!(site.station.said(&["ready"]), 2);
+    let idle = site.station.said(&["ready", "waiting=0"]);
+    assert_eq!(
+        idle,
+        1,
+        "the second start found work\n{}",
+        site.station.log()
+    );
+    site.settle(LARGE + files.len(), 0);
 }
 
 #[test]

@@ -113,7 +113,7 @@ mod default {
     pub(super) fn file_max_bytes() -> u64 {
         512 * 1024 * 1024
     }
-    pub(super) fn dicom_port() -> u16 {
+    pub(super) fn storage_port() -> u16 {
         11_112
     }
     pub(super) fn ae_title() -> String {

@@ -65,10 +65,11 @@ pub async fn run(
     started: Instant,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
+    let outbox = Arc::new(Outbox::open(&config.state.directory).map_err(AcceptError::from)?);
+    // After the outbox, whose lock says best that another scansided runs.
     let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
     let ports = config.dicom.iter().map(|dicom| Port::open(dicom, grace));
     let ports = ports.collect::<Result<Vec<Port>, DicomError>>()?;
-    let outbox = Arc::new(Outbox::open(&config.state.directory).map_err(AcceptError::from)?);
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;

@@ -52,10 +52,10 @@ pub(crate) fn deliver(port: u16, files: &[PathBuf], args: &[&str]) -> bool {
     command.output().unwrap().status.success()
 }
 
-/// Small DICOM files, each another one.
+/// DICOM files, each another one.
 pub(crate) fn phantoms(folder: &Path, count: u32) -> Vec<PathBuf> {
     let write = |number: u32| {
-        let phantom = Heart::new(number.into()).slice_sized(1, 3, 0.0, 64);
+        let phantom = Heart::new(number.into()).slice_sized(1, 3, 0.0, 256);
         let path = folder.join(format!("{number}.dcm"));
         phantom::dicom::write(&path, &phantom, &Ids::new(&phantom, number, 1)).unwrap();
         path

@@ -144,6 +144,10 @@ impl Station {
         fs::rename(&part, part.with_extension("png")).unwrap();
     }
 
+    pub(crate) fn inbox_is_empty(&self) -> bool {
+        holds_no_file(&self.inbox())
+    }
+
     fn inbox(&self) -> PathBuf {
         self.folder.path().join("inbox")
     }

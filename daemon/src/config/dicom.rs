@@ -14,7 +14,7 @@ pub struct Dicom {
     pub name: String,
     #[serde(default = "loopback", deserialize_with = "address")]
     pub address: IpAddr,
-    #[serde(default = "default::dicom_port")]
+    #[serde(default = "default::storage_port")]
     pub port: u16,
     #[serde(default = "default::ae_title")]
     pub ae_title: String,

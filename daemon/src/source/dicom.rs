@@ -111,6 +111,8 @@ pub async fn run(
     } = port;
     listener.set_nonblocking(true).map_err(DicomError::Wait)?;
     let listener = net::TcpListener::from_std(listener).map_err(DicomError::Wait)?;
+    let (name, ae_title, address) = (&config.name, &config.ae_title, config.listen());
+    tracing::info!(source = name, ae_title, %address, "listening");
     let (failed, mut failures) = mpsc::channel(1);
     // Every thread holds one end; the other hears when the last is gone.
     let (alive, mut gone) = mpsc::channel::<()>(1);

@@ -1,221 +1,21 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Instant;
 
-use dicom_ul::association::{ClientAssociation, ClientAssociationOptions, Error};
+use dicom_ul::association::{ClientAssociationOptions, Error};
 use dicom_ul::pdu::{
     AssociationRJResult, AssociationRJServiceProviderPresentationReason as Presentation,
-    AssociationRJServiceUserReason as User, AssociationRJSource as Source, PDataValue,
-    PDataValueType, Pdu, PresentationContextResultReason as Reason,
+    AssociationRJServiceUserReason as User, AssociationRJSource as Source, AssociationRQ,
+    PDataValue, PDataValueType, Pdu, PresentationContextProposed,
+    PresentationContextResultReason as Reason, RequestorRoles, UserVariableItem,
 };
 use segmenter::decode::{Limits, decode};
 
 use super::*;
-use crate::accept::Shelves;
-use crate::outbox::Outbox;
-use crate::status::Status;
+use crate::accept::recover;
+use scu::{EXPLICIT, MR, PATIENCE, STORE, VERIFY, object, open, request, wait_for};
 
-const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
-const EXPLICIT: &str = "1.2.840.10008.1.2.1";
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A port in this process.
-struct Box {
-    folder: tempfile::TempDir,
-    door: Door,
-    address: SocketAddr,
-    stop: watch::Sender<bool>,
-    queue: mpsc::Receiver<Ticket>,
-    thread: JoinHandle<Result<(), DicomError>>,
-}
-
-fn open(edit: impl FnOnce(&mut config::Dicom, &mut Door)) -> Box {
-    let folder = tempfile::tempdir().unwrap();
-    let mut config: config::Dicom = toml::from_str("name = \"pacs\"").unwrap();
-    let mut door = Door {
-        outbox: Arc::new(Outbox::open(folder.path()).unwrap()),
-        shelves: Shelves::create(folder.path(), 0).unwrap(),
-        status: Arc::new(Status::default()),
-        min_free_bytes: 0,
-    };
-    edit(&mut config, &mut door);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let port = Port {
-        config,
-        listener,
-        grace: Duration::from_secs(5),
-    };
-    let (stop, stopped) = watch::channel(false);
-    let (tickets, queue) = mpsc::channel(2);
-    let given = door.clone();
-    let thread = thread::spawn(move || {
-        let mut builder = tokio::runtime::Builder::new_current_thread();
-        let runtime = builder.enable_all().build().unwrap();
-        runtime.block_on(run(port, given, tickets, stopped))
-    });
-    Box {
-        folder,
-        door,
-        address,
-        stop,
-        queue,
-        thread,
-    }
-}
-
-impl Box {
-    /// Waits for a place: one is free only a moment after its release.
-    fn call(&self) -> Scu {
-        let mut scu = None;
-        wait_for("a free place", || {
-            scu = self.titles("CT1", "SCANSIDE").ok();
-            scu.is_some()
-        });
-        Scu(scu.unwrap())
-    }
-
-    fn titles(&self, calling: &str, called: &str) -> Result<ClientAssociation<TcpStream>, Error> {
-        ClientAssociationOptions::new()
-            .calling_ae_title(calling)
-            .called_ae_title(called)
-            .with_presentation_context(MR, vec![EXPLICIT])
-            .with_presentation_context(negotiate::VERIFICATION, vec![EXPLICIT])
-            .read_timeout(PATIENCE)
-            .establish(self.address)
-    }
-
-    /// Files below the state directory but the outbox.
-    fn files(&self) -> Vec<std::path::PathBuf> {
-        let mut folders = vec![self.folder.path().join("accepted")];
-        let mut files = Vec::new();
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                let kind = if path.is_dir() {
-                    &mut folders
-                } else {
-                    &mut files
-                };
-                kind.push(path);
-            }
-        }
-        files
-    }
-
-    fn pending(&self) -> u64 {
-        self.door.outbox.ledger().unwrap().pending
-    }
-
-    /// The end of a clean stop.
-    fn close(self) {
-        self.stop.send(true).unwrap();
-        self.thread.join().unwrap().unwrap();
-    }
-}
-
-struct Scu(ClientAssociation<TcpStream>);
-
-/// Presentation contexts as they are proposed.
-const STORE: u8 = 1;
-const VERIFY: u8 = 3;
-
-fn element(number: u16, value: &[u8]) -> Vec<u8> {
-    let padding = value.len() % 2;
-    let length = ((value.len() + padding) as u32).to_le_bytes();
-    let mut bytes = [&[0, 0], &number.to_le_bytes()[..], &length, value].concat();
-    bytes.resize(bytes.len() + padding, 0);
-    bytes
-}
-
-fn request(field: u16, class: &str, instance: &str, has_data_set: bool) -> Vec<u8> {
-    let data_set = if has_data_set { 0_u16 } else { 0x0101 };
-    let mut command = [
-        element(0x0002, class.as_bytes()),
-        element(0x0100, &field.to_le_bytes()),
-        element(0x0110, &7_u16.to_le_bytes()),
-        element(0x0800, &data_set.to_le_bytes()),
-    ]
-    .concat();
-    if !instance.is_empty() {
-        command.extend(element(0x1000, instance.as_bytes()));
-    }
-    let length = (command.len() as u32).to_le_bytes();
-    [element(0, &length), command].concat()
-}
-
-impl Scu {
-    fn send(&mut self, id: u8, value_type: PDataValueType, is_last: bool, data: &[u8]) {
-        let value = PDataValue {
-            presentation_context_id: id,
-            value_type,
-            is_last,
-            data: data.to_vec(),
-        };
-        self.0.send(&Pdu::PData { data: vec![value] }).unwrap();
-    }
-
-    fn command(&mut self, id: u8, bytes: &[u8]) {
-        self.send(id, PDataValueType::Command, true, bytes);
-    }
-
-    fn data(&mut self, bytes: &[u8], is_last: bool) {
-        let mut chunks = bytes.chunks(16_000).peekable();
-        while let Some(chunk) = chunks.next() {
-            let last = is_last && chunks.peek().is_none();
-            self.send(STORE, PDataValueType::Data, last, chunk);
-        }
-    }
-
-    fn status(&mut self) -> u16 {
-        let Pdu::PData { data } = self.0.receive().unwrap() else {
-            panic!("no answer");
-        };
-        let answer = &data[0].data;
-        let status = answer
-            .windows(8)
-            .position(|bytes| bytes == [0, 0, 0, 9, 2, 0, 0, 0]);
-        let at = status.unwrap() + 8;
-        u16::from_le_bytes([answer[at], answer[at + 1]])
-    }
-
-    fn store(&mut self, object: &Object) -> u16 {
-        self.command(
-            STORE,
-            &request(command::C_STORE, MR, &object.instance, true),
-        );
-        self.data(&object.data_set, true);
-        self.status()
-    }
-}
-
-struct Object {
-    instance: String,
-    data_set: Vec<u8>,
-}
-
-fn object(number: u32) -> Object {
-    let phantom = phantom::Heart::new(number.into()).slice_sized(0, 3, 0.0, 96);
-    let ids = phantom::dicom::Ids::new(&phantom, 1, number);
-    let file = phantom::dicom::to_bytes(&phantom, &ids).unwrap();
-    // Preamble, magic and the element with the length of the rest of the group.
-    let length = u32::from_le_bytes(file[140..144].try_into().unwrap()) as usize;
-    Object {
-        instance: ids.sop_instance_uid,
-        data_set: file[144 + length..].to_vec(),
-    }
-}
-
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !done() {
-        assert!(start.elapsed() < PATIENCE, "{what} did not happen");
-        thread::sleep(Duration::from_millis(10));
-    }
-}
+mod scu;
 
 #[test]
 fn an_echo_is_answered() {
@@ -255,6 +55,9 @@ fn success_means_that_file_and_row_are_there() {
     let files = a_box.files();
     assert_eq!((a_box.pending(), files.len()), (2, 2));
     assert_eq!(fs::read(&files[0]).unwrap(), fs::read(&files[1]).unwrap());
+    // Nobody worked on them before the process ended: the next start finds both.
+    let door = &a_box.door;
+    assert_eq!(recover(&door.outbox, &door.shelves).unwrap(), [1, 2]);
     a_box.close();
 }
 
@@ -463,4 +266,50 @@ fn slow_and_senseless_peers_lose_their_place() {
     assert!(matches!(scu.0.receive(), Ok(Pdu::AbortRQ { .. })));
     a_box.call();
     a_box.close();
+}
+
+/// The reader is another's, and what it reads may come from anybody.
+#[test]
+fn damaged_pdus_do_not_break_their_reader() {
+    let association = Pdu::AssociationRQ(AssociationRQ {
+        protocol_version: 1,
+        calling_ae_title: "CT1".into(),
+        called_ae_title: "SCANSIDE".into(),
+        application_context_name: "1.2.840.10008.3.1.1.1".into(),
+        presentation_contexts: vec![PresentationContextProposed {
+            id: 1,
+            abstract_syntax: MR.into(),
+            transfer_syntaxes: vec![EXPLICIT.into()],
+        }],
+        user_variables: vec![
+            UserVariableItem::MaxLength(16_384),
+            UserVariableItem::ImplementationClassUID("2.25.1".into()),
+            UserVariableItem::ScuScpRoleSelectionSubItem(
+                MR.into(),
+                RequestorRoles {
+                    scu: true,
+                    scp: false,
+                },
+            ),
+            UserVariableItem::SopClassExtendedNegotiationSubItem(MR.into(), vec![1, 2]),
+        ],
+    });
+    let value = PDataValue {
+        presentation_context_id: 1,
+        value_type: PDataValueType::Command,
+        is_last: true,
+        data: request(command::C_ECHO, MR, "", false),
+    };
+    for pdu in [association, Pdu::PData { data: vec![value] }] {
+        let mut good = Vec::new();
+        dicom_ul::write_pdu(&mut good, &pdu).unwrap();
+        for position in 0..good.len() {
+            for byte in [0, 1, 0x10, 0x50, 0x7f, 0xff] {
+                let mut damaged = good.clone();
+                damaged[position] = byte;
+                let _ = dicom_ul::read_pdu(&damaged[..], 1 << 20, false);
+                let _ = dicom_ul::read_pdu(&damaged[..position], 1 << 20, false);
+            }
+        }
+    }
 }
