@@ -89,7 +89,7 @@ fn port(dicom: &config::Dicom, running: bool) -> Finding {
             "dicom `{name}`: {address} is free, AE title `{title}`"
         )),
         Err(_) if running && TcpStream::connect(address).is_ok() => Ok(format!(
-            "dicom `{name}`: {address} is in use, by the running scansided if by right"
+            "dicom `{name}`: {address} is in use, as it has to be while scansided runs"
         )),
         Err(problem) => Err(format!("dicom `{name}`: {problem}")),
     }

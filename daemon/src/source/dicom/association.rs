@@ -53,6 +53,15 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
         accepted,
         "associated"
     );
+    if accepted == 0 {
+        let why = "it offers no image class in a transfer syntax that is read here";
+        tracing::warn!(
+            source = config.name,
+            calling,
+            why,
+            "sender can deliver nothing"
+        );
+    }
     let mut association = Association {
         scp,
         calling,

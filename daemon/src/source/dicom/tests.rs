@@ -268,6 +268,20 @@ fn slow_and_senseless_peers_lose_their_place() {
     a_box.close();
 }
 
+#[test]
+fn trouble_of_the_state_directory_ends_the_source_without_an_answer() {
+    let a_box = open(|_, _| {});
+    let (accepted, object) = (&a_box.door.shelves.accepted, object(1));
+    fs::remove_dir(accepted).unwrap();
+    fs::write(accepted, b"").unwrap();
+    let mut scu = a_box.call();
+    let store = request(command::C_STORE, MR, &object.instance, true);
+    scu.command(STORE, &store);
+    assert!(matches!(scu.0.receive(), Ok(Pdu::AbortRQ { .. })));
+    let ended = a_box.thread.join().unwrap();
+    assert!(matches!(ended, Err(DicomError::Accept(_))), "{ended:?}");
+}
+
 /// The reader is another's, and what it reads may come from anybody.
 #[test]
 fn damaged_pdus_do_not_break_their_reader() {
