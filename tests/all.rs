@@ -3,4 +3,5 @@
 
 mod documents;
 mod licences;
+mod packaging;
 mod tidy;

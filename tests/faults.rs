@@ -10,6 +10,7 @@
     reason = "helpers of tests fail by panic and say what they skip"
 )]
 
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
@@ -304,4 +305,48 @@ fn every_outage_is_said_and_so_is_that_nobody_listens() {
     assert_eq!(outages, 2, "{}", station.log());
     let unheard = station.said(&["nobody subscribes", "box-1/result/inbox"]);
     assert_eq!(unheard, 1, "{}", station.log());
+}
+
+/// What systemd reads at NOTIFY_SOCKET until `enough`, or nothing comes for two seconds.
+fn heard(socket: &UnixDatagram, enough: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut buffer = [0; 256];
+    while let Ok(n) = socket.recv(&mut buffer) {
+        all.push(String::from_utf8_lossy(&buffer[..n]).trim().to_owned());
+        if all.last().is_some_and(|last| enough(last)) {
+            break;
+        }
+    }
+    all
+}
+
+#[test]
+fn systemd_hears_ready_alive_and_stopping() {
+    let mut station = Station::new(free_port(), "");
+    let path = station.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    station.start_daemon_in(&[
+        ("NOTIFY_SOCKET", path.to_str().unwrap()),
+        ("WATCHDOG_USEC", "300000"),
+    ]);
+    assert_eq!(heard(&socket, |word| word == "READY=1"), ["READY=1"]);
+    for _ in 0..3 {
+        assert_eq!(heard(&socket, |_| true), ["WATCHDOG=1"]);
+    }
+    // Frozen, it says nothing, and systemd would start it again.
+    station.signal_daemon("-STOP");
+    socket.set_nonblocking(true).unwrap();
+    heard(&socket, |_| false);
+    socket.set_nonblocking(false).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    assert_eq!(heard(&socket, |_| false), [""; 0]);
+    station.signal_daemon("-CONT");
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(heard(&socket, |_| true), ["WATCHDOG=1"]);
+    station.stop_daemon();
+    let last = heard(&socket, |word| word == "STOPPING=1");
+    assert_eq!(last.last().map(String::as_str), Some("STOPPING=1"));
 }

@@ -94,6 +94,8 @@ pub struct Pipeline {
     pub attempts_max: u32,
     /// Time to publish what is in flight after SIGTERM.
     pub shutdown_grace_ms: u64,
+    /// An image that takes longer is taken for stuck.
+    pub image_timeout_s: u64,
 }
 
 /// The only place that holds default values.
@@ -190,6 +192,7 @@ impl Default for Pipeline {
             queue_max_jobs: 256,
             attempts_max: 3,
             shutdown_grace_ms: 5000,
+            image_timeout_s: 300,
         }
     }
 }
@@ -291,6 +294,7 @@ impl Config {
             self.pipeline.attempts_max.into(),
             1,
         )?;
+        at_least("pipeline.image_timeout_s", self.pipeline.image_timeout_s, 1)?;
         at_least("decode.frame_max_pixels", self.decode.frame_max_pixels, 1)?;
         at_least("decode.frames_max", self.decode.frames_max.into(), 1)?;
         self.mqtt.validate()

@@ -21,6 +21,7 @@ pub mod segment;
 pub mod shutdown;
 pub mod source;
 pub mod status;
+mod systemd;
 
 use std::time::Instant;
 

@@ -28,6 +28,7 @@ use crate::source::Door;
 use crate::source::dicom::{self, DicomError, Port};
 use crate::source::folder::{self, FolderError};
 use crate::status::Status;
+use crate::systemd;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -119,6 +120,9 @@ pub async fn run(
 
     let startup_ms = started.elapsed().as_millis() as u64;
     tracing::info!(%boot, model, waiting = backlog, startup_ms, "ready");
+    systemd::ready();
+    let image_timeout = Duration::from_secs(config.pipeline.image_timeout_s);
+    tokio::spawn(systemd::keep_watch(Arc::clone(&status), image_timeout));
     let early = tokio::select! {
         () = shutdown => None,
         ended = &mut sources => Some(flatten(ended)),
@@ -126,6 +130,7 @@ pub async fn run(
         ended = &mut publishing => Some(flatten(ended)),
     };
     tracing::info!("stopping");
+    systemd::stopping();
     status.set_draining();
     // A send fails only when every receiver is gone, and then there is nothing left to stop.
     let _ = stop_sources.send(true);
@@ -249,7 +254,12 @@ impl Worker {
             Some(Lease::CrashLoop { attempts }) => {
                 self.quarantine(ticket, None, &Failure::CrashLoop { attempts })
             }
-            Some(Lease::Work(job)) => self.infer(ticket, &job),
+            Some(Lease::Work(job)) => {
+                self.status.image_taken();
+                let done = self.infer(ticket, &job);
+                self.status.image_done();
+                done
+            }
         }
     }
 

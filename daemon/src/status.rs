@@ -1,9 +1,15 @@
 //! What the tasks report about themselves for `state` and `health`.
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What moments are counted from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+const NOTHING_IN_HAND: u64 = u64::MAX;
 
 /// Shared by all tasks; every field stands alone, so no lock is needed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Status {
     disk_low: AtomicBool,
     draining: AtomicBool,
@@ -13,6 +19,22 @@ pub struct Status {
     unheard: AtomicU64,
     quarantined: AtomicU64,
     connects: AtomicU64,
+    /// When the inference thread took the image in hand, ms after `START`.
+    image_taken: AtomicU64,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            disk_low: AtomicBool::default(),
+            draining: AtomicBool::default(),
+            acknowledged: AtomicU64::default(),
+            unheard: AtomicU64::default(),
+            quarantined: AtomicU64::default(),
+            connects: AtomicU64::default(),
+            image_taken: AtomicU64::new(NOTHING_IN_HAND),
+        }
+    }
 }
 
 /// Values of the counters since the start.
@@ -54,6 +76,21 @@ impl Status {
 
     pub fn count_connect(&self) {
         self.connects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn image_taken(&self) {
+        let now = START.elapsed().as_millis() as u64;
+        self.image_taken.store(now, Ordering::Relaxed);
+    }
+
+    pub fn image_done(&self) {
+        self.image_taken.store(NOTHING_IN_HAND, Ordering::Relaxed);
+    }
+
+    /// How long the image at hand has been in hand; nothing when there is none.
+    pub fn in_hand(&self) -> Duration {
+        let taken = self.image_taken.load(Ordering::Relaxed);
+        START.elapsed().saturating_sub(Duration::from_millis(taken))
     }
 
     pub fn counts(&self) -> Counts {

@@ -86,6 +86,11 @@ impl Station {
     }
 
     pub(crate) fn start_daemon(&mut self) {
+        self.start_daemon_in(&[]);
+    }
+
+    /// With more environment variables.
+    pub(crate) fn start_daemon_in(&mut self, environment: &[(&str, &str)]) {
         let log = File::options()
             .create(true)
             .append(true)
@@ -96,10 +101,15 @@ impl Station {
             .arg("run")
             .arg("--config")
             .arg(self.folder.path().join("daemon.toml"))
+            .envs(environment.iter().copied())
             .stderr(log)
             .spawn()
             .unwrap();
         self.daemon = Some(Process(child));
+    }
+
+    pub(crate) fn signal_daemon(&self, name: &str) {
+        self.daemon.as_ref().unwrap().signal(name);
     }
 
     pub(crate) fn kill_daemon(&mut self) {

@@ -55,15 +55,12 @@ pub struct Augmentation {
     /// Largest standard deviation of Gaussian noise, as a fraction of the range.
     pub noise: f32,
     /// Stretch away from grey, in 1 +- this; does nothing to grey images.
-    #[serde(default)]
     pub saturation: f32,
     /// Turn of the hue, in +- fractions of the circle; does nothing to grey images.
-    #[serde(default)]
     pub hue: f32,
     /// Probability of each of gamma, brightness, contrast, noise, saturation and hue.
     pub probability: f32,
-    /// Probability that each channel's histogram is spread evenly. Run folders from before this key lack it.
-    #[serde(default)]
+    /// Probability that each channel's histogram is spread evenly.
     pub equalize: f32,
 }
 
