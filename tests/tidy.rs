@@ -170,8 +170,10 @@ const HOMES: [Home; 9] = [
             "models/segmenter/src/decode",
             "models/segmenter/tests/",
             "models/phantom/",
+            "daemon/src/source/dicom",
+            "tests/faults/",
         ],
-        because: "images are decoded in one place",
+        because: "images are decoded in one place, and one source speaks DICOM's protocol",
     },
     Home {
         word: "std::fs",

@@ -4,6 +4,7 @@
 //! `kept/` inputs of published results until their time is over. An input is accepted once its row is
 //! committed; a file without a row (the process died in between) gets one at the next start.
 
+mod part;
 mod take;
 
 use std::borrow::Cow;
@@ -21,6 +22,7 @@ use crate::job::{Job, State, Ticket};
 use crate::outbox::{Arrival, Outbox, OutboxError};
 use crate::quarantine;
 
+pub use part::{Incoming, PartError};
 pub use take::Found;
 use take::Stay;
 pub(crate) use take::{broken, claimed};

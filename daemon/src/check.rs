@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::net::TcpStream;
 use std::path::Path;
 
 use segmenter::Segmenter;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::failure::chain;
 use crate::outbox::{Outbox, OutboxError};
+use crate::source::dicom::bind;
 
 /// Prints a line for each thing that was tried; false when one failed.
 pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
@@ -25,7 +27,10 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
         path.display()
     )?;
     let mut findings = vec![state(&config)];
-    findings.extend(outbox(&config.state.directory));
+    let outbox = outbox(&config.state.directory);
+    let running = outbox == Some(Ok(IN_USE.to_owned()));
+    findings.extend(outbox);
+    findings.extend(config.dicom.iter().map(|dicom| port(dicom, running)));
     findings.extend(config.folder.iter().map(|folder| {
         writable(&folder.directory)
             .map(|()| format!("folder `{}`: {}", folder.name, folder.directory.display()))
@@ -73,6 +78,23 @@ fn state(config: &Config) -> Finding {
     Ok(format!("state: {}", directory.display()))
 }
 
+const IN_USE: &str = "outbox: in use by a running scansided";
+
+/// A running daemon has its own ports.
+fn port(dicom: &config::Dicom, running: bool) -> Finding {
+    let (name, address) = (&dicom.name, dicom.listen());
+    let title = &dicom.ae_title;
+    match bind(address) {
+        Ok(_) => Ok(format!(
+            "dicom `{name}`: {address} is free, AE title `{title}`"
+        )),
+        Err(_) if running && TcpStream::connect(address).is_ok() => Ok(format!(
+            "dicom `{name}`: {address} is in use, as it has to be while scansided runs"
+        )),
+        Err(problem) => Err(format!("dicom `{name}`: {problem}")),
+    }
+}
+
 /// Nothing before the first start, which makes it.
 fn outbox(directory: &Path) -> Option<Finding> {
     if !directory.join("outbox.redb").exists() {
@@ -86,9 +108,7 @@ fn outbox(directory: &Path) -> Option<Finding> {
             Ok(_) => {
                 Err("outbox: its numbers do not add up; see `scansided ledger verify`".to_owned())
             }
-            Err(OutboxError::InUse { .. }) => {
-                Ok("outbox: in use by a running scansided".to_owned())
-            }
+            Err(OutboxError::InUse { .. }) => Ok(IN_USE.to_owned()),
             Err(error) => Err(chain(&error)),
         },
     )
@@ -120,6 +140,23 @@ fn bundle(path: &Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_free_or_somebody_has_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = listener.local_addr().unwrap().port();
+        let text = format!("name = \"pacs\"\nport = {taken}");
+        let mut dicom: config::Dicom = toml::from_str(&text).unwrap();
+        let words = port(&dicom, false).unwrap_err();
+        assert!(words.contains("choose another `port`"), "{words}");
+        assert!(port(&dicom, true).unwrap().contains("is in use"));
+        drop(listener);
+        assert!(port(&dicom, false).unwrap().contains("is free"));
+        // Of a network for documentation.
+        dicom.address = "192.0.2.1".parse().unwrap();
+        let words = port(&dicom, false).unwrap_err();
+        assert!(words.contains("no such address"), "{words}");
+    }
 
     #[test]
     fn an_outbox_is_opened_unless_a_daemon_has_it() {

@@ -3,17 +3,21 @@
 //! `config/daemon.toml` in the repository explains every key. A path that is not absolute is taken
 //! relative to the folder of the configuration file.
 
+mod dicom;
 mod error;
+mod mqtt;
 mod overlap;
 mod quarantine;
 
-use std::net::IpAddr;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use segmenter::decode::Limits;
 use serde::{Deserialize, Serialize};
 
+pub use dicom::Dicom;
 pub use error::ConfigError;
+pub use mqtt::Mqtt;
 pub use quarantine::Quarantine;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,7 +27,10 @@ pub struct Config {
     pub node: String,
     pub model: Model,
     pub state: State,
+    #[serde(default)]
     pub folder: Vec<Folder>,
+    #[serde(default)]
+    pub dicom: Vec<Dicom>,
     #[serde(default)]
     pub quarantine: Quarantine,
     #[serde(default)]
@@ -98,48 +105,6 @@ pub struct Pipeline {
     pub image_timeout_s: u64,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Mqtt {
-    pub host: String,
-    #[serde(default = "default::port")]
-    pub port: u16,
-    /// Topics start with `<base>/v1/<node>/`.
-    #[serde(default = "default::base")]
-    pub base: String,
-    /// File whose first line is the user name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub username_file: Option<PathBuf>,
-    /// File whose first line is the password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password_file: Option<PathBuf>,
-    /// Without it, TCP leaves the machine only over TLS.
-    #[serde(default)]
-    pub allow_plaintext: bool,
-    #[serde(default = "default::keep_alive_s")]
-    pub keep_alive_s: u64,
-    #[serde(default = "default::connect_timeout_s")]
-    pub connect_timeout_s: u64,
-    /// A broker that acknowledges nothing this long counts as gone.
-    #[serde(default = "default::ack_timeout_ms")]
-    pub ack_timeout_ms: u64,
-    /// Messages sent and not yet acknowledged.
-    #[serde(default = "default::window_max_messages")]
-    pub window_max_messages: usize,
-    /// A larger result is published without masks, which follow on `mask/<job>/<part>`.
-    #[serde(default = "default::inline_max_bytes")]
-    pub inline_max_bytes: usize,
-    /// Connections lost while a message was alone in flight before it goes to quarantine.
-    #[serde(default = "default::strikes_max")]
-    pub strikes_max: u32,
-    #[serde(default = "default::backoff_min_ms")]
-    pub backoff_min_ms: u64,
-    #[serde(default = "default::backoff_max_ms")]
-    pub backoff_max_ms: u64,
-    #[serde(default = "default::health_interval_s")]
-    pub health_interval_s: u64,
-}
-
 /// The only place that holds default values.
 mod default {
     pub(super) fn min_free_bytes() -> u64 {
@@ -159,6 +124,21 @@ mod default {
     }
     pub(super) fn file_max_bytes() -> u64 {
         512 * 1024 * 1024
+    }
+    pub(super) fn storage_port() -> u16 {
+        11_112
+    }
+    pub(super) fn ae_title() -> String {
+        "SCANSIDE".to_owned()
+    }
+    pub(super) fn associations_max() -> usize {
+        8
+    }
+    pub(super) fn pdu_max_bytes() -> u32 {
+        131_072
+    }
+    pub(super) fn idle_timeout_s() -> u64 {
+        60
     }
     pub(super) fn port() -> u16 {
         1883
@@ -273,23 +253,46 @@ impl Config {
         self.mqtt.password_file.iter_mut().for_each(resolve);
     }
 
+    /// Names of the sources, in the order of the file's sections.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        self.source_keys().map(|(_, name)| name)
+    }
+
+    fn source_keys(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let folders = self
+            .folder
+            .iter()
+            .map(|folder| ("folder.name", &*folder.name));
+        let dicom = self.dicom.iter().map(|dicom| ("dicom.name", &*dicom.name));
+        folders.chain(dicom)
+    }
+
     fn validate(&self) -> Result<(), Problem> {
         topic_word("node", &self.node)?;
-        if self.folder.is_empty() {
-            return Err(("folder", "name at least one [[folder]] to watch".to_owned()));
+        if self.folder.is_empty() && self.dicom.is_empty() {
+            let problem = "name at least one [[folder]] to watch, or one [[dicom]] to listen at";
+            return Err(("folder", problem.to_owned()));
         }
-        for (index, folder) in self.folder.iter().enumerate() {
-            topic_word("folder.name", &folder.name)?;
-            if self.folder[..index]
-                .iter()
-                .any(|other| other.name == folder.name)
-            {
-                return Err((
-                    "folder.name",
-                    format!("two folders are called `{}`", folder.name),
-                ));
-            }
+        for folder in &self.folder {
             at_least("folder.poll_interval_ms", folder.poll_interval_ms, 10)?;
+        }
+        for (index, dicom) in self.dicom.iter().enumerate() {
+            dicom.validate()?;
+            if self.dicom[..index]
+                .iter()
+                .any(|other| dicom.collides(other))
+            {
+                let problem = format!("two [[dicom]] listen at {}", dicom.port);
+                return Err(("dicom.port", problem + "; give each a port of its own"));
+            }
+        }
+        let mut names = HashSet::new();
+        for (key, name) in self.source_keys() {
+            topic_word(key, name)?;
+            if !names.insert(name) {
+                let problem = format!("two sources are called `{name}`; rename one");
+                return Err((key, problem));
+            }
         }
         at_least(
             "pipeline.queue_max_jobs",
@@ -309,57 +312,19 @@ impl Config {
     }
 }
 
-impl Mqtt {
-    /// MQTT topics of this node start with this, ending in a slash.
-    pub fn root(&self, node: &str) -> String {
-        format!("{}/v1/{node}/", self.base)
-    }
-
-    fn validate(&self) -> Result<(), Problem> {
-        if self.base.is_empty() || self.base.contains(['+', '#', '\0', ' ']) {
-            return Err((
-                "mqtt.base",
-                "use a topic prefix without wildcards or spaces".to_owned(),
-            ));
-        }
-        if !self.allow_plaintext && !is_loopback(&self.host) {
-            return Err((
-                "mqtt.host",
-                format!(
-                    "`{}` is another machine and the connection is not encrypted; \
-                     set `allow_plaintext = true` in [mqtt] if the network is trusted",
-                    self.host
-                ),
-            ));
-        }
-        if self.password_file.is_some() && self.username_file.is_none() {
-            return Err((
-                "mqtt.password_file",
-                "a password is only sent with a user name; set `username_file` too".to_owned(),
-            ));
-        }
-        at_least("mqtt.keep_alive_s", self.keep_alive_s, 5)?;
-        at_least("mqtt.connect_timeout_s", self.connect_timeout_s, 1)?;
-        at_least("mqtt.ack_timeout_ms", self.ack_timeout_ms, 100)?;
-        at_least("mqtt.inline_max_bytes", self.inline_max_bytes as u64, 1024)?;
-        at_least("mqtt.strikes_max", self.strikes_max.into(), 1)?;
-        at_least("mqtt.backoff_min_ms", self.backoff_min_ms, 10)?;
-        at_least(
-            "mqtt.backoff_max_ms",
-            self.backoff_max_ms,
-            self.backoff_min_ms,
-        )?;
-        at_least("mqtt.health_interval_s", self.health_interval_s, 1)?;
-        if !(1..=1024).contains(&self.window_max_messages) {
-            return Err(("mqtt.window_max_messages", "use 1 to 1024".to_owned()));
-        }
-        Ok(())
-    }
-}
-
 fn at_least(key: &'static str, value: u64, least: u64) -> Result<(), Problem> {
     if value < least {
         return Err((key, format!("{value} is too small; use {least} or more")));
+    }
+    Ok(())
+}
+
+fn within(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), Problem> {
+    if !(least..=most).contains(&value) {
+        return Err((
+            key,
+            format!("{value} is out of range; use {least} to {most}"),
+        ));
     }
     Ok(())
 }
@@ -371,13 +336,6 @@ fn topic_word(key: &'static str, word: &str) -> Result<(), Problem> {
         return Err((key, format!("`{word}` must be 1 to 32 of a-z, 0-9 and `-`")));
     }
     Ok(())
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub type Ticket = u64;
 /// A row of the outbox's job table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// Name of the folder it came from.
+    /// Name of the source it came from.
     pub source: String,
     /// File name below `accepted/<source>/`.
     pub file: String,

@@ -25,7 +25,9 @@ use crate::outbox::{Lease, Outbox};
 use crate::quarantine::{self, Ending};
 use crate::segment::segment;
 use crate::shutdown::stopped;
-use crate::source::folder::{self, Door, FolderError};
+use crate::source::Door;
+use crate::source::dicom::{self, DicomError, Port};
+use crate::source::folder::{self, FolderError};
 use crate::status::Status;
 use crate::systemd;
 
@@ -37,6 +39,8 @@ pub enum PipelineError {
     Folder(#[from] FolderError),
     #[error(transparent)]
     Control(#[from] ControlError),
+    #[error(transparent)]
+    Dicom(#[from] DicomError),
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
     #[error("cannot start the inference thread: {0}")]
@@ -67,6 +71,10 @@ pub async fn run(
 ) -> Result<(), PipelineError> {
     let opened = control::open(&config.state.directory).await;
     let outbox = Arc::new(opened.map_err(AcceptError::from)?);
+    // After the outbox, whose lock says best that another scansided runs.
+    let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
+    let ports = config.dicom.iter().map(|dicom| Port::open(dicom, grace));
+    let ports = ports.collect::<Result<Vec<Port>, DicomError>>()?;
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;
@@ -105,14 +113,13 @@ pub async fn run(
         status: Arc::clone(&status),
         min_free_bytes: config.state.min_free_bytes,
     };
-    let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
-    let mut sources = tokio::spawn(run_sources(
-        config.folder.clone(),
-        door,
+    let sources = Sources {
+        folders: config.folder.clone(),
+        ports,
         waiting,
-        tickets,
-        sources_stopped,
-    ));
+        door,
+    };
+    let mut sources = tokio::spawn(sources.run(tickets, sources_stopped));
     let desk = Control {
         outbox: Arc::clone(&outbox),
         shelves: shelves.clone(),
@@ -160,13 +167,42 @@ fn flatten<E: Into<PipelineError>>(
         .map_err(Into::into)
 }
 
+/// Where images come from.
+struct Sources {
+    folders: Vec<config::Folder>,
+    ports: Vec<Port>,
+    /// What an earlier run left.
+    waiting: Vec<Ticket>,
+    door: Door,
+}
+
+impl Sources {
+    /// Ports answer at once; folders wait until the inference thread has what was left.
+    async fn run(
+        self,
+        tickets: mpsc::Sender<Ticket>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), PipelineError> {
+        let mut tasks = JoinSet::new();
+        for port in self.ports {
+            let run = dicom::run(port, self.door.clone(), tickets.clone(), stop.clone());
+            tasks.spawn(async { Ok(run.await?) });
+        }
+        let folders = run_folders(self.folders, self.door, self.waiting, (tickets, stop));
+        tasks.spawn(async { Ok(folders.await?) });
+        while let Some(ended) = tasks.join_next().await {
+            flatten::<PipelineError>(ended)?;
+        }
+        Ok(())
+    }
+}
+
 /// Hands over what an earlier run left, then watches every folder.
-async fn run_sources(
+async fn run_folders(
     folders: Vec<config::Folder>,
     door: Door,
     waiting: Vec<Ticket>,
-    tickets: mpsc::Sender<Ticket>,
-    mut stop: watch::Receiver<bool>,
+    (tickets, mut stop): (mpsc::Sender<Ticket>, watch::Receiver<bool>),
 ) -> Result<(), FolderError> {
     for ticket in waiting {
         tokio::select! {

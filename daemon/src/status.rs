@@ -51,7 +51,7 @@ impl Status {
     pub fn set_disk_low(&self, low: bool) {
         if self.disk_low.swap(low, Ordering::Relaxed) != low {
             if low {
-                tracing::error!("disk below `min_free_bytes`, files stay in the inbox");
+                tracing::error!("disk below `min_free_bytes`, nothing is accepted");
             } else {
                 tracing::info!("disk above `min_free_bytes` again");
             }

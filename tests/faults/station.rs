@@ -179,6 +179,10 @@ impl Station {
         fs::rename(&part, part.with_extension("png")).unwrap();
     }
 
+    pub(crate) fn inbox_is_empty(&self) -> bool {
+        holds_no_file(&self.inbox())
+    }
+
     fn inbox(&self) -> PathBuf {
         self.folder.path().join("inbox")
     }
@@ -213,10 +217,10 @@ impl Station {
     pub(crate) fn close(&mut self) -> String {
         self.wait_for_word("ready");
         // The last PUBACK may still be on its way to the daemon; an input leaves with it.
-        for name in ["inbox", "state/accepted/inbox"] {
+        for name in ["inbox", "state/accepted"] {
             let folder = self.path().join(name);
             wait_for(&format!("an empty {name}"), PATIENCE, || {
-                fs::read_dir(&folder).is_ok_and(|entries| entries.count() == 0)
+                holds_no_file(&folder)
             });
         }
         self.stop_daemon();
@@ -224,6 +228,13 @@ impl Station {
         assert_eq!(code, 0, "{ledger}");
         ledger
     }
+}
+
+fn holds_no_file(folder: &Path) -> bool {
+    fs::read_dir(folder).unwrap().all(|entry| {
+        let path = entry.unwrap().path();
+        path.is_dir() && holds_no_file(&path)
+    })
 }
 
 /// Taken and given back: free a moment later too, because nobody else asks for it.

@@ -5,15 +5,16 @@
 //! copied. The claim carries the name on the shelf, so what a kill leaves is found by the next sweep
 //! and ends in the same place.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{ShelfError, failed, label, shelf_name, sync_folder};
+use super::part::{Part, PartError, full, shelf};
+use super::{ShelfError, label, shelf_name, sync_folder};
 use crate::disk;
 
 /// A file of an inbox as it looked while it stood still.
@@ -69,7 +70,7 @@ pub(super) fn take(found: &Found, to: &Path, min_free_bytes: u64) -> Result<(), 
             bring_over(found, to, min_free_bytes)
         }
         // Both ends are on the disk of the state directory.
-        Err(error) if full(&error) || broken(&error) => Err(shelf("move to", to)(error)),
+        Err(error) if full(&error) || broken(&error) => Err(shelf("move to", to)(error).into()),
         moved => moved.map_err(inbox("file cannot be moved")),
     }
 }
@@ -127,56 +128,39 @@ fn give_back(claim: &Path, original: &Path) {
 }
 
 fn copy(found: &Found, claim: &Path, to: &Path) -> Result<(), Stay> {
-    // Outside of accepted/<source>, so that no half copy can be taken for an orphan.
-    let part = part_of(to);
-    let copied = fill(claim, &part)
-        .and_then(|bytes| {
-            if bytes == found.bytes {
-                found.compare(claim)
-            } else {
-                Err(Stay::Changed)
-            }
-        })
-        .and_then(|()| fs::rename(&part, to).map_err(shelf("move to", to)));
-    if copied.is_err() {
-        // Only in the way; the next start tries again.
-        let _ = fs::remove_file(&part);
+    let mut source = File::open(claim).map_err(inbox("file cannot be read"))?;
+    let metadata = source.metadata().map_err(inbox("file cannot be read"))?;
+    let mut part = Part::create(to, metadata.mode() & 0o666)?;
+    if fill(&mut source, &mut part)? != found.bytes {
+        return Err(Stay::Changed);
     }
-    copied
-}
-
-fn part_of(to: &Path) -> PathBuf {
-    let accepted = to.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
-    accepted.join(format!("{name}.part"))
+    part.flush()?;
+    found.compare(claim)?;
+    Ok(part.place(to)?)
 }
 
 /// Reading and writing apart, because only one of them is trouble of our own disk.
-fn fill(from: &Path, part: &Path) -> Result<u64, Stay> {
-    let mut source = File::open(from).map_err(inbox("file cannot be read"))?;
-    let metadata = source.metadata().map_err(inbox("file cannot be read"))?;
-    let mut target = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(metadata.mode() & 0o666)
-        .open(part)
-        .map_err(shelf("write", part))?;
+fn fill(source: &mut File, part: &mut Part) -> Result<u64, Stay> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut total_bytes = 0;
     loop {
         let n_bytes = match source.read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) => return Ok(total_bytes),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             read => read.map_err(inbox("file cannot be read"))?,
         };
-        target
-            .write_all(&buffer[..n_bytes])
-            .map_err(shelf("write", part))?;
+        part.write(&buffer[..n_bytes])?;
         total_bytes += n_bytes as u64;
     }
-    target.sync_all().map_err(shelf("flush", part))?;
-    Ok(total_bytes)
+}
+
+impl From<PartError> for Stay {
+    fn from(error: PartError) -> Self {
+        match error {
+            PartError::NoRoom => Self::NoRoom,
+            PartError::Shelf(error) => Self::Shelf(error),
+        }
+    }
 }
 
 fn inbox(why: &'static str) -> impl FnOnce(io::Error) -> Stay {
@@ -184,21 +168,6 @@ fn inbox(why: &'static str) -> impl FnOnce(io::Error) -> Stay {
         io::ErrorKind::NotFound => Stay::Gone,
         _ => Stay::Inbox(why, error),
     }
-}
-
-fn shelf(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Stay {
-    move |error| {
-        if full(&error) {
-            Stay::NoRoom
-        } else {
-            Stay::Shelf(failed(action, path)(error))
-        }
-    }
-}
-
-fn full(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// A rename within the disk of the state directory that fails like this says that the disk is bad.

@@ -97,6 +97,77 @@ fn messages_name_line_key_and_remedy() {
     }
 }
 
+const PORT: &str = "[[dicom]]\nname = \"pacs\"\n";
+
+#[test]
+fn a_port_alone_is_a_source_and_reaches_this_machine_only() {
+    let folder = "[[folder]]\nname = \"inbox\"\ndirectory = \"inbox\"\n";
+    let text = GOOD.replace(folder, PORT);
+    let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
+    assert_eq!(config.sources().collect::<Vec<_>>(), ["pacs"]);
+    assert!(config.dicom[0].address.is_loopback());
+    let none = message(&GOOD.replace(folder, ""));
+    assert!(none.contains("one [[dicom]] to listen at"), "{none}");
+}
+
+#[test]
+fn keys_of_a_port_are_held_to_their_range() {
+    struct Case {
+        lines: &'static str,
+        expected: &'static str,
+    }
+    let cases = [
+        Case {
+            lines: "address = \"scanner.lan\"",
+            expected: "daemon.toml:15: `dicom.address`: `scanner.lan` is no IP address; use 127.0.0.1 \
+                       for senders on this machine, or the address of the network they are in",
+        },
+        Case {
+            lines: "port = 0",
+            expected: "daemon.toml:15: `dicom.port`: 0 is too small; use 1 or more",
+        },
+        Case {
+            lines: "ae_title = \"A TITLE TOO LONG TO BE ONE\"",
+            expected: "daemon.toml:15: `dicom.ae_title`: `A TITLE TOO LONG TO BE ONE` must be 1 to 16 \
+                       ASCII characters without backslash, and no space at its ends",
+        },
+        Case {
+            lines: "calling_ae_titles = [\"CT1\", \"\"]",
+            expected: "daemon.toml:15: `dicom.calling_ae_titles`: `` must be 1 to 16 ASCII characters \
+                       without backslash, and no space at its ends",
+        },
+        Case {
+            lines: "associations_max = 0",
+            expected: "daemon.toml:15: `dicom.associations_max`: 0 is out of range; use 1 to 256",
+        },
+        Case {
+            lines: "pdu_max_bytes = 100",
+            expected: "daemon.toml:15: `dicom.pdu_max_bytes`: 100 is out of range; use 4096 to 1048576",
+        },
+        Case {
+            lines: "idle_timeout_s = 0",
+            expected: "daemon.toml:15: `dicom.idle_timeout_s`: 0 is out of range; use 1 to 86400",
+        },
+        Case {
+            lines: "aetitle = \"A\"",
+            expected: "daemon.toml:15: unknown key `dicom.aetitle`; did you mean `ae_title`?",
+        },
+        Case {
+            lines: "[[dicom]]\nname = \"inbox\"\nport = 104",
+            expected: "daemon.toml:14: `dicom.name`: two sources are called `inbox`; rename one",
+        },
+        Case {
+            lines: "[[dicom]]\nname = \"other\"\naddress = \"0.0.0.0\"",
+            expected: "daemon.toml:13: `dicom.port`: two [[dicom]] listen at 11112; give each a port \
+                       of its own",
+        },
+    ];
+    for case in cases {
+        let section = format!("{PORT}{}\n\n[mqtt]", case.lines);
+        assert_eq!(message(&GOOD.replace("[mqtt]", &section)), case.expected);
+    }
+}
+
 #[test]
 fn a_key_unlike_all_others_lists_them() {
     let text = GOOD.replace("[model]", "[model]\nzzzzzzzzzzzz = 1");
@@ -162,7 +233,7 @@ fn folders_that_lie_in_each_other_are_refused() {
 /// Every key that a configuration can have.
 fn full() -> toml::Value {
     let credentials = "[mqtt]\nusername_file = \"user\"\npassword_file = \"password\"";
-    let text = GOOD.replace("[mqtt]", credentials);
+    let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}"));
     let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
     toml::Value::try_from(&config).unwrap()
 }
@@ -180,6 +251,7 @@ fn compare(
         "state.directory",
         "folder.name",
         "folder.directory",
+        "dicom.name",
         "mqtt.host",
         "node",
     ];
@@ -197,7 +269,9 @@ fn compare(
             format!("{at}.{key}")
         };
         match (value, reference.get(key)) {
-            (toml::Value::Array(value), Some(reference)) => {
+            (toml::Value::Array(value), Some(reference))
+                if value.iter().any(toml::Value::is_table) =>
+            {
                 compare(&at, &value[0], &reference[0], text, missing);
             }
             (value, Some(reference)) => compare(&at, value, reference, text, missing),
@@ -207,11 +281,31 @@ fn compare(
     }
 }
 
+/// With the section that the file shows in comments, as its reader would turn it on.
+fn with_port(text: &str) -> String {
+    let (before, section) = text.split_once("# [[dicom]]\n").unwrap();
+    let (section, after) = section.split_once("\n\n").unwrap();
+    let turn_on = |line: &str| match line.strip_prefix("# ") {
+        Some(key)
+            if key
+                .split_once(" = ")
+                .is_some_and(|(key, _)| !key.contains(' ')) =>
+        {
+            key.to_owned()
+        }
+        _ => line.to_owned(),
+    };
+    let section: Vec<String> = section.lines().map(turn_on).collect();
+    format!("{before}[[dicom]]\n{}\n\n{after}", section.join("\n"))
+}
+
 #[test]
 fn the_reference_file_shows_every_key_with_its_default() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/daemon.toml");
     Config::read(&path).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
+    let text = with_port(&text);
+    Config::parse(&text, &path).unwrap();
     let reference: toml::Value = toml::from_str(&text).unwrap();
     let mut missing = Vec::new();
     compare("", &full(), &reference, &text, &mut missing);

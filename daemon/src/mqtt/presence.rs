@@ -17,11 +17,7 @@ use crate::outbox::{Message, Outbox, OutboxError};
 use crate::status::Status;
 
 fn info(config: &Config, speaker: &Speaker) -> Value {
-    let sources: Vec<&str> = config
-        .folder
-        .iter()
-        .map(|folder| folder.name.as_str())
-        .collect();
+    let sources: Vec<&str> = config.sources().collect();
     json!({
         "schema": "info/1",
         "version": env!("CARGO_PKG_VERSION"),

@@ -15,14 +15,13 @@ use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::accept::{AcceptError, Claimed, Found, Left, Shelves, claimed};
+use super::Door;
+use crate::accept::{AcceptError, Claimed, Found, Left, claimed};
 use crate::config;
 use crate::disk;
 use crate::job::Ticket;
-use crate::outbox::Outbox;
 use crate::quarantine;
 use crate::shutdown::stopped;
-use crate::status::Status;
 
 /// Files accepted in one commit.
 const BATCH: usize = 64;
@@ -33,15 +32,6 @@ pub enum FolderError {
     Accept(#[from] AcceptError),
     #[error("the task of a sweep did not end: {0}")]
     Task(#[from] tokio::task::JoinError),
-}
-
-/// What a sweep needs besides the inbox itself.
-#[derive(Debug, Clone)]
-pub struct Door {
-    pub outbox: Arc<Outbox>,
-    pub shelves: Shelves,
-    pub status: Arc<Status>,
-    pub min_free_bytes: u64,
 }
 
 /// Watches until `stop` or until the inference thread is gone.

@@ -6,10 +6,11 @@ use notify::event::{AccessKind, AccessMode, EventKind};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::{BATCH, Door, Inbox, watch_folder, worth_a_sweep};
+use super::{BATCH, Inbox, watch_folder, worth_a_sweep};
 use crate::accept::Shelves;
 use crate::config;
 use crate::outbox::Outbox;
+use crate::source::Door;
 use crate::status::Status;
 
 struct Fixture {

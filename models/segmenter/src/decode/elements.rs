@@ -10,7 +10,7 @@ use dicom_dictionary_std::{StandardDataDictionary, tags};
 
 use super::{DecodeError, Format};
 
-const UNDEFINED: u32 = u32::MAX;
+pub(super) const UNDEFINED: u32 = u32::MAX;
 /// Real objects nest below ten levels.
 const MAX_DEPTH: usize = 32;
 const ITEM: Tag = Tag(0xfffe, 0xe000);
@@ -157,7 +157,12 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn sequence(&mut self, header: &Header, end: usize, depth: usize) -> Result<(), DecodeError> {
+    pub(super) fn sequence(
+        &mut self,
+        header: &Header,
+        end: usize,
+        depth: usize,
+    ) -> Result<(), DecodeError> {
         let end = self.content_end(header.length, end)?;
         let outer = self.encoding;
         if header.vr == Some(VR::UN) {

@@ -1,0 +1,211 @@
+//! A C-STORE SCP: senders deliver objects over the network, success is answered once an object is as
+//! safe as a file of an inbox that was accepted.
+//!
+//! One thread an association, and one more for each peer that is told that there is no place. A PDU is
+//! read whole, a message is put together from its PDUs, a data set goes to the disk as it comes.
+
+mod association;
+mod command;
+mod negotiate;
+mod object;
+mod wire;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::net;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use super::Door;
+use crate::accept::AcceptError;
+use crate::config;
+use crate::disk;
+use crate::job::Ticket;
+use crate::shutdown::stopped;
+
+/// Of this program, under 2.25 (PS3.5 section B.2).
+const IMPLEMENTATION_CLASS_UID: &str = "2.25.215746926667536823501438092283718247188";
+const IMPLEMENTATION_VERSION: &str = concat!("SCANSIDE_", env!("CARGO_PKG_VERSION"));
+/// How often a low disk is looked at again.
+const DISK_CHECK: Duration = Duration::from_secs(1);
+/// After a connection could not be taken, for want of files or memory.
+const BREATH: Duration = Duration::from_millis(200);
+
+#[derive(Debug, thiserror::Error)]
+pub enum DicomError {
+    #[error("dicom `{name}`: {problem}")]
+    Listen { name: String, problem: String },
+    #[error("dicom: cannot wait for connections: {0}")]
+    Wait(io::Error),
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+}
+
+/// A port that is open; connections wait until [`run`] takes them.
+#[derive(Debug)]
+pub struct Port {
+    config: config::Dicom,
+    listener: TcpListener,
+    /// Time for what is under way when the daemon stops.
+    grace: Duration,
+}
+
+impl Port {
+    pub fn open(config: &config::Dicom, grace: Duration) -> Result<Self, DicomError> {
+        let listener = bind(config.listen()).map_err(|problem| DicomError::Listen {
+            name: config.name.clone(),
+            problem,
+        })?;
+        Ok(Self {
+            config: config.clone(),
+            listener,
+            grace,
+        })
+    }
+}
+
+/// Listens, or says in words why not.
+pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => "another program has it; choose another `port`",
+            io::ErrorKind::AddrNotAvailable => {
+                "this machine has no such address; use one of its own, or 0.0.0.0 for all"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE; give it, or choose another `port`"
+            }
+            _ => "check `address` and `port`",
+        };
+        format!("cannot listen at {address}: {error}; {remedy}")
+    })
+}
+
+/// What the threads share.
+struct Scp {
+    config: config::Dicom,
+    door: Door,
+    tickets: mpsc::Sender<Ticket>,
+    /// The first trouble of the state directory's disk.
+    failed: mpsc::Sender<AcceptError>,
+    stop: watch::Receiver<bool>,
+    grace: Duration,
+    disk_low: AtomicBool,
+}
+
+/// Listens until `stop`, then waits for what is under way.
+pub async fn run(
+    port: Port,
+    door: Door,
+    tickets: mpsc::Sender<Ticket>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), DicomError> {
+    let Port {
+        config,
+        listener,
+        grace,
+    } = port;
+    listener.set_nonblocking(true).map_err(DicomError::Wait)?;
+    let listener = net::TcpListener::from_std(listener).map_err(DicomError::Wait)?;
+    let (name, ae_title, address) = (&config.name, &config.ae_title, config.listen());
+    tracing::info!(source = name, ae_title, %address, "listening");
+    let (failed, mut failures) = mpsc::channel(1);
+    // Every thread holds one end; the other hears when the last is gone.
+    let (alive, mut gone) = mpsc::channel::<()>(1);
+    let mut admission = Admission::new(config.associations_max);
+    let scp = Arc::new(Scp {
+        config,
+        door,
+        tickets,
+        failed,
+        stop: stop.clone(),
+        grace,
+        disk_low: AtomicBool::new(false),
+    });
+    loop {
+        tokio::select! {
+            connection = listener.accept() => match connection {
+                Ok((stream, _)) => admission.admit(&scp, &alive, stream),
+                Err(error) => {
+                    tracing::warn!(source = scp.config.name, %error, "a connection cannot be taken");
+                    tokio::time::sleep(BREATH).await;
+                }
+            },
+            Some(error) = failures.recv() => return Err(error.into()),
+            () = tokio::time::sleep(DISK_CHECK), if scp.disk_low.load(Ordering::Relaxed) => {
+                scp.disk_is_low();
+            }
+            () = stopped(&mut stop) => break,
+        }
+    }
+    drop(listener);
+    drop(alive);
+    gone.recv().await;
+    match failures.try_recv() {
+        Ok(error) => Err(error.into()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Places for associations, and as many for peers that are told that there is none.
+struct Admission {
+    places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+    count: u64,
+}
+
+impl Admission {
+    fn new(associations_max: usize) -> Self {
+        Self {
+            places: Arc::new(Semaphore::new(associations_max)),
+            refusals: Arc::new(Semaphore::new(associations_max)),
+            count: 0,
+        }
+    }
+
+    /// Gives the connection a thread; without any place it is closed.
+    fn admit(&mut self, scp: &Arc<Scp>, alive: &mpsc::Sender<()>, stream: net::TcpStream) {
+        let place = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+        let (place, full): (OwnedSemaphorePermit, bool) = match place(&self.places) {
+            Some(place) => (place, false),
+            None => match place(&self.refusals) {
+                Some(place) => (place, true),
+                None => return,
+            },
+        };
+        let (shared, alive) = (Arc::clone(scp), alive.clone());
+        self.count += 1;
+        let spawned = stream.into_std().and_then(|stream| {
+            let serve = move || {
+                association::serve(&shared, stream, full);
+                // Everything that the thread holds goes before its sign of life.
+                drop((shared, place));
+                drop(alive);
+            };
+            let thread = thread::Builder::new().name(format!("dicom-{}", self.count));
+            thread.spawn(serve)
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(source = scp.config.name, %error, "no thread for a connection");
+        }
+    }
+}
+
+impl Scp {
+    /// Whether the disk is below its watermark, which `state` then says.
+    fn disk_is_low(&self) -> bool {
+        let low = disk::below(&self.door.shelves.accepted, self.door.min_free_bytes);
+        // The state is shared: a source without trouble does not clear it for one that has some.
+        if self.disk_low.swap(low, Ordering::Relaxed) || low {
+            self.door.status.set_disk_low(low);
+        }
+        low
+    }
+}
+
+#[cfg(test)]
+mod tests;
