@@ -199,7 +199,7 @@ impl From<&Decode> for Limits {
 impl Default for Pipeline {
     fn default() -> Self {
         Self {
-            queue_max_jobs: 256,
+            queue_max_jobs: 20_000,
             attempts_max: 3,
             shutdown_grace_ms: 5000,
             image_timeout_s: 300,
