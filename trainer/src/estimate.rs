@@ -5,8 +5,9 @@
 //! `nets` in the order of their forward pass and adds up the results. Memory beyond the tensors
 //! (`PROGRAM_MIB`, `HEAP_SHARE`) was fitted to peaks (VmHWM) on two cores, 56 training images, LoRA in
 //! encoder and decoder: vit_t at 256 px takes 482 to 510 MiB (batch 1) and 1225 MiB (batch 4),
-//! lite_medsam 3033 MiB, vit_b at 1024 px 14957 MiB. The estimates are within a tenth of these, and of
-//! decoder-only, adapter and vanilla runs of vit_t.
+//! lite_medsam 3033 MiB, vit_b at 1024 px 14957 MiB. The estimates are within a tenth of these; of
+//! the runs in `benches/RESULTS.md` the worst is a fifth too low (vit_t, vanilla), or two fifths too
+//! high (vit_b, decoder only).
 
 mod activations;
 

@@ -152,14 +152,12 @@ impl Bias {
     }
 
     /// The bias's gradient from that of the scores (B, H, N, M) times `scale`.
-    fn backward(self, bias: &Tensor, scores: &Tensor, scale: f32) -> Result<Tensor> {
+    pub(super) fn backward(self, bias: &Tensor, scores: &Tensor, scale: f32) -> Result<Tensor> {
         let keys = scores.dim(D::Minus1)?;
         match self {
-            Self::Shared if scores.device().is_cuda() => scores
-                .reshape(((), bias.elem_count()))?
-                .sum(0)?
-                .reshape(bias.shape())?
-                .affine(f64::from(1.0 / scale), 0.0),
+            Self::Shared if !scores.device().is_cpu() => {
+                shared_backward_in_steps(bias, scores, scale)
+            }
             Self::Shared => plain(
                 "attention-bias-backward",
                 [scores],
@@ -199,6 +197,19 @@ impl Bias {
             }
         }
     }
+}
+
+/// Of a shared bias, on a GPU.
+pub(super) fn shared_backward_in_steps(
+    bias: &Tensor,
+    scores: &Tensor,
+    scale: f32,
+) -> Result<Tensor> {
+    scores
+        .reshape(((), bias.elem_count()))?
+        .sum(0)?
+        .reshape(bias.shape())?
+        .affine(f64::from(1.0 / scale), 0.0)
 }
 
 /// The kernel for scores (rows, width), and for how many values of bias.

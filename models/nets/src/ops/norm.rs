@@ -13,8 +13,8 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     in_f32(x, |x| x.apply_op3(&like(x, weight)?, &like(x, bias)?, op))
 }
 
-struct LayerNorm {
-    eps: f32,
+pub(super) struct LayerNorm {
+    pub(super) eps: f32,
 }
 
 impl LayerNorm {
@@ -66,7 +66,12 @@ impl LayerNorm {
         )
     }
 
-    fn weight_gradient(&self, x: &Tensor, grad: &Tensor, width: usize) -> Result<Tensor> {
+    pub(super) fn weight_gradient(
+        &self,
+        x: &Tensor,
+        grad: &Tensor,
+        width: usize,
+    ) -> Result<Tensor> {
         if !x.device().is_cpu() {
             return self.weight_gradient_in_steps(x, grad, width);
         }
@@ -88,7 +93,12 @@ impl LayerNorm {
     }
 
     /// On a GPU.
-    fn weight_gradient_in_steps(&self, x: &Tensor, grad: &Tensor, width: usize) -> Result<Tensor> {
+    pub(super) fn weight_gradient_in_steps(
+        &self,
+        x: &Tensor,
+        grad: &Tensor,
+        width: usize,
+    ) -> Result<Tensor> {
         let ones = Tensor::ones(width, x.dtype(), x.device())?;
         let normalized = x
             .detach()

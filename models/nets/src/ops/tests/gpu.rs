@@ -5,13 +5,14 @@ use std::process::Command;
 use candle_core::{DType, Device, Result, Tensor};
 
 use super::{distance, naive_norm, random, same};
-use crate::ops::attention::{Bias, in_halves, softmax_launch};
+use crate::ops::attention::{Bias, in_halves, shared_backward_in_steps, softmax_launch};
 use crate::ops::batch_norm::{batch_norm_in_steps, channel_affine_in_steps};
 use crate::ops::conv_transpose::spread_in_steps;
 use crate::ops::im2col::Windows;
 use crate::ops::launch::recorder::{Record, during};
 use crate::ops::linear::{linear_in_steps, sum_rows_as_product};
 use crate::ops::lookup::Lookup;
+use crate::ops::norm::LayerNorm;
 use crate::ops::norm_2d::layer_norm_2d_in_steps;
 use crate::ops::unfold::conv2d_in_steps;
 use crate::ops::{
@@ -72,6 +73,19 @@ fn operations_in_steps() {
         |t| Ok(batch_norm_in_steps(&t[0], &t[1], &t[2], 1e-3)?.0),
         |t| naive_norm(t, &[0, 2, 3], &[1, 5, 1, 1], 1e-3),
     );
+}
+
+#[test]
+fn gradients_in_steps() {
+    let (x, grad) = (random(&[3, 5, 7], 0), random(&[3, 5, 7], 1));
+    let norm = LayerNorm { eps: 1e-3 };
+    let expected = norm.weight_gradient(&x, &grad, 7).unwrap();
+    let found = norm.weight_gradient_in_steps(&x, &grad, 7).unwrap();
+    assert!(distance(&found, &expected) < 1e-5);
+    let (scores, bias) = (random(&[3, 2, 4, 6], 2), random(&[2, 4, 6], 3));
+    let expected = Bias::Shared.backward(&bias, &scores, 0.3).unwrap();
+    let found = shared_backward_in_steps(&bias, &scores, 0.3).unwrap();
+    assert!(distance(&found, &expected) < 1e-5);
 }
 
 /// Every operation that has a kernel, forward and backward.
