@@ -1,9 +1,11 @@
 """The eighteen ways to fine-tune SAM on four real images: eighteen.py TRAINER LIST [--encoders vit_t,vit_b] [--epochs 4]
+[--device cuda] [--precision bf16]
 
 For every encoder, scope and method: trainable parameters, ours and those that the reference implementation marks so
 by default, the estimate and the measured peak of memory, seconds a step (median), and the loss of the first and of the
 last pass over the images. Images are not augmented, so that the losses compare. Prints a Markdown table. vit_h needs
-10 GB and patience; its blocks are checkpointed. The reference's numbers are read from a JSON file (--reference PATH).
+10 GB and patience, or a GPU; its blocks are checkpointed. The reference's numbers are read from a JSON file (--reference
+PATH). Memory of a GPU is what nvidia-smi shows more than before, CUDA's own 0.5 GiB included.
 """
 
 import csv
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 N_IMAGES = 4
@@ -38,16 +41,20 @@ def four_images(source: Path, target: Path) -> None:
         writer.writerows(chosen)
 
 
-def command(trainer: str, data: Path, run: Path, way: tuple[str, str, str], epochs: int) -> list[str]:
+def command(
+    trainer: str, data: Path, run: Path, way: tuple[str, str, str], epochs: int, checkpointing: bool
+) -> list[str]:
     encoder, scope, method = way
     settings = [
+        f'compute.device="{option("--device", "cpu")}"',
+        f'compute.precision="{option("--precision", "f32")}"',
         f'data.lists=["{data}"]',
         "augmentation.enabled=false",
         f"finetune.epochs={epochs}",
         "finetune.accumulate=1",
         "finetune.warmup_steps=2",
         f"finetune.validate_every_epochs={epochs}",
-        f"finetune.gradient_checkpointing={str(encoder == 'vit_h').lower()}",
+        f"finetune.gradient_checkpointing={str(checkpointing).lower()}",
     ]
     arguments = [trainer, "finetune", "--run", str(run)]
     arguments += ["--encoder", encoder, "--scope", scope, "--method", method]
@@ -62,6 +69,26 @@ def peak_gib(pid: int) -> float:
         return 0.0
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     return int(found[1]) / 2**20 if found else 0.0
+
+
+class GpuMemory:
+    """The most memory that GPU 0 had in use within the block, in GiB more than at its start."""
+
+    gib = 0.0
+
+    def __enter__(self) -> "GpuMemory":
+        self.log = tempfile.TemporaryFile("w+")
+        query = ["nvidia-smi", "-i", "0", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-lms", "20"]
+        self.child = subprocess.Popen(query, stdout=self.log)
+        time.sleep(0.5)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.child.kill()
+        self.child.wait()
+        self.log.seek(0)
+        used = [int(line) for line in self.log.read().splitlines() if line.isdigit()]
+        self.gib = (max(used) - used[0]) / 1024
 
 
 def dry_run(arguments: list[str]) -> tuple[int, float]:
@@ -85,9 +112,10 @@ def in_reference(inventory: Path, way: tuple[str, str, str]) -> str:
 def measure(trainer: str, data: Path, way: tuple[str, str, str], epochs: int) -> str:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        arguments = command(trainer, data, run, way, epochs)
+        arguments = command(trainer, data, run, way, epochs, way[0] == "vit_h")
         trainable, estimate = dry_run(arguments)
-        with open(Path(folder) / "log", "w") as log:
+        on_gpu = option("--device", "cpu") == "cuda"
+        with open(Path(folder) / "log", "w") as log, GpuMemory() if on_gpu else nullcontext() as gpu:
             child = subprocess.Popen(arguments, stdout=log, stderr=log)
             peak, times, seen = 0.0, [], 0
             while child.poll() is None:
@@ -95,7 +123,9 @@ def measure(trainer: str, data: Path, way: tuple[str, str, str], epochs: int) ->
                 steps = metrics(run)
                 times += [time.monotonic()] * (len(steps) - seen)
                 seen = len(steps)
-                time.sleep(0.05)
+                time.sleep(0.01)
+        if on_gpu:
+            peak = gpu.gib
         if child.returncode != 0:
             sys.exit((Path(folder) / "log").read_text())
         losses = [step["loss"] for step in metrics(run)]

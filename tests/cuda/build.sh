@@ -100,10 +100,13 @@ if [ "$(cat target/cuda/gguf 2>/dev/null)" != "$gguf" ]; then
     mkdir -p target/cuda
     echo "$gguf" >target/cuda/gguf
 fi
-cargo build -p trainer --features cuda --locked "$@"
+profile=debug
+case " $* " in *' --release '*) profile=release ;; esac
+program=target/cuda/$profile/trainer check=target/cuda/$profile/gpu
+rm -f target/cuda/$profile/deps/gpu-*
+cargo build -p trainer -p nets --bin trainer --test gpu --features cuda --locked "$@"
+mv "$(find target/cuda/$profile/deps -name 'gpu-*' -perm -u+x)" $check
 
-program=target/cuda/debug/trainer
-case " $* " in *' --release '*) program=target/cuda/release/trainer ;; esac
 needed=$(readelf -d "$program" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
 glibc=$(readelf -V "$program" | grep -o 'GLIBC_[0-9.]*' | sort -V | tail -n 1)
 cat <<TEXT
