@@ -1,5 +1,5 @@
 """The eighteen ways to fine-tune SAM on four real images: eighteen.py TRAINER LIST [--encoders vit_t,vit_b] [--epochs 4]
-[--device cuda] [--precision bf16]
+[--scopes decoder,encoder-decoder] [--methods vanilla,adapter,lora] [--device cuda] [--precision bf16]
 
 For every encoder, scope and method: trainable parameters, ours and those that the reference implementation marks so
 by default, the estimate and the measured peak of memory, seconds a step (median), and the loss of the first and of the
@@ -21,8 +21,6 @@ from pathlib import Path
 
 N_IMAGES = 4
 REFERENCE = "../shared/fixtures/param_inventory.json"
-SCOPES = ["decoder", "encoder-decoder"]
-METHODS = ["vanilla", "adapter", "lora"]
 
 
 def option(name: str, default: str) -> str:
@@ -156,8 +154,8 @@ def main() -> None:
         data = Path(folder) / "four.csv"
         four_images(source, data)
         for encoder in option("--encoders", "vit_t,vit_b").split(","):
-            for scope in SCOPES:
-                for method in METHODS:
+            for scope in option("--scopes", "decoder,encoder-decoder").split(","):
+                for method in option("--methods", "vanilla,adapter,lora").split(","):
                     print(measure(trainer, data, (encoder, scope, method), epochs), flush=True)
 
 

@@ -220,7 +220,7 @@ impl Views<'_> {
         let output = |index: usize| {
             let (image, _) = self.images(&[index])?;
             let image = resized(&image, teacher.input.size)?;
-            let embedding = teacher.sam.embed(&teacher.here(&image)?, Mode::Eval)?;
+            let embedding = teacher.sam.embed_without_gradient(&teacher.here(&image)?)?;
             let decoded = teacher
                 .sam
                 .decode(&embedding, Prompts::default(), Tokens::Classes)?;

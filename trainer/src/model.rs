@@ -10,7 +10,9 @@ use contract::{Image, LabelMap};
 use nets::adapter::AdapterConfig;
 use nets::image_encoder_vit::{ImageEncoderVitConfig, WindowPadding};
 use nets::lora::{LoraConfig, LoraRows};
+use nets::mask_decoder::Tokens;
 use nets::params::{Compute, Loaded, Params};
+use nets::prompt_encoder::Prompts;
 use nets::sam::{EncoderConfig, Sam, SamConfig};
 use nets::tiny_vit::TinyVitConfig;
 use nets::{Mode, checkpoint, ops};
@@ -171,10 +173,16 @@ impl Model {
         resized(&self.low_res_logits(images, mode)?, self.input.size)
     }
 
+    /// Masks (B, tokens, 4 g, 4 g) of prepared images, to be looked at and not to learn from.
+    pub fn predicted(&self, images: &Tensor, prompts: Prompts, tokens: Tokens) -> Result<Tensor> {
+        let embedding = self.sam.embed_without_gradient(&self.here(images)?)?;
+        Ok(self.sam.decode(&embedding, prompts, tokens)?.masks)
+    }
+
     /// Label map at the image's native size.
     pub fn predict(&self, image: &Image) -> Result<LabelMap> {
         let (tensor, placement) = self.prepare(image)?;
-        let low_res = self.low_res_logits(&tensor, Mode::Eval)?;
+        let low_res = self.predicted(&tensor, Prompts::default(), Tokens::Classes)?;
         Ok(placement.labels_from_logits(&to_logits(&low_res)?))
     }
 
@@ -187,10 +195,12 @@ impl Model {
         let (tensor, placement) = self.prepare(image)?;
         let (x0, y0) = placement.point_to_frame(prompt.x0, prompt.y0);
         let (x1, y1) = placement.point_to_frame(prompt.x1, prompt.y1);
-        let boxes = Tensor::new(&[[[x0, y0, x1, y1]]], &Device::Cpu)?;
-        let foreground =
-            self.sam
-                .forward_boxes(&self.here(&tensor)?, &self.here(&boxes)?, Mode::Eval)?;
+        let boxes = Tensor::new(&[[[x0, y0, x1, y1]]], &self.device)?;
+        let prompts = Prompts {
+            boxes: Some(&boxes),
+            ..Prompts::default()
+        };
+        let foreground = self.predicted(&tensor, prompts, Tokens::Single)?;
         let both = Tensor::cat(&[&foreground.zeros_like()?, &foreground], 1)?;
         Ok(placement.labels_from_logits(&to_logits(&both)?))
     }

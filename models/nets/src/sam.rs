@@ -205,6 +205,16 @@ impl Sam {
         }
     }
 
+    /// The same for a prediction: keeps nothing that a gradient would need, so that a ViT takes the memory of one
+    /// block, whatever trains.
+    pub fn embed_without_gradient(&self, images: &Tensor) -> Result<Tensor> {
+        let embedding = match &self.image_encoder {
+            ImageEncoder::TinyVit(encoder) => encoder.forward(images, Mode::Eval)?,
+            ImageEncoder::Vit(encoder) => encoder.forward_checkpointed(images)?.embedding().clone(),
+        };
+        Ok(embedding.detach())
+    }
+
     /// Masks of an embedding for some prompts.
     pub fn decode(&self, embedding: &Tensor, prompts: Prompts, tokens: Tokens) -> Result<Decoded> {
         let (sparse, dense) = self.prompt_encoder.forward(prompts)?;
@@ -219,15 +229,5 @@ impl Sam {
         Ok(self
             .decode(&embedding, Prompts::default(), Tokens::Classes)?
             .masks)
-    }
-
-    /// Logits (B, 1, 4g, 4g) of the single-mask token for boxes (B, N, 4) in px of the frame.
-    pub fn forward_boxes(&self, images: &Tensor, boxes: &Tensor, mode: Mode) -> Result<Tensor> {
-        let embedding = self.embed(images, mode)?;
-        let prompts = Prompts {
-            boxes: Some(boxes),
-            ..Prompts::default()
-        };
-        Ok(self.decode(&embedding, prompts, Tokens::Single)?.masks)
     }
 }

@@ -9,8 +9,9 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 use contract::LabelMap;
 use contract::resample::mask_bilinear_half_even;
-use nets::Mode;
 use nets::loss::{DiceCe, dice_ce};
+use nets::mask_decoder::Tokens;
+use nets::prompt_encoder::Prompts;
 use nets::reference_metrics::dice_coeff_multi_class;
 
 use crate::batch::frame;
@@ -52,7 +53,7 @@ pub(super) fn validation_dice(model: &Model, samples: &[Sample], batch: usize) -
 fn image_dice(model: &Model, sample: &Sample) -> Result<f64> {
     let frame = frame(sample, &model.input);
     let image = Tensor::from_vec(frame.pixels, (1, 3, frame.size, frame.size), &Device::Cpu)?;
-    let logits = model.low_res_logits(&image, Mode::Eval)?;
+    let logits = model.predicted(&image, Prompts::default(), Tokens::Classes)?;
     let labels = model.here(&shrunk([frame.labels], logits.dim(3)?)?)?;
     Ok(dice_coeff_multi_class(
         &logits.argmax(1)?,
