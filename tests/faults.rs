@@ -20,6 +20,8 @@ use serde_json::Value;
 use site::{Site, mosquitto};
 use station::{PATIENCE, Station, free_port, wait_for};
 
+#[path = "faults/power.rs"]
+mod power;
 #[path = "faults/quarantine.rs"]
 mod quarantine;
 #[expect(dead_code, reason = "other tests use the rest of it")]

@@ -9,7 +9,7 @@ mod take;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::clock;
+use crate::disk;
 use crate::job::{Job, State, Ticket};
 use crate::outbox::{Arrival, Outbox, OutboxError};
 use crate::quarantine;
@@ -78,7 +79,7 @@ impl Shelves {
             moving: Arc::default(),
         };
         for path in [&shelves.accepted, &shelves.quarantine, &shelves.kept] {
-            fs::create_dir_all(path).map_err(failed("create", path))?;
+            disk::create_folder(path).map_err(failed("create", path))?;
             let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
             if device(path).map_err(failed("read", path))?
                 != device(state).map_err(failed("read", state))?
@@ -86,6 +87,10 @@ impl Shelves {
                 let why = "it is on another file system than the state directory";
                 return Err(failed("use", path)(io::Error::other(why)));
             }
+        }
+        // A kill may have come between a folder and the flush of its name.
+        for path in [state, &shelves.accepted] {
+            sync_folder(path)?;
         }
         Ok(shelves)
     }
@@ -103,7 +108,7 @@ impl Shelves {
         min_free_bytes: u64,
     ) -> Result<Claimed, ShelfError> {
         let shelf = self.accepted.join(source);
-        fs::create_dir_all(&shelf).map_err(failed("create", &shelf))?;
+        disk::create_folder(&shelf).map_err(failed("create", &shelf))?;
         let mut claimed = Claimed::default();
         let mut folders = HashSet::new();
         for file in files {
@@ -289,9 +294,7 @@ fn files_below(
 }
 
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), ShelfError> {
-    File::open(folder)
-        .and_then(|file| file.sync_all())
-        .map_err(failed("flush", folder))
+    disk::sync_folder(folder).map_err(failed("flush", folder))
 }
 
 const STAMP_DIGITS: usize = 16;

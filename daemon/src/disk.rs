@@ -1,5 +1,7 @@
-//! Free space of the state directory's file system.
+//! The state directory's file system: free space, folders that outlast a power cut.
 
+use std::fs::{self, File};
+use std::io;
 use std::path::Path;
 use std::sync::Once;
 
@@ -18,4 +20,26 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
 /// Whether the disk is below its watermark; unknown counts as room.
 pub(crate) fn below(path: &Path, watermark_bytes: u64) -> bool {
     free_bytes(path).is_some_and(|free| free < watermark_bytes)
+}
+
+/// Makes a folder and those above it. Its name is on the disk then: what is flushed in a folder whose own name is not
+/// is lost with it.
+pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    create_folder(parent)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    sync_folder(parent)
+}
+
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }

@@ -26,6 +26,8 @@ mod quarantined;
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -35,6 +37,7 @@ use redb::{
 use uuid::Uuid;
 
 use crate::clock;
+use crate::disk;
 use crate::failure::Reason;
 use crate::job::{Job, State, Ticket};
 
@@ -98,22 +101,38 @@ impl Outbox {
     /// Opens or creates `<directory>/outbox.redb`. The file is locked while it is open.
     pub fn open(directory: &Path) -> Result<Self, OutboxError> {
         let path = directory.join("outbox.redb");
-        std::fs::create_dir_all(directory).map_err(|source| OutboxError::Create {
+        let create = |source| OutboxError::Create {
             path: directory.to_owned(),
             source,
-        })?;
-        let database = Database::create(&path).map_err(|error| match error {
+        };
+        disk::create_folder(directory).map_err(create)?;
+        let opened = |error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OutboxError::InUse { path: path.clone() },
             error => OutboxError::Storage {
                 path: path.clone(),
                 source: Box::new(error.into()),
             },
-        })?;
+        };
+        if !path.exists() {
+            // Whole under another name first: one that a power cut left half made could not be opened.
+            let part = directory.join("outbox.redb.part");
+            match std::fs::remove_file(&part) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(create(error)),
+                _ => {}
+            }
+            drop(Database::create(&part).map_err(&opened)?);
+            File::open(&part)
+                .and_then(|file| file.sync_all())
+                .and_then(|()| std::fs::rename(&part, &path))
+                .map_err(create)?;
+        }
+        let database = Database::create(&path).map_err(opened)?;
         let outbox = Self {
             database,
             path,
             departed: Mutex::default(),
         };
+        disk::sync_folder(directory).map_err(create)?;
         let found = outbox.write(|transaction| {
             transaction.open_table(JOBS)?;
             transaction.open_table(messages::MESSAGES)?;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ShelfError, Shelves, failed, shelf_name, sync_folder};
 use crate::clock;
+use crate::disk;
 use crate::outbox::Arrival;
 
 /// Trouble of the state directory while a file is written there.
@@ -85,7 +86,7 @@ impl Shelves {
     /// Begins a file of `source`; `original` is the end of its name on the shelf.
     pub fn receive(&self, source: &str, original: &str) -> Result<Incoming, PartError> {
         let shelf = self.accepted.join(source);
-        fs::create_dir_all(&shelf).map_err(self::shelf("create", &shelf))?;
+        disk::create_folder(&shelf).map_err(self::shelf("create", &shelf))?;
         let to = shelf.join(shelf_name(Path::new(original)));
         Ok(Incoming {
             part: Part::create(&to, 0o666)?,

@@ -45,6 +45,35 @@ pub enum DicomError {
     Accept(#[from] AcceptError),
 }
 
+/// PDUs as an association meets them, of any bytes: for `tests/fuzz`.
+#[cfg(fuzzing)]
+pub fn read_anything(mut bytes: &[u8]) {
+    use dicom_ul::pdu::{MAXIMUM_PDU_SIZE, PDataValueType, Pdu};
+    let config: config::Dicom = toml::from_str("name = \"fuzz\"").expect("the rest has defaults");
+    while let Ok(Some(pdu)) = dicom_ul::read_pdu(&mut bytes, MAXIMUM_PDU_SIZE, false) {
+        match pdu {
+            Pdu::AssociationRQ(request) => {
+                let answer = match negotiate::negotiate(&request, &config, false) {
+                    Ok((accepted, _)) => Pdu::AssociationAC(accepted),
+                    Err(refused) => Pdu::AssociationRJ(refused),
+                };
+                let _ = dicom_ul::write_pdu(&mut Vec::new(), &answer);
+            }
+            Pdu::PData { data } => {
+                for value in data {
+                    if value.value_type == PDataValueType::Command
+                        && let Some(request) = command::parse(&value.data)
+                    {
+                        let _ = command::respond(&request, 0, "");
+                    }
+                    let _ = segmenter::decode::storage::instance(&value.data, "1.2.840.10008.1.2");
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 /// A port that is open; connections wait until [`run`] takes them.
 #[derive(Debug)]
 pub struct Port {

@@ -1,0 +1,512 @@
+//! F2, a power cut: the daemon's own writes are recorded (`record.c`), then the disk is put together as it may be after
+//! any of them: with all that was flushed, and of the rest nothing, or some of it, torn at 512 bytes.
+//!
+//! The model is POSIX's, stricter than any file system in use: a name is on the disk once its folder was flushed, content
+//! once its file was. The daemon has to come up from every such disk with every image that it answered for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use daemon::accept::{Shelves, recover};
+use daemon::outbox::Outbox;
+
+use crate::sender;
+use crate::station::{PATIENCE, Station, free_port, wait_for};
+
+const IMAGES: usize = 12;
+const OBJECTS: u32 = 12;
+/// What a disk writes whole.
+const SECTOR: usize = 512;
+/// Of an object's end, which is noise and tells it from the others.
+const TAIL: usize = 4096;
+
+#[test]
+fn the_power_is_cut() {
+    if !sender::dcmtk() {
+        return;
+    }
+    let dicom = free_port();
+    // Nobody listens at the broker's port: everything that comes in stays.
+    let mut station = Station::new(free_port(), &sender::section(dicom));
+    (0..IMAGES).for_each(|number| station.drop_image(number));
+    station.drop_garbage(0);
+    let phantoms = tempfile::tempdir().unwrap();
+    let objects = sender::phantoms(phantoms.path(), OBJECTS);
+    let start = Disk::of(station.path());
+    let images = start.contents("inbox");
+
+    let scratch = tempfile::tempdir().unwrap();
+    let (library, record) = (
+        scratch.path().join("record.so"),
+        scratch.path().join("record"),
+    );
+    if !compile(&library) {
+        return;
+    }
+    let root = station.path().to_str().unwrap().to_owned();
+    station.start_daemon_in(&[
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("RECORD_ROOT", &root),
+        ("RECORD_TO", record.to_str().unwrap()),
+    ]);
+    station.wait_for_word("ready");
+    wait_for("an empty inbox", PATIENCE, || station.inbox_is_empty());
+    let mut answered = Vec::new();
+    for object in objects {
+        let bytes = fs::read(&object).unwrap();
+        assert!(sender::deliver(dicom, &[object], &[]));
+        answered.push((fs::metadata(&record).unwrap().len() as usize, bytes));
+    }
+    station.kill_daemon();
+
+    let entries = read(&fs::read(&record).unwrap());
+    let n_cuts = if std::env::var_os("SCANSIDE_LONG").is_some() {
+        10_000
+    } else {
+        500
+    };
+    let mut random = Random(1);
+    let mut cuts: Vec<usize> = (0..n_cuts)
+        .map(|cut| cut * (entries.len() + 1) / n_cuts)
+        .collect();
+    cuts.dedup();
+    let (mut disk, mut done) = (start, 0);
+    for (number, cut) in cuts.iter().enumerate() {
+        for entry in &entries[done..*cut] {
+            disk.apply(entry);
+        }
+        done = *cut;
+        let end = entries[..*cut].last().map_or(0, |entry| entry.end);
+        let promised = answered.iter().filter(|(at, _)| *at <= end);
+        let promised: Vec<&[u8]> = promised
+            .map(|(_, bytes)| &bytes[bytes.len() - TAIL..])
+            .collect();
+        // Every second disk has nothing that was not flushed.
+        let luck = (number % 2 == 1).then_some(&mut random);
+        let folder = tempfile::tempdir_in(memory()).unwrap();
+        disk.after_a_cut(luck, folder.path());
+        let found = come_up(folder.path());
+        for (image, bytes) in &images {
+            assert!(
+                found.iter().any(|file| file == bytes),
+                "cut {number} after {cut} of {}: {image} is lost",
+                entries.len()
+            );
+        }
+        for (object, tail) in promised.iter().enumerate() {
+            assert!(
+                found.iter().any(|file| file.ends_with(tail)),
+                "cut {number} after {cut} of {}: object {object} was answered with success and is lost",
+                entries.len()
+            );
+        }
+    }
+    eprintln!(
+        "{} cuts among {} operations, 0 lost",
+        cuts.len(),
+        entries.len()
+    );
+}
+
+/// Starts from what is left and gives the content of every file in the inbox and on the shelves.
+fn come_up(station: &Path) -> Vec<Vec<u8>> {
+    let state = station.join("state");
+    let outbox = Outbox::open(&state).unwrap_or_else(|error| panic!("{error}"));
+    let shelves = Shelves::create(&state, 0).unwrap();
+    recover(&outbox, &shelves).unwrap();
+    let ledger = outbox.ledger().unwrap();
+    assert!(ledger.balances(), "{ledger}");
+    let accepted = files(&state.join("accepted"));
+    assert_eq!(ledger.pending, accepted.len() as u64, "{ledger}");
+    let folders = [station.join("inbox"), state.join("quarantine")];
+    let others = folders.iter().flat_map(|folder| files(folder));
+    accepted
+        .into_iter()
+        .chain(others)
+        .map(|path| fs::read(path).unwrap())
+        .collect()
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Thousands of disks are written; in memory where that is possible.
+fn memory() -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    if shared.is_dir() {
+        shared.to_owned()
+    } else {
+        std::env::temp_dir()
+    }
+}
+
+fn compile(library: &Path) -> bool {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/faults/record.c");
+    let mut command = Command::new("gcc");
+    command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(library);
+    match command.args([source, "-ldl"]).status() {
+        Ok(status) => {
+            assert!(status.success());
+            true
+        }
+        Err(error) => {
+            assert!(
+                std::env::var_os("SCANSIDE_REQUIRE_PEERS").is_none(),
+                "gcc is required: {error}"
+            );
+            eprintln!("SKIPPED: no gcc ({error}), so power cuts are NOT tested");
+            false
+        }
+    }
+}
+
+/// Splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn coin(&mut self) -> bool {
+        self.number() & 1 == 1
+    }
+}
+
+/// What the daemon asked for; `end` is where its entry ends in the record.
+struct Entry {
+    operation: u32,
+    descriptor: u32,
+    number: u64,
+    path: PathBuf,
+    to: PathBuf,
+    data: Vec<u8>,
+    end: usize,
+}
+
+/// As `record.c` has them.
+mod operation {
+    pub(super) const OPEN: u32 = 1;
+    pub(super) const CLOSE: u32 = 2;
+    pub(super) const WRITE: u32 = 3;
+    pub(super) const TRUNCATE: u32 = 4;
+    pub(super) const SYNC: u32 = 5;
+    pub(super) const RENAME: u32 = 6;
+    pub(super) const UNLINK: u32 = 7;
+    pub(super) const MKDIR: u32 = 8;
+    pub(super) const RMDIR: u32 = 9;
+}
+
+const O_CREAT: u64 = 0o100;
+const O_TRUNC: u64 = 0o1000;
+
+/// A last entry that the kill cut off is left out.
+fn read(record: &[u8]) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut rest = record;
+    let mut take = |n: usize| {
+        let (taken, others) = rest.split_at_checked(n)?;
+        rest = others;
+        Some((taken.to_vec(), record.len() - others.len()))
+    };
+    let long = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+    let short = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
+    loop {
+        let mut entry = || {
+            let (head, _) = take(16)?;
+            let mut text = || {
+                let (length, _) = take(8)?;
+                take(long(&length) as usize)
+            };
+            let ((path, _), (to, _), (data, end)) = (text()?, text()?, text()?);
+            let path_of = |bytes: Vec<u8>| PathBuf::from(String::from_utf8(bytes).unwrap());
+            Some(Entry {
+                operation: short(&head[..4]),
+                descriptor: short(&head[4..8]),
+                number: long(&head[8..]),
+                path: path_of(path),
+                to: path_of(to),
+                data,
+                end,
+            })
+        };
+        match entry() {
+            Some(entry) => entries.push(entry),
+            None => return entries,
+        }
+    }
+}
+
+/// What a name stands for: a folder of this path, or a file by its number.
+#[derive(Clone, Copy, PartialEq)]
+enum Node {
+    Folder,
+    File(usize),
+}
+
+#[derive(Default)]
+struct Folder {
+    flushed: BTreeMap<String, Node>,
+    /// Since then, in order.
+    since: Vec<Step>,
+}
+
+/// A name's change; `None` is gone. Both halves of a rename have one number: a file system without a journal, which
+/// could do one and lose the other, is none to put a box on.
+#[derive(Clone)]
+struct Step {
+    name: String,
+    node: Option<Node>,
+    number: usize,
+}
+
+#[derive(Default)]
+struct Content {
+    flushed: Vec<u8>,
+    since: Vec<Change>,
+}
+
+#[derive(Clone)]
+enum Change {
+    Write(usize, Vec<u8>),
+    Truncate(usize),
+}
+
+struct Disk {
+    root: PathBuf,
+    folders: BTreeMap<PathBuf, Folder>,
+    files: Vec<Content>,
+    open: HashMap<u32, (PathBuf, Option<Node>)>,
+    n_steps: usize,
+}
+
+impl Folder {
+    fn now(&self, name: &str) -> Option<Node> {
+        let last = self.since.iter().rev().find(|step| step.name == name);
+        last.map_or_else(|| self.flushed.get(name).copied(), |step| step.node)
+    }
+}
+
+fn put(entries: &mut BTreeMap<String, Node>, step: Step) {
+    match step.node {
+        Some(node) => entries.insert(step.name, node),
+        None => entries.remove(&step.name),
+    };
+}
+
+fn change(bytes: &mut Vec<u8>, change: Change) {
+    match change {
+        Change::Write(at, data) => {
+            if bytes.len() < at + data.len() {
+                bytes.resize(at + data.len(), 0);
+            }
+            bytes[at..at + data.len()].copy_from_slice(&data);
+        }
+        Change::Truncate(length) => bytes.resize(length, 0),
+    }
+}
+
+impl Disk {
+    /// All that lies there, flushed.
+    fn of(root: &Path) -> Self {
+        let mut disk = Self {
+            root: root.to_owned(),
+            folders: BTreeMap::new(),
+            files: Vec::new(),
+            open: HashMap::new(),
+            n_steps: 0,
+        };
+        disk.take_over(root);
+        disk
+    }
+
+    fn take_over(&mut self, path: &Path) {
+        let mut folder = Folder::default();
+        for entry in fs::read_dir(path).unwrap() {
+            let (path, name) = split(&entry.unwrap().path());
+            let whole = path.join(&name);
+            let node = if whole.is_dir() {
+                self.take_over(&whole);
+                Node::Folder
+            } else {
+                self.files.push(Content {
+                    flushed: fs::read(&whole).unwrap(),
+                    since: Vec::new(),
+                });
+                Node::File(self.files.len() - 1)
+            };
+            folder.flushed.insert(name, node);
+        }
+        self.folders.insert(path.to_owned(), folder);
+    }
+
+    /// Name and content of the flushed files of a folder.
+    fn contents(&self, folder: &str) -> Vec<(String, Vec<u8>)> {
+        let folder = &self.folders[&self.root.join(folder)].flushed;
+        let files = folder.iter().filter_map(|(name, node)| match node {
+            Node::File(number) => Some((name.clone(), self.files[*number].flushed.clone())),
+            Node::Folder => None,
+        });
+        files.collect()
+    }
+
+    fn node(&self, path: &Path) -> Option<Node> {
+        let (folder, name) = split(path);
+        self.folders.get(&folder)?.now(&name)
+    }
+
+    fn set(&mut self, path: &Path, node: Option<Node>) {
+        let (folder, name) = split(path);
+        let folder = self.folders.get_mut(&folder);
+        let folder = folder.expect("its folder was made before");
+        let number = self.n_steps;
+        folder.since.push(Step { name, node, number });
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        self.n_steps += 1;
+        match entry.operation {
+            operation::OPEN => self.open_file(entry),
+            operation::CLOSE => {
+                self.open.remove(&entry.descriptor);
+            }
+            operation::WRITE | operation::TRUNCATE => {
+                let number = entry.number as usize;
+                let change = if entry.operation == operation::WRITE {
+                    Change::Write(number, entry.data.clone())
+                } else {
+                    Change::Truncate(number)
+                };
+                let Some((_, Some(Node::File(file)))) = self.open.get(&entry.descriptor) else {
+                    panic!("a write to a file that was never opened");
+                };
+                self.files[*file].since.push(change);
+            }
+            operation::SYNC => self.flush(entry.descriptor),
+            operation::RENAME => {
+                let node = self.node(&entry.path);
+                assert!(node != Some(Node::Folder), "a folder is renamed");
+                self.set(&entry.to, node);
+                self.set(&entry.path, None);
+            }
+            operation::UNLINK | operation::RMDIR => self.set(&entry.path, None),
+            operation::MKDIR => {
+                self.set(&entry.path, Some(Node::Folder));
+                self.folders.insert(entry.path.clone(), Folder::default());
+            }
+            other => panic!("operation {other}"),
+        }
+    }
+
+    fn open_file(&mut self, entry: &Entry) {
+        let mut node = self.node(&entry.path);
+        if node.is_none() && entry.number & O_CREAT != 0 {
+            self.files.push(Content::default());
+            node = Some(Node::File(self.files.len() - 1));
+            self.set(&entry.path, node);
+        }
+        if let Some(Node::File(file)) = node
+            && entry.number & O_TRUNC != 0
+        {
+            self.files[file].since.push(Change::Truncate(0));
+        }
+        self.open
+            .insert(entry.descriptor, (entry.path.clone(), node));
+    }
+
+    fn flush(&mut self, descriptor: u32) {
+        let (path, node) = &self.open[&descriptor];
+        if let Some(Node::File(file)) = node {
+            let content = &mut self.files[*file];
+            for step in std::mem::take(&mut content.since) {
+                change(&mut content.flushed, step);
+            }
+        } else {
+            let folder = self.folders.get_mut(path).expect("an open folder is known");
+            for step in std::mem::take(&mut folder.since) {
+                put(&mut folder.flushed, step);
+            }
+        }
+    }
+
+    /// Writes what is left into `target`; with luck some of what was not flushed.
+    fn after_a_cut(&self, mut luck: Option<&mut Random>, target: &Path) {
+        let steps = 0..=self.n_steps;
+        let chosen: Vec<bool> = match &mut luck {
+            Some(random) => steps.map(|_| random.coin()).collect(),
+            None => Vec::new(),
+        };
+        self.write_folder((&self.root, target), &chosen, &mut luck);
+    }
+
+    fn write_folder(
+        &self,
+        (path, target): (&Path, &Path),
+        chosen: &[bool],
+        luck: &mut Option<&mut Random>,
+    ) {
+        fs::create_dir_all(target).unwrap();
+        let folder = &self.folders[path];
+        let mut entries = folder.flushed.clone();
+        if luck.is_some() {
+            let lucky = folder.since.iter().filter(|step| chosen[step.number]);
+            lucky.for_each(|step| put(&mut entries, step.clone()));
+        }
+        for (name, node) in entries {
+            match node {
+                Node::Folder => {
+                    let below = (&*path.join(&name), &*target.join(&name));
+                    self.write_folder(below, chosen, luck);
+                }
+                Node::File(file) => {
+                    fs::write(target.join(&name), self.files[file].left(luck)).unwrap();
+                }
+            }
+        }
+    }
+}
+
+impl Content {
+    fn left(&self, luck: &mut Option<&mut Random>) -> Vec<u8> {
+        let mut bytes = self.flushed.clone();
+        let Some(random) = luck else { return bytes };
+        for step in &self.since {
+            match step {
+                Change::Truncate(_) if random.coin() => change(&mut bytes, step.clone()),
+                Change::Truncate(_) => {}
+                Change::Write(at, data) => {
+                    // Sectors of one write reach the disk in any order.
+                    let sectors = (at / SECTOR)..=((at + data.len()) / SECTOR);
+                    for sector in sectors.filter(|_| random.coin()) {
+                        let from = (sector * SECTOR).max(*at);
+                        let to = ((sector + 1) * SECTOR).min(at + data.len());
+                        let part = data[from - at..to.max(from) - at].to_vec();
+                        change(&mut bytes, Change::Write(from, part));
+                    }
+                }
+            }
+        }
+        bytes
+    }
+}
+
+fn split(path: &Path) -> (PathBuf, String) {
+    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+    (path.parent().unwrap().to_owned(), name)
+}
