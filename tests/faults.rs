@@ -20,6 +20,10 @@ use serde_json::Value;
 use site::{Site, mosquitto};
 use station::{PATIENCE, Station, free_port, wait_for};
 
+#[path = "faults/certificates.rs"]
+mod certificates;
+#[path = "faults/http.rs"]
+mod http;
 #[path = "faults/quarantine.rs"]
 mod quarantine;
 #[expect(dead_code, reason = "other tests use the rest of it")]
@@ -33,6 +37,8 @@ mod sender;
 mod site;
 #[path = "faults/station.rs"]
 mod station;
+#[path = "faults/tls.rs"]
+mod tls;
 
 const IMAGES: usize = 200;
 

@@ -85,7 +85,9 @@ const LINKS: [Links; 7] = [
             "candle*",
             "nets",
             "trainer",
-            "openssl*",
+            // Not openssl-probe, which only knows where a system keeps its certificates.
+            "openssl",
+            "openssl-sys",
             "native-tls",
             "aws-lc*",
             "openjpeg*",

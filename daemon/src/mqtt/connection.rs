@@ -2,17 +2,19 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet, PubAckReason};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
+use rumqttc::{Outgoing, TlsConfiguration, TlsError, Transport};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::window::Verdict;
 use crate::config;
+use crate::credentials::{Broker, first_line};
 
 /// What happened on the connection, in order.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(super) enum Signal {
     Broken(String),
     /// The last one: no answer in time, or no way to the broker.
     Silent(String),
+    /// The last one: one end does not trust the other.
+    Distrusted(String),
 }
 
 pub(super) struct Connection {
@@ -52,6 +56,7 @@ const SPARE_REQUESTS: usize = 16;
 impl Connection {
     pub(super) fn open(
         mqtt: &config::Mqtt,
+        broker: &Broker,
         node: &str,
         will: (String, &'static str),
     ) -> Result<Self, CredentialError> {
@@ -63,9 +68,13 @@ impl Connection {
             .set_last_will(LastWill::new(will.0, will.1, QoS::AtLeastOnce, true, None));
         // Packet ids go round below this; far above the window, so that none is taken twice.
         options.set_outgoing_inflight_upper_limit(4096);
-        if let Some(path) = &mqtt.username_file {
-            let password = mqtt.password_file.as_deref().map(first_line).transpose()?;
-            options.set_credentials(first_line(path)?, password.unwrap_or_default());
+        if let Some(tls) = &broker.tls {
+            let tls = TlsConfiguration::Rustls(Arc::clone(tls));
+            options.set_transport(Transport::Tls(tls));
+        }
+        if let Some(path) = &broker.username_file {
+            let password = broker.password_file.as_deref().map(secret).transpose()?;
+            options.set_credentials(secret(path)?, password.unwrap_or_default());
         }
         let (client, eventloop) =
             AsyncClient::new(options, mqtt.window_max_messages + SPARE_REQUESTS);
@@ -204,14 +213,38 @@ fn lost(error: &ConnectionError) -> Signal {
                 | ErrorKind::NetworkDown
         )
     );
-    if silent {
+    if tls_error(error).is_some() || is_refusal(error) {
+        Signal::Distrusted(words(error))
+    } else if silent {
         Signal::Silent(words(error))
     } else {
         Signal::Broken(words(error))
     }
 }
 
+/// The broker knows this user or this name, and does not want it.
+fn is_refusal(error: &ConnectionError) -> bool {
+    use ConnectReturnCode::{BadUserNamePassword, NotAuthorized};
+    matches!(
+        error,
+        ConnectionError::ConnectionRefused(BadUserNamePassword | NotAuthorized)
+    )
+}
+
 fn words(error: &ConnectionError) -> String {
+    if let Some(error) = tls_error(error) {
+        return match error {
+            rustls::Error::InvalidCertificate(why) => format!(
+                "the broker's certificate is not good here: {why}; check `mqtt.host` and `ca_file` in \
+                 [mqtt.tls], and the broker's certificate"
+            ),
+            rustls::Error::AlertReceived(why) => format!(
+                "the broker does not take this box's certificate, or wants one: TLS alert {why:?}; check \
+                 `certificate_file` in [mqtt.tls] and the broker's log"
+            ),
+            error => format!("no TLS with the broker: {error}; check the port and [mqtt.tls]"),
+        };
+    }
     match error {
         ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion) => {
             "the broker does not speak MQTT 5, which scansided needs; upgrade or reconfigure it"
@@ -227,12 +260,23 @@ fn words(error: &ConnectionError) -> String {
     }
 }
 
-fn first_line(path: &Path) -> Result<String, CredentialError> {
-    let text = std::fs::read_to_string(path).map_err(|source| CredentialError {
+fn secret(path: &Path) -> Result<String, CredentialError> {
+    first_line(path).map_err(|source| CredentialError {
         path: path.to_owned(),
         source,
-    })?;
-    Ok(text.lines().next().unwrap_or("").to_owned())
+    })
+}
+
+/// What rustls said, wherever it came up.
+fn tls_error(error: &ConnectionError) -> Option<&rustls::Error> {
+    let io = match error {
+        ConnectionError::Tls(TlsError::TLS(error)) => return Some(error),
+        ConnectionError::Tls(TlsError::Io(error))
+        | ConnectionError::Io(error)
+        | ConnectionError::MqttState(StateError::Io(error)) => error,
+        _ => return None,
+    };
+    io.get_ref()?.downcast_ref()
 }
 
 #[cfg(test)]
