@@ -1,6 +1,7 @@
 //! One MQTT 5 connection from CONNECT to its end. The only place that names rumqttc.
 
-use std::io::ErrorKind;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,8 @@ use std::time::Duration;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet, PubAckReason};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
-use rumqttc::{Outgoing, TlsConfiguration, TlsError, Transport};
+use rumqttc::{Outgoing, TlsConfiguration, Transport};
+use rustls::CertificateError;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -235,8 +237,9 @@ fn words(error: &ConnectionError) -> String {
     if let Some(error) = tls_error(error) {
         return match error {
             rustls::Error::InvalidCertificate(why) => format!(
-                "the broker's certificate is not good here: {why}; check `mqtt.host` and `ca_file` in \
-                 [mqtt.tls], and the broker's certificate"
+                "the broker's certificate is not good here: {}; check `mqtt.host`, `ca_file` in [mqtt.tls] \
+                 and the broker's certificate",
+                certificate(why)
             ),
             rustls::Error::AlertReceived(why) => format!(
                 "the broker does not take this box's certificate, or wants one: TLS alert {why:?}; check \
@@ -267,16 +270,38 @@ fn secret(path: &Path) -> Result<String, CredentialError> {
     })
 }
 
-/// What rustls said, wherever it came up.
+/// What rustls said, however deep it lies in the client library's errors.
 fn tls_error(error: &ConnectionError) -> Option<&rustls::Error> {
-    let io = match error {
-        ConnectionError::Tls(TlsError::TLS(error)) => return Some(error),
-        ConnectionError::Tls(TlsError::Io(error))
-        | ConnectionError::Io(error)
-        | ConnectionError::MqttState(StateError::Io(error)) => error,
-        _ => return None,
+    let mut cause: Option<&(dyn Error + 'static)> = match error {
+        // It names no source.
+        ConnectionError::MqttState(StateError::Deserialization(error)) => Some(error),
+        error => Some(error),
     };
-    io.get_ref()?.downcast_ref()
+    while let Some(error) = cause {
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let found = inner.and_then(|error| error.downcast_ref());
+        if let Some(error) = found.or(error.downcast_ref()) {
+            return Some(error);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// The same words at every attempt: rustls names the time of each.
+fn certificate(error: &CertificateError) -> String {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet, or this box's clock is slow".to_owned()
+        }
+        CertificateError::UnknownIssuer => "nobody in `ca_file` vouches for it".to_owned(),
+        error => error.to_string(),
+    }
 }
 
 #[cfg(test)]
