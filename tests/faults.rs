@@ -354,6 +354,10 @@ fn systemd_hears_ready_alive_and_stopping() {
     station.signal_daemon("-CONT");
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(heard(&socket, |_| true), ["WATCHDOG=1"]);
+    station.signal_daemon("-HUP");
+    let reload = heard(&socket, |word| word == "READY=1");
+    let begins = |word: &&String| word.starts_with("RELOADING=1\nMONOTONIC_USEC=");
+    assert_eq!(reload.iter().filter(begins).count(), 1, "{reload:?}");
     station.stop_daemon();
     let last = heard(&socket, |word| word == "STOPPING=1");
     assert_eq!(last.last().map(String::as_str), Some("STOPPING=1"));

@@ -88,6 +88,9 @@ pub async fn run(
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;
     let status = Arc::new(Status::default());
+    // A counter that is not there yet looks like one that is missing.
+    let sources = config.sources();
+    sources.for_each(|source| status.metrics.accepted(source, 0));
     let fresh = Arc::new(Notify::new());
     let speaker = Speaker {
         node: config.node.clone(),

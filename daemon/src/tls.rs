@@ -147,3 +147,72 @@ fn authority(path: &Path) -> impl FnOnce(VerifierBuilderError) -> TlsError + use
     let path = path.to_owned();
     move |source| TlsError::Authority { path, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair};
+
+    /// Every message names the file that has to be looked at.
+    #[test]
+    fn files_that_cannot_be_used_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let params = CertificateParams::new(vec!["box".into()]).unwrap();
+        let certificate = write("box.pem", &params.self_signed(&key).unwrap().pem());
+        let good = config::Tls {
+            ca_file: Some(certificate.clone()),
+            certificate_file: Some(certificate),
+            key_file: Some(write("box.key", &key.serialize_pem())),
+        };
+        server(&good).unwrap();
+        client(&good).unwrap();
+        let others_key = Some(write("other.key", &other.serialize_pem()));
+        let empty = Some(write("empty.pem", "no certificate\n"));
+        let absent = Some(folder.path().join("absent.pem"));
+        let cases = [
+            (
+                config::Tls {
+                    key_file: others_key,
+                    ..good.clone()
+                },
+                ["box.pem does not go with the key in", "other.key"],
+            ),
+            (
+                config::Tls {
+                    key_file: empty.clone(),
+                    ..good.clone()
+                },
+                ["cannot read", "empty.pem"],
+            ),
+            (
+                config::Tls {
+                    ca_file: empty,
+                    ..good.clone()
+                },
+                ["empty.pem holds no certificate", "BEGIN CERTIFICATE"],
+            ),
+            (
+                config::Tls {
+                    ca_file: absent,
+                    ..good
+                },
+                ["cannot read", "absent.pem"],
+            ),
+        ];
+        for (tls, words) in cases {
+            let errors = [
+                server(&tls).unwrap_err().to_string(),
+                client(&tls).unwrap_err().to_string(),
+            ];
+            for error in errors {
+                assert!(words.iter().all(|word| error.contains(word)), "{error}");
+            }
+        }
+    }
+}

@@ -163,6 +163,37 @@ fn a_box_whose_certificate_expired_is_refused_until_it_is_renewed() {
     is_said_and_healed(folder.path(), &authority, &distrust);
 }
 
+/// A password is read at every connection; SIGHUP only saves the waiting.
+#[test]
+fn a_user_whose_password_changed_is_refused_until_it_is_known() {
+    if mosquitto().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(folder.path(), readable).unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (users, user, password) = (path("users"), path("user"), path("password"));
+    let made = Command::new("mosquitto_passwd")
+        .args(["-b", "-c", &users, "box", "right"])
+        .status();
+    assert!(made.unwrap().success());
+    fs::set_permissions(&users, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    fs::write(&user, "box\n").unwrap();
+    fs::write(&password, "outdated\n").unwrap();
+    let door = free_port();
+    let section = format!("username_file = \"{user}\"\npassword_file = \"{password}\"\n")
+        + &http::section(door);
+    let site = Site::new(&format!("password_file {users}"), &section);
+    site.station.drop_image(0);
+    site.station.wait_for_word("the broker refuses this user");
+    let (_, ready) = http::get(door, "/readyz").unwrap();
+    assert!(ready.contains("\"state\":\"error\""), "{ready}");
+    fs::write(&password, "right\n").unwrap();
+    site.station.signal_daemon("-HUP");
+    site.settle(1, 0);
+}
+
 /// DCMTK with a certificate delivers, without one it does not, and neither does plain DICOM.
 #[test]
 fn objects_come_over_tls_from_senders_with_a_certificate() {

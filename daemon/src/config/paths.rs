@@ -17,12 +17,7 @@ impl Config {
             .for_each(|folder| resolve(&mut folder.directory));
         let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
         for path in self.secrets() {
-            match (path.strip_prefix(format!("${CREDENTIALS}")), &credentials) {
-                (Ok(name), Some(directory)) => *path = directory.join(name),
-                // systemd tells the service alone; other commands do not open it.
-                (Ok(_), None) => {}
-                (Err(_), _) => resolve(path),
-            }
+            *path = secret(path, base, credentials.as_deref());
         }
     }
 
@@ -43,5 +38,41 @@ impl Config {
             mqtt.password_file.as_mut(),
         ];
         words.into_iter().flatten().chain(tls.flat_map(Tls::files))
+    }
+}
+
+/// systemd tells the directory to the service alone; other commands do not open what lies there.
+fn secret(path: &Path, base: &Path, credentials: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix(format!("${CREDENTIALS}")), credentials) {
+        (Ok(name), Some(directory)) => directory.join(name),
+        (Ok(_), None) => path.to_owned(),
+        (Err(_), _) => base.join(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_lie_beside_the_file_or_where_systemd_puts_them() {
+        let systemd = Some(Path::new("/run/credentials/x"));
+        for (path, credentials, expected) in [
+            ("token", systemd, "/etc/s/token"),
+            ("/a/token", systemd, "/a/token"),
+            (
+                "$CREDENTIALS_DIRECTORY/token",
+                systemd,
+                "/run/credentials/x/token",
+            ),
+            (
+                "$CREDENTIALS_DIRECTORY/token",
+                None,
+                "$CREDENTIALS_DIRECTORY/token",
+            ),
+        ] {
+            let found = secret(Path::new(path), Path::new("/etc/s"), credentials);
+            assert_eq!(found, Path::new(expected));
+        }
     }
 }

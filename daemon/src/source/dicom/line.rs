@@ -76,3 +76,73 @@ impl Drop for Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+    use crate::config;
+    use crate::tls;
+
+    fn server(folder: &std::path::Path) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["box".into()]).unwrap();
+        let (certificate_file, key_file) = (folder.join("box.pem"), folder.join("box.key"));
+        std::fs::write(&certificate_file, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&key_file, key.serialize_pem()).unwrap();
+        let tls = config::Tls {
+            ca_file: None,
+            certificate_file: Some(certificate_file),
+            key_file: Some(key_file),
+        };
+        tls::server(&tls).unwrap()
+    }
+
+    /// Whoever reads gets to look at its deadline, however slowly a handshake comes.
+    #[test]
+    fn a_handshake_in_drops_holds_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
+        let mut line = Line::new(stream, Some(server(folder.path()))).unwrap();
+        let dropping = thread::spawn(move || {
+            // A handshake record of 512 bytes, a client's greeting of 508.
+            for byte in [22, 3, 1, 2, 0, 1, 0, 1, 252].into_iter().chain([3; 100]) {
+                if peer.write_all(&[byte]).is_err() {
+                    return;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        });
+        for _ in 0..20 {
+            let start = Instant::now();
+            let error = line.read(&mut [0; 6]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WouldBlock);
+            assert!(start.elapsed() < Duration::from_millis(500));
+        }
+        drop(line);
+        dropping.join().unwrap();
+    }
+
+    #[test]
+    fn what_is_no_tls_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        let mut line = Line::new(stream, Some(server(folder.path()))).unwrap();
+        peer.write_all(&[1, 0, 0, 0, 0, 4, 0, 1, 0, 0]).unwrap();
+        let error = line.read(&mut [0; 6]).unwrap_err();
+        let said: Option<&rustls::Error> = error.get_ref().and_then(|e| e.downcast_ref());
+        assert!(said.is_some(), "{error}");
+    }
+}
