@@ -20,6 +20,10 @@ use serde_json::Value;
 use site::{Site, mosquitto};
 use station::{PATIENCE, Station, free_port, wait_for};
 
+#[path = "faults/certificates.rs"]
+mod certificates;
+#[path = "faults/http.rs"]
+mod http;
 #[path = "faults/power.rs"]
 mod power;
 #[path = "faults/quarantine.rs"]
@@ -35,6 +39,8 @@ mod sender;
 mod site;
 #[path = "faults/station.rs"]
 mod station;
+#[path = "faults/tls.rs"]
+mod tls;
 
 const IMAGES: usize = 200;
 
@@ -350,6 +356,10 @@ fn systemd_hears_ready_alive_and_stopping() {
     station.signal_daemon("-CONT");
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(heard(&socket, |_| true), ["WATCHDOG=1"]);
+    station.signal_daemon("-HUP");
+    let reload = heard(&socket, |word| word == "READY=1");
+    let begins = |word: &&String| word.starts_with("RELOADING=1\nMONOTONIC_USEC=");
+    assert_eq!(reload.iter().filter(begins).count(), 1, "{reload:?}");
     station.stop_daemon();
     let last = heard(&socket, |word| word == "STOPPING=1");
     assert_eq!(last.last().map(String::as_str), Some("STOPPING=1"));

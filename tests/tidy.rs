@@ -85,7 +85,9 @@ const LINKS: [Links; 7] = [
             "candle*",
             "nets",
             "trainer",
-            "openssl*",
+            // Not openssl-probe, which only knows where a system keeps its certificates.
+            "openssl",
+            "openssl-sys",
             "native-tls",
             "aws-lc*",
             "openjpeg*",
@@ -140,7 +142,7 @@ struct Home {
     because: &'static str,
 }
 
-const HOMES: [Home; 9] = [
+const HOMES: [Home; 12] = [
     Home {
         word: "tract_onnx::prelude",
         inside: "",
@@ -162,6 +164,30 @@ const HOMES: [Home; 9] = [
         inside: "",
         homes: &["daemon/src/mqtt/connection.rs", "daemon/src/demo/"],
         because: "the client library is a pipe that can be exchanged; the outbox is the truth",
+    },
+    Home {
+        word: "rustls::",
+        inside: "",
+        homes: &[
+            "daemon/src/tls.rs",
+            "daemon/src/credentials.rs",
+            "daemon/src/http/serve.rs",
+            "daemon/src/mqtt/connection.rs",
+            "daemon/src/source/dicom/",
+        ],
+        because: "one place says whom to trust; the three protocols only use what it made",
+    },
+    Home {
+        word: "axum::",
+        inside: "",
+        homes: &["daemon/src/http"],
+        because: "HTTP is one door to the box, not the way its parts talk",
+    },
+    Home {
+        word: "prometheus_client::",
+        inside: "",
+        homes: &["daemon/src/metrics.rs"],
+        because: "names and units of metrics are read on one screen",
     },
     Home {
         word: "dicom_",

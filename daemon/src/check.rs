@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
 use segmenter::Segmenter;
 
-use crate::config::{self, Config};
+use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::failure::chain;
 use crate::outbox::{Outbox, OutboxError};
 use crate::source::dicom::bind;
@@ -30,7 +31,18 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
     let outbox = outbox(&config.state.directory);
     let running = outbox == Some(Ok(IN_USE.to_owned()));
     findings.extend(outbox);
-    findings.extend(config.dicom.iter().map(|dicom| port(dicom, running)));
+    findings.extend(config.dicom.iter().map(|dicom| {
+        let (name, title) = (&dicom.name, &dicom.ae_title);
+        port(dicom.listen(), "port", running)
+            .map(|words| format!("dicom `{name}`: {words}, AE title `{title}`"))
+            .map_err(|problem| format!("dicom `{name}`: {problem}"))
+    }));
+    findings.extend(config.http.iter().map(|http| {
+        port(http.listen, "listen", running)
+            .map(|words| format!("http: {words}"))
+            .map_err(|problem| format!("http: {problem}"))
+    }));
+    findings.extend(credentials(&config));
     findings.extend(config.folder.iter().map(|folder| {
         writable(&folder.directory)
             .map(|()| format!("folder `{}`: {}", folder.name, folder.directory.display()))
@@ -81,18 +93,28 @@ fn state(config: &Config) -> Finding {
 const IN_USE: &str = "outbox: in use by a running scansided";
 
 /// A running daemon has its own ports.
-fn port(dicom: &config::Dicom, running: bool) -> Finding {
-    let (name, address) = (&dicom.name, dicom.listen());
-    let title = &dicom.ae_title;
-    match bind(address) {
-        Ok(_) => Ok(format!(
-            "dicom `{name}`: {address} is free, AE title `{title}`"
-        )),
+fn port(address: SocketAddr, key: &str, running: bool) -> Finding {
+    match bind(address, key) {
+        Ok(_) => Ok(format!("{address} is free")),
         Err(_) if running && TcpStream::connect(address).is_ok() => Ok(format!(
-            "dicom `{name}`: {address} is in use, as it has to be while scansided runs"
+            "{address} is in use, as it has to be while scansided runs"
         )),
-        Err(problem) => Err(format!("dicom `{name}`: {problem}")),
+        Err(problem) => Err(problem),
     }
+}
+
+/// Nothing where the configuration names no certificate and no token.
+fn credentials(config: &Config) -> Option<Finding> {
+    let mut tls = config.dicom.iter().map(|dicom| &dicom.tls);
+    let http = config.http.as_ref();
+    let some = tls.any(Option::is_some)
+        || config.mqtt.tls.is_some()
+        || http.is_some_and(|http| http.tls.is_some() || http.token_file.is_some());
+    some.then(|| {
+        Credentials::load(config)
+            .map(|_| "credentials: certificates, keys and token can be used".to_owned())
+            .map_err(|error| chain(&error))
+    })
 }
 
 /// Nothing before the first start, which makes it.
@@ -144,17 +166,15 @@ mod tests {
     #[test]
     fn a_port_is_free_or_somebody_has_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let taken = listener.local_addr().unwrap().port();
-        let text = format!("name = \"pacs\"\nport = {taken}");
-        let mut dicom: config::Dicom = toml::from_str(&text).unwrap();
-        let words = port(&dicom, false).unwrap_err();
+        let taken = listener.local_addr().unwrap();
+        let words = port(taken, "port", false).unwrap_err();
         assert!(words.contains("choose another `port`"), "{words}");
-        assert!(port(&dicom, true).unwrap().contains("is in use"));
+        assert!(port(taken, "port", true).unwrap().contains("is in use"));
         drop(listener);
-        assert!(port(&dicom, false).unwrap().contains("is free"));
+        assert!(port(taken, "port", false).unwrap().contains("is free"));
         // Of a network for documentation.
-        dicom.address = "192.0.2.1".parse().unwrap();
-        let words = port(&dicom, false).unwrap_err();
+        let elsewhere = "192.0.2.1:11112".parse().unwrap();
+        let words = port(elsewhere, "listen", false).unwrap_err();
         assert!(words.contains("no such address"), "{words}");
     }
 

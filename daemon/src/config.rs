@@ -5,9 +5,12 @@
 
 mod dicom;
 mod error;
+mod http;
 mod mqtt;
 mod overlap;
+mod paths;
 mod quarantine;
+mod tls;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -17,8 +20,10 @@ use serde::{Deserialize, Serialize};
 
 pub use dicom::Dicom;
 pub use error::ConfigError;
+pub use http::Http;
 pub use mqtt::Mqtt;
 pub use quarantine::Quarantine;
+pub use tls::Tls;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +36,8 @@ pub struct Config {
     pub folder: Vec<Folder>,
     #[serde(default)]
     pub dicom: Vec<Dicom>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<Http>,
     #[serde(default)]
     pub quarantine: Quarantine,
     #[serde(default)]
@@ -38,6 +45,9 @@ pub struct Config {
     #[serde(default)]
     pub pipeline: Pipeline,
     pub mqtt: Mqtt,
+    /// Where it was read from; what SIGHUP reads again.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -140,6 +150,21 @@ mod default {
     pub(super) fn idle_timeout_s() -> u64 {
         60
     }
+    pub(super) fn http_name() -> String {
+        "http".to_owned()
+    }
+    pub(super) fn http_port() -> u16 {
+        8790
+    }
+    pub(super) fn connections_max() -> usize {
+        16
+    }
+    pub(super) fn http_idle_timeout_s() -> u64 {
+        30
+    }
+    pub(super) fn request_timeout_s() -> u64 {
+        300
+    }
     pub(super) fn port() -> u16 {
         1883
     }
@@ -228,6 +253,7 @@ impl Config {
         let mut config = Self::parse(&text, path)?;
         let base = path.parent().unwrap_or(Path::new("."));
         config.resolve(base);
+        config.file = Some(path.to_owned());
         overlap::find(&config).map_err(|problem| located(path, &text, problem))?;
         Ok(config)
     }
@@ -242,17 +268,6 @@ impl Config {
         Ok(config)
     }
 
-    fn resolve(&mut self, base: &Path) {
-        let resolve = |path: &mut PathBuf| *path = base.join(&*path);
-        resolve(&mut self.model.bundle);
-        resolve(&mut self.state.directory);
-        self.folder
-            .iter_mut()
-            .for_each(|folder| resolve(&mut folder.directory));
-        self.mqtt.username_file.iter_mut().for_each(resolve);
-        self.mqtt.password_file.iter_mut().for_each(resolve);
-    }
-
     /// Names of the sources, in the order of the file's sections.
     pub fn sources(&self) -> impl Iterator<Item = &str> {
         self.source_keys().map(|(_, name)| name)
@@ -264,13 +279,15 @@ impl Config {
             .iter()
             .map(|folder| ("folder.name", &*folder.name));
         let dicom = self.dicom.iter().map(|dicom| ("dicom.name", &*dicom.name));
-        folders.chain(dicom)
+        let http = self.http.iter().map(|http| ("http.name", &*http.name));
+        folders.chain(dicom).chain(http)
     }
 
     fn validate(&self) -> Result<(), Problem> {
         topic_word("node", &self.node)?;
-        if self.folder.is_empty() && self.dicom.is_empty() {
-            let problem = "name at least one [[folder]] to watch, or one [[dicom]] to listen at";
+        if self.sources().next().is_none() {
+            let problem =
+                "name at least one [[folder]] to watch, or one [[dicom]] or [http] to listen at";
             return Err(("folder", problem.to_owned()));
         }
         for folder in &self.folder {
@@ -285,6 +302,9 @@ impl Config {
                 let problem = format!("two [[dicom]] listen at {}", dicom.port);
                 return Err(("dicom.port", problem + "; give each a port of its own"));
             }
+        }
+        if let Some(http) = &self.http {
+            http.validate()?;
         }
         let mut names = HashSet::new();
         for (key, name) in self.source_keys() {

@@ -8,21 +8,26 @@ pub mod cli;
 mod clock;
 pub mod config;
 pub mod control;
+mod credentials;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod disk;
 pub mod encode;
 pub mod failure;
+pub mod http;
 pub mod job;
+mod metrics;
 pub mod mqtt;
 pub mod outbox;
 pub mod pipeline;
 pub mod quarantine;
+mod reload;
 pub mod segment;
 pub mod shutdown;
 pub mod source;
 pub mod status;
 mod systemd;
+mod tls;
 
 use std::time::Instant;
 
@@ -47,6 +52,7 @@ pub enum RunError {
 /// The daemon from open bundle to clean stop. The bundle's golden pair runs first.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let started = Instant::now();
+    reload::survive_hangup(&config);
     for folder in &config.folder {
         check::writable(&folder.directory).map_err(|problem| RunError::Inbox {
             name: folder.name.clone(),

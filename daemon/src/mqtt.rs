@@ -24,6 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::accept::{AcceptError, Shelves};
 use crate::config::Config;
+use crate::credentials::Credentials;
 use crate::encode::Speaker;
 use crate::failure::Failure;
 use crate::outbox::{Outbox, OutboxError};
@@ -52,6 +53,7 @@ pub struct Publisher {
     speaker: Speaker,
     outbox: Arc<Outbox>,
     status: Arc<Status>,
+    credentials: watch::Receiver<Credentials>,
     letters: Letters,
     window: Window,
     backoff: Backoff,
@@ -72,9 +74,9 @@ impl Publisher {
     pub fn new(
         config: &Config,
         speaker: Speaker,
-        outbox: Arc<Outbox>,
-        shelves: Shelves,
+        (outbox, shelves): (Arc<Outbox>, Shelves),
         status: Arc<Status>,
+        credentials: watch::Receiver<Credentials>,
     ) -> Self {
         let mqtt = &config.mqtt;
         let letters = Letters {
@@ -94,6 +96,7 @@ impl Publisher {
             speaker,
             outbox,
             status,
+            credentials,
             started: std::time::Instant::now(),
         }
     }
@@ -110,9 +113,16 @@ impl Publisher {
                 End::Stopped => return Ok(()),
                 End::Silent(error) => {
                     self.window.closed();
+                    self.status.disconnected(None);
+                    self.mourn(error);
+                }
+                End::Distrusted(error) => {
+                    self.window.closed();
+                    self.status.disconnected(Some(error.clone()));
                     self.mourn(error);
                 }
                 End::Broken(error) => {
+                    self.status.disconnected(None);
                     self.mourn(error);
                     if let Some(key) = self.window.broke() {
                         let strikes = self.config.mqtt.strikes_max;
@@ -123,6 +133,8 @@ impl Publisher {
             let wait = self.backoff.wait();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                // An operator has done something about it.
+                Ok(()) = self.credentials.changed() => self.backoff.reset(),
                 () = stopped(&mut stop) => return Ok(()),
             }
         }
@@ -147,9 +159,10 @@ impl Publisher {
     ) -> Result<End, MqttError> {
         let will = (self.topic("availability"), "offline");
         let mqtt = &self.config.mqtt;
-        let mut session = match Connection::open(mqtt, &self.config.node, will) {
+        let broker = self.credentials.borrow_and_update().mqtt.clone();
+        let mut session = match Connection::open(mqtt, &broker, &self.config.node, will) {
             Ok(connection) => Session::new(connection, mqtt, self.silences),
-            Err(error) => return Ok(End::Silent(error.to_string())),
+            Err(error) => return Ok(End::Distrusted(error.to_string())),
         };
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

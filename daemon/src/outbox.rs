@@ -155,6 +155,10 @@ impl Outbox {
         }
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Commits rows for inputs that lie in `accepted/`. Only now are they accepted.
     pub fn accept(&self, arrivals: &[Arrival]) -> Result<Vec<Ticket>, OutboxError> {
         self.write(|transaction| {

@@ -17,12 +17,15 @@ use tokio::task::JoinSet;
 use crate::accept::{self, AcceptError, Shelves};
 use crate::config::{self, Config};
 use crate::control::{self, Control, ControlError};
+use crate::credentials::{CredentialError, Credentials};
 use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
+use crate::http::{self, HttpError};
 use crate::job::{Input, Job, Ticket, boot_id, job_id, sha256};
 use crate::mqtt;
 use crate::outbox::{Lease, Outbox};
 use crate::quarantine::{self, Ending};
+use crate::reload;
 use crate::segment::segment;
 use crate::shutdown::stopped;
 use crate::source::Door;
@@ -41,6 +44,10 @@ pub enum PipelineError {
     Control(#[from] ControlError),
     #[error(transparent)]
     Dicom(#[from] DicomError),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
     #[error("cannot start the inference thread: {0}")]
@@ -75,10 +82,15 @@ pub async fn run(
     let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
     let ports = config.dicom.iter().map(|dicom| Port::open(dicom, grace));
     let ports = ports.collect::<Result<Vec<Port>, DicomError>>()?;
+    let http = http::Port::open(&config)?;
+    let (renewed, credentials) = watch::channel(Credentials::load(&config)?);
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;
     let status = Arc::new(Status::default());
+    // A counter that is not there yet looks like one that is missing.
+    let sources = config.sources();
+    sources.for_each(|source| status.metrics.accepted(source, 0));
     let fresh = Arc::new(Notify::new());
     let speaker = Speaker {
         node: config.node.clone(),
@@ -111,11 +123,13 @@ pub async fn run(
         outbox: Arc::clone(&outbox),
         shelves: shelves.clone(),
         status: Arc::clone(&status),
+        credentials: credentials.clone(),
         min_free_bytes: config.state.min_free_bytes,
     };
     let sources = Sources {
         folders: config.folder.clone(),
         ports,
+        http,
         waiting,
         door,
     };
@@ -128,7 +142,9 @@ pub async fn run(
     };
     let listener = control::listen(&config.state.directory);
     let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));
-    let publisher = mqtt::Publisher::new(&config, speaker, outbox, shelves, Arc::clone(&status));
+    let letters = (outbox, shelves);
+    let publisher =
+        mqtt::Publisher::new(&config, speaker, letters, Arc::clone(&status), credentials);
     let mut publishing = tokio::spawn(publisher.run(fresh, mqtt_stopped, grace));
 
     let startup_ms = started.elapsed().as_millis() as u64;
@@ -136,6 +152,7 @@ pub async fn run(
     systemd::ready();
     let image_timeout = Duration::from_secs(config.pipeline.image_timeout_s);
     tokio::spawn(systemd::keep_watch(Arc::clone(&status), image_timeout));
+    tokio::spawn(reload::run(config, renewed));
     let early = tokio::select! {
         () = shutdown => None,
         ended = &mut sources => Some(flatten(ended)),
@@ -171,6 +188,7 @@ fn flatten<E: Into<PipelineError>>(
 struct Sources {
     folders: Vec<config::Folder>,
     ports: Vec<Port>,
+    http: Option<http::Port>,
     /// What an earlier run left.
     waiting: Vec<Ticket>,
     door: Door,
@@ -186,6 +204,10 @@ impl Sources {
         let mut tasks = JoinSet::new();
         for port in self.ports {
             let run = dicom::run(port, self.door.clone(), tickets.clone(), stop.clone());
+            tasks.spawn(async { Ok(run.await?) });
+        }
+        if let Some(port) = self.http {
+            let run = http::run(port, self.door.clone(), tickets.clone(), stop.clone());
             tasks.spawn(async { Ok(run.await?) });
         }
         let folders = run_folders(self.folders, self.door, self.waiting, (tickets, stop));
@@ -295,6 +317,7 @@ impl Worker {
         };
         let mut report = self.speaker.report(found, &origin);
         let (id, timing) = (report.job_id, report.timing_ms);
+        self.status.metrics.inferred(timing.infer / 1000.0);
         let input = Input {
             bytes: bytes.len() as u64,
             sha256: report.image.sha256.clone(),

@@ -4,10 +4,20 @@ pub mod dicom;
 pub mod folder;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::accept::Shelves;
-use crate::outbox::Outbox;
+use crate::credentials::Credentials;
+use crate::disk;
+use crate::job::Ticket;
+use crate::outbox::{Arrival, Outbox, OutboxError};
 use crate::status::Status;
+
+/// How often a port looks again at a low disk.
+pub(crate) const DISK_CHECK: Duration = Duration::from_secs(1);
 
 /// What every source needs to accept an image.
 #[derive(Debug, Clone)]
@@ -15,5 +25,41 @@ pub struct Door {
     pub outbox: Arc<Outbox>,
     pub shelves: Shelves,
     pub status: Arc<Status>,
+    pub credentials: watch::Receiver<Credentials>,
     pub min_free_bytes: u64,
+}
+
+impl Door {
+    /// Commits rows for what lies on the shelf of `source`.
+    pub(crate) fn accept(
+        &self,
+        source: &str,
+        arrivals: &[Arrival],
+    ) -> Result<Vec<Ticket>, OutboxError> {
+        let tickets = self.outbox.accept(arrivals)?;
+        let count = tickets.len() as u64;
+        self.status.metrics.accepted(source, count);
+        Ok(tickets)
+    }
+}
+
+/// What one port knows of the disk.
+#[derive(Debug, Default)]
+pub(crate) struct Watermark(AtomicBool);
+
+impl Watermark {
+    /// Looks whether the disk is below `min_free_bytes`, which `state` then says.
+    pub(crate) fn is_low(&self, door: &Door) -> bool {
+        let low = disk::below(&door.shelves.accepted, door.min_free_bytes);
+        // The state is shared: a source without trouble does not clear it for one that has some.
+        if self.0.swap(low, Ordering::Relaxed) || low {
+            door.status.set_disk_low(low);
+        }
+        low
+    }
+
+    /// Whether it was when last looked at.
+    pub(crate) fn was_low(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }

@@ -1,16 +1,22 @@
 //! What the tasks report about themselves for `state` and `health`.
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::metrics::Metrics;
 
 /// What moments are counted from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 const NOTHING_IN_HAND: u64 = u64::MAX;
 
-/// Shared by all tasks; every field stands alone, so no lock is needed.
+/// Shared by all tasks; every field stands alone, so no lock goes over two of them.
 #[derive(Debug)]
 pub struct Status {
+    pub metrics: Metrics,
+    connected: AtomicBool,
+    /// Why the broker and this box do not trust each other.
+    distrust: Mutex<Option<String>>,
     disk_low: AtomicBool,
     draining: AtomicBool,
     /// Results and events acknowledged since the start.
@@ -26,6 +32,9 @@ pub struct Status {
 impl Default for Status {
     fn default() -> Self {
         Self {
+            metrics: Metrics::default(),
+            connected: AtomicBool::default(),
+            distrust: Mutex::default(),
             disk_low: AtomicBool::default(),
             draining: AtomicBool::default(),
             acknowledged: AtomicU64::default(),
@@ -74,8 +83,29 @@ impl Status {
         self.quarantined.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub fn count_connect(&self) {
+    pub fn connected(&self) {
         self.connects.fetch_add(1, Ordering::Relaxed);
+        self.connected.store(true, Ordering::Relaxed);
+        self.set_distrust(None);
+    }
+
+    /// `distrust`: what only an operator can change, certificates or the user's name.
+    pub fn disconnected(&self, distrust: Option<String>) {
+        self.connected.store(false, Ordering::Relaxed);
+        self.set_distrust(distrust);
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    fn set_distrust(&self, distrust: Option<String>) {
+        *self.distrust.lock().unwrap_or_else(PoisonError::into_inner) = distrust;
+    }
+
+    pub fn distrust(&self) -> Option<String> {
+        let distrust = self.distrust.lock();
+        distrust.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn image_taken(&self) {
@@ -93,6 +123,11 @@ impl Status {
         START.elapsed().saturating_sub(Duration::from_millis(taken))
     }
 
+    /// As systemd's watchdog judges it.
+    pub fn is_stuck(&self, image_timeout: Duration) -> bool {
+        self.in_hand() > image_timeout
+    }
+
     pub fn counts(&self) -> Counts {
         Counts {
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
@@ -106,12 +141,15 @@ impl Status {
     pub fn reasons(&self) -> Vec<&'static str> {
         let disk = self.disk_low.load(Ordering::Relaxed).then_some("disk_low");
         let draining = self.draining.load(Ordering::Relaxed).then_some("draining");
-        disk.into_iter().chain(draining).collect()
+        let distrust = self.distrust().map(|_| "mqtt_refused");
+        disk.into_iter().chain(draining).chain(distrust).collect()
     }
 
     pub fn word(&self) -> &'static str {
         if self.draining.load(Ordering::Relaxed) {
             "draining"
+        } else if self.distrust().is_some() {
+            "error"
         } else if self.disk_low.load(Ordering::Relaxed) {
             "degraded"
         } else {

@@ -1,4 +1,4 @@
-//! What systemd is told through sd_notify: ready, alive, stopping. Without systemd nothing happens.
+//! What systemd is told through sd_notify: ready, alive, reloading, stopping. Without systemd nothing happens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +9,19 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::status::Status;
 
 pub(crate) fn ready() {
-    say(NotifyState::Ready);
+    say(&[NotifyState::Ready]);
+}
+
+/// Until the next [`ready`]; the time tells systemd which of several it is.
+pub(crate) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => say(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "systemd cannot be told"),
+    }
 }
 
 pub(crate) fn stopping() {
-    say(NotifyState::Stopping);
+    say(&[NotifyState::Stopping]);
 }
 
 /// Tells the watchdog of the unit, if there is one, that the event loop turns and that no image has been in hand for
@@ -28,7 +36,7 @@ pub(crate) async fn keep_watch(status: Arc<Status>, image_timeout: Duration) {
     let mut stuck = false;
     loop {
         beat.tick().await;
-        let is_stuck = status.in_hand() > image_timeout;
+        let is_stuck = status.is_stuck(image_timeout);
         if is_stuck && !stuck {
             tracing::error!(
                 "an image is in hand for longer than `pipeline.image_timeout_s`: the watchdog is not told that all is well"
@@ -36,13 +44,13 @@ pub(crate) async fn keep_watch(status: Arc<Status>, image_timeout: Duration) {
         }
         stuck = is_stuck;
         if !stuck {
-            say(NotifyState::Watchdog);
+            say(&[NotifyState::Watchdog]);
         }
     }
 }
 
-fn say(state: NotifyState) {
-    if let Err(error) = sd_notify::notify(&[state]) {
+fn say(states: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "systemd cannot be told");
     }
 }

@@ -72,8 +72,17 @@ fn start_broker(folder: &Path, port: u16, extra: &str) -> Process {
 
 impl Site {
     pub(crate) fn new(broker_extra: &str, mqtt_extra: &str) -> Self {
-        let port = free_port();
-        let mut station = Station::new(port, mqtt_extra);
+        Self::at(free_port(), broker_extra, mqtt_extra)
+    }
+
+    /// The daemon's broker listens at `daemon_port`, where `broker_extra` opens it.
+    pub(crate) fn at(daemon_port: u16, broker_extra: &str, mqtt_extra: &str) -> Self {
+        let port = if broker_extra.contains(&format!("listener {daemon_port} ")) {
+            free_port()
+        } else {
+            daemon_port
+        };
+        let mut station = Station::new(daemon_port, mqtt_extra);
         let broker = start_broker(station.path(), port, broker_extra);
         let (subscriber, lines) = start_subscriber(port);
         station.start_daemon();

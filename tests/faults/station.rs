@@ -153,14 +153,7 @@ impl Station {
 
     /// A bright rectangle on dark ground.
     pub(crate) fn drop_image(&self, number: usize) {
-        let side = 40;
-        let pixels = image::GrayImage::from_fn(side, side, |x, y| {
-            let bright = x > 8 && x < 30 && y > 8 && y < 20 + (number % 16) as u32;
-            // The last row makes every file another one.
-            let mark = u8::from(y == side - 1 && number >> x & 1 == 1);
-            image::Luma([if bright { 220 } else { 10 + mark }])
-        });
-        self.drop_pixels(number, &pixels);
+        self.drop_pixels(number, &picture(number));
     }
 
     /// Moves an image into the inbox, as a careful sender does.
@@ -228,6 +221,24 @@ impl Station {
         assert_eq!(code, 0, "{ledger}");
         ledger
     }
+}
+
+fn picture(number: usize) -> image::GrayImage {
+    let side = 40;
+    image::GrayImage::from_fn(side, side, |x, y| {
+        let bright = x > 8 && x < 30 && y > 8 && y < 20 + (number % 16) as u32;
+        // The last row makes every file another one.
+        let mark = u8::from(y == side - 1 && number >> x & 1 == 1);
+        image::Luma([if bright { 220 } else { 10 + mark }])
+    })
+}
+
+/// The file that [`Station::drop_image`] drops.
+pub(crate) fn png(number: usize) -> Vec<u8> {
+    let mut file = std::io::Cursor::new(Vec::new());
+    let format = image::ImageFormat::Png;
+    picture(number).write_to(&mut file, format).unwrap();
+    file.into_inner()
 }
 
 fn holds_no_file(folder: &Path) -> bool {

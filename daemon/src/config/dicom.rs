@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Problem, at_least, default, within};
+use super::tls::encrypted;
+use super::{Problem, Tls, at_least, default, within};
 
 /// Results go to `result/<name>`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -33,6 +34,11 @@ pub struct Dicom {
     /// A sender from which no complete PDU came this long is aborted.
     #[serde(default = "default::idle_timeout_s")]
     pub idle_timeout_s: u64,
+    /// Without it, and without TLS, only this machine is listened to.
+    #[serde(default)]
+    pub allow_plaintext: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 fn loopback() -> IpAddr {
@@ -65,7 +71,18 @@ impl Dicom {
         let pdu_bytes = self.pdu_max_bytes.into();
         within("dicom.pdu_max_bytes", pdu_bytes, 4096, 1 << 20)?;
         at_least("dicom.object_max_bytes", self.object_max_bytes, 1)?;
-        within("dicom.idle_timeout_s", self.idle_timeout_s, 1, 86_400)
+        within("dicom.idle_timeout_s", self.idle_timeout_s, 1, 86_400)?;
+        if let Some(tls) = &self.tls {
+            tls.validate_server("dicom.tls")?;
+        }
+        if self.address.is_loopback() {
+            return Ok(());
+        }
+        encrypted(
+            ("dicom.address", "dicom"),
+            self.address,
+            (self.tls.is_some(), self.allow_plaintext),
+        )
     }
 
     /// Two of them would want the same port of this machine.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Problem, at_least, default};
+use super::tls::encrypted;
+use super::{Problem, Tls, at_least, default};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,6 +48,8 @@ pub struct Mqtt {
     pub backoff_max_ms: u64,
     #[serde(default = "default::health_interval_s")]
     pub health_interval_s: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 impl Mqtt {
@@ -62,15 +65,15 @@ impl Mqtt {
                 "use a topic prefix without wildcards or spaces".to_owned(),
             ));
         }
-        if !self.allow_plaintext && !is_loopback(&self.host) {
-            return Err((
-                "mqtt.host",
-                format!(
-                    "`{}` is another machine and the connection is not encrypted; \
-                     set `allow_plaintext = true` in [mqtt] if the network is trusted",
-                    self.host
-                ),
-            ));
+        if let Some(tls) = &self.tls {
+            tls.validate_client("mqtt.tls")?;
+        }
+        if !is_loopback(&self.host) {
+            encrypted(
+                ("mqtt.host", "mqtt"),
+                &self.host,
+                (self.tls.is_some(), self.allow_plaintext),
+            )?;
         }
         if self.password_file.is_some() && self.username_file.is_none() {
             return Err((

@@ -61,9 +61,9 @@ fn messages_name_line_key_and_remedy() {
         Case {
             from: "host = \"127.0.0.1\"",
             to: "host = \"broker.lan\"",
-            expected: "daemon.toml:14: `mqtt.host`: `broker.lan` is another machine and the \
-                       connection is not encrypted; set `allow_plaintext = true` in [mqtt] if the \
-                       network is trusted",
+            expected: "daemon.toml:14: `mqtt.host`: `broker.lan` is beyond this machine and the \
+                       connection is not encrypted; add [mqtt.tls], or set `allow_plaintext = true` in \
+                       [mqtt] if the network is trusted",
         },
         Case {
             from: "box-1",
@@ -107,7 +107,10 @@ fn a_port_alone_is_a_source_and_reaches_this_machine_only() {
     assert_eq!(config.sources().collect::<Vec<_>>(), ["pacs"]);
     assert!(config.dicom[0].address.is_loopback());
     let none = message(&GOOD.replace(folder, ""));
-    assert!(none.contains("one [[dicom]] to listen at"), "{none}");
+    assert!(
+        none.contains("one [[dicom]] or [http] to listen at"),
+        "{none}"
+    );
 }
 
 #[test]
@@ -157,7 +160,7 @@ fn keys_of_a_port_are_held_to_their_range() {
             expected: "daemon.toml:14: `dicom.name`: two sources are called `inbox`; rename one",
         },
         Case {
-            lines: "[[dicom]]\nname = \"other\"\naddress = \"0.0.0.0\"",
+            lines: "[[dicom]]\nname = \"other\"\naddress = \"0.0.0.0\"\nallow_plaintext = true",
             expected: "daemon.toml:13: `dicom.port`: two [[dicom]] listen at 11112; give each a port \
                        of its own",
         },
@@ -165,6 +168,65 @@ fn keys_of_a_port_are_held_to_their_range() {
     for case in cases {
         let section = format!("{PORT}{}\n\n[mqtt]", case.lines);
         assert_eq!(message(&GOOD.replace("[mqtt]", &section)), case.expected);
+    }
+}
+
+#[test]
+fn what_leaves_this_machine_is_encrypted_or_said_not_to_be() {
+    struct Case {
+        lines: &'static str,
+        expected: &'static str,
+    }
+    let cases = [
+        Case {
+            lines: "[[dicom]]\nname = \"pacs\"\naddress = \"10.0.0.1\"",
+            expected: "daemon.toml:15: `dicom.address`: `10.0.0.1` is beyond this machine and the \
+                       connection is not encrypted; add [dicom.tls], or set `allow_plaintext = true` in \
+                       [dicom] if the network is trusted",
+        },
+        Case {
+            lines: "[http]\nlisten = \"0.0.0.0:80\"",
+            expected: "daemon.toml:14: `http.listen`: `0.0.0.0` is beyond this machine and the connection \
+                       is not encrypted; add [http.tls], or set `allow_plaintext = true` in [http] if the \
+                       network is trusted",
+        },
+        Case {
+            lines: "[http]\nlisten = \"[::]:80\"\nallow_plaintext = true",
+            expected: "daemon.toml:14: `http.listen`: `::` is reached from other machines, and everybody \
+                       there could send images; set `token_file`, or `ca_file` in [http.tls] to ask \
+                       clients for certificates",
+        },
+        Case {
+            lines: "[http]\nlisten = \"localhost\"",
+            expected: "daemon.toml:14: `http.listen`: `localhost` is no IP address with a port; use \
+                       127.0.0.1:8790 for this machine alone, or the address of the network that the \
+                       senders are in",
+        },
+        Case {
+            lines: "[http.tls]\ncertificate_file = \"box.pem\"",
+            expected: "daemon.toml:13: `http.tls`: a server shows a certificate; set `certificate_file` \
+                       and `key_file`",
+        },
+        Case {
+            lines: "[mqtt.tls]\ncertificate_file = \"box.pem\"",
+            expected: "daemon.toml:13: `mqtt.tls`: nobody vouches for the broker; set `ca_file` to the \
+                       certificate of its authority, or to /etc/ssl/certs/ca-certificates.crt for the \
+                       public ones",
+        },
+    ];
+    for case in cases {
+        let section = format!("{}\n\n[mqtt]", case.lines);
+        assert_eq!(message(&GOOD.replace("[mqtt]", &section)), case.expected);
+    }
+    let tls = "certificate_file = \"box.pem\"\nkey_file = \"box.key\"";
+    for lines in [
+        format!("[[dicom]]\nname = \"pacs\"\naddress = \"10.0.0.1\"\n[dicom.tls]\n{tls}"),
+        format!("[http]\nlisten = \"0.0.0.0:80\"\n[http.tls]\nca_file = \"ca.pem\"\n{tls}"),
+        "[http]\nlisten = \"0.0.0.0:80\"\nallow_plaintext = true\ntoken_file = \"t\"".to_owned(),
+        "[mqtt.tls]\nca_file = \"ca.pem\"".to_owned(),
+    ] {
+        let text = GOOD.replace("[mqtt]", &format!("{lines}\n\n[mqtt]"));
+        Config::parse(&text, Path::new("daemon.toml")).unwrap();
     }
 }
 
@@ -232,7 +294,11 @@ fn folders_that_lie_in_each_other_are_refused() {
 
 /// Every key that a configuration can have.
 fn full() -> toml::Value {
-    let credentials = "[mqtt]\nusername_file = \"user\"\npassword_file = \"password\"";
+    let tls = "ca_file = \"ca.pem\"\ncertificate_file = \"box.pem\"\nkey_file = \"box.key\"\n";
+    let credentials = format!(
+        "[dicom.tls]\n{tls}[http]\ntoken_file = \"token\"\n[http.tls]\n{tls}[mqtt.tls]\n{tls}\
+         [mqtt]\nusername_file = \"user\"\npassword_file = \"password\""
+    );
     let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}"));
     let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
     toml::Value::try_from(&config).unwrap()
@@ -257,7 +323,7 @@ fn compare(
     ];
     let Some(table) = full.as_table() else {
         assert!(
-            site.contains(&at) || full == reference,
+            site.contains(&at) || at.ends_with("_file") || full == reference,
             "{at} is not the default"
         );
         return;
@@ -281,22 +347,22 @@ fn compare(
     }
 }
 
-/// With the section that the file shows in comments, as its reader would turn it on.
-fn with_port(text: &str) -> String {
-    let (before, section) = text.split_once("# [[dicom]]\n").unwrap();
-    let (section, after) = section.split_once("\n\n").unwrap();
-    let turn_on = |line: &str| match line.strip_prefix("# ") {
-        Some(key)
-            if key
-                .split_once(" = ")
-                .is_some_and(|(key, _)| !key.contains(' ')) =>
-        {
-            key.to_owned()
-        }
-        _ => line.to_owned(),
+/// With the sections that the file shows in comments, as its reader would turn them on.
+fn with_sections(text: &str) -> String {
+    let turn_on = |line: &str| {
+        let key = line.strip_prefix("# ")?;
+        let header = key.starts_with('[');
+        let value = key.split_once(" = ");
+        (header || value.is_some_and(|(key, _)| !key.contains(' '))).then(|| key.to_owned())
     };
-    let section: Vec<String> = section.lines().map(turn_on).collect();
-    format!("{before}[[dicom]]\n{}\n\n{after}", section.join("\n"))
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        inside = line.starts_with("# [") || inside && !line.is_empty();
+        let on = turn_on(line).filter(|_| inside);
+        lines.push(on.unwrap_or_else(|| line.to_owned()));
+    }
+    lines.join("\n")
 }
 
 #[test]
@@ -304,7 +370,7 @@ fn the_reference_file_shows_every_key_with_its_default() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/daemon.toml");
     Config::read(&path).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
-    let text = with_port(&text);
+    let text = with_sections(&text);
     Config::parse(&text, &path).unwrap();
     let reference: toml::Value = toml::from_str(&text).unwrap();
     let mut missing = Vec::new();

@@ -60,7 +60,11 @@ impl Stage {
         let file = root.join("daemon.toml");
         fs::write(&file, text).map_err(failed(&file))?;
         Ok(Self {
-            config: Config::read(&file)?,
+            config: Config {
+                // SIGHUP ends the demo with its terminal.
+                file: None,
+                ..Config::read(&file)?
+            },
             overlays,
             broker,
         })

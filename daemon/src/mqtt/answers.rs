@@ -30,7 +30,7 @@ impl Publisher {
                     session.connected_at = Some(now);
                     session.silence.broken(now);
                     self.outage.clear();
-                    self.status.count_connect();
+                    self.status.connected();
                     tracing::info!(host = self.config.mqtt.host, "connected to the broker");
                     self.greet(session).await?;
                 }
@@ -41,6 +41,7 @@ impl Publisher {
                     delivered.extend(self.answered(session, answer).await?);
                 }
                 Signal::Broken(error) => end = Some(End::Broken(error)),
+                Signal::Distrusted(error) => end = Some(End::Distrusted(error)),
                 Signal::Silent(error) => end = Some(End::Silent(error)),
             }
         }

@@ -1,18 +1,22 @@
 //! One MQTT 5 connection from CONNECT to its end. The only place that names rumqttc.
 
-use std::io::ErrorKind;
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet, PubAckReason};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
+use rumqttc::{Outgoing, TlsConfiguration, Transport};
+use rustls::CertificateError;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::window::Verdict;
 use crate::config;
+use crate::credentials::{Broker, first_line};
 
 /// What happened on the connection, in order.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(super) enum Signal {
     Broken(String),
     /// The last one: no answer in time, or no way to the broker.
     Silent(String),
+    /// The last one: one end does not trust the other.
+    Distrusted(String),
 }
 
 pub(super) struct Connection {
@@ -52,6 +58,7 @@ const SPARE_REQUESTS: usize = 16;
 impl Connection {
     pub(super) fn open(
         mqtt: &config::Mqtt,
+        broker: &Broker,
         node: &str,
         will: (String, &'static str),
     ) -> Result<Self, CredentialError> {
@@ -63,9 +70,13 @@ impl Connection {
             .set_last_will(LastWill::new(will.0, will.1, QoS::AtLeastOnce, true, None));
         // Packet ids go round below this; far above the window, so that none is taken twice.
         options.set_outgoing_inflight_upper_limit(4096);
-        if let Some(path) = &mqtt.username_file {
-            let password = mqtt.password_file.as_deref().map(first_line).transpose()?;
-            options.set_credentials(first_line(path)?, password.unwrap_or_default());
+        if let Some(tls) = &broker.tls {
+            let tls = TlsConfiguration::Rustls(Arc::clone(tls));
+            options.set_transport(Transport::Tls(tls));
+        }
+        if let Some(path) = &broker.username_file {
+            let password = broker.password_file.as_deref().map(secret).transpose()?;
+            options.set_credentials(secret(path)?, password.unwrap_or_default());
         }
         let (client, eventloop) =
             AsyncClient::new(options, mqtt.window_max_messages + SPARE_REQUESTS);
@@ -204,14 +215,39 @@ fn lost(error: &ConnectionError) -> Signal {
                 | ErrorKind::NetworkDown
         )
     );
-    if silent {
+    if tls_error(error).is_some() || is_refusal(error) {
+        Signal::Distrusted(words(error))
+    } else if silent {
         Signal::Silent(words(error))
     } else {
         Signal::Broken(words(error))
     }
 }
 
+/// The broker knows this user or this name, and does not want it.
+fn is_refusal(error: &ConnectionError) -> bool {
+    use ConnectReturnCode::{BadUserNamePassword, NotAuthorized};
+    matches!(
+        error,
+        ConnectionError::ConnectionRefused(BadUserNamePassword | NotAuthorized)
+    )
+}
+
 fn words(error: &ConnectionError) -> String {
+    if let Some(error) = tls_error(error) {
+        return match error {
+            rustls::Error::InvalidCertificate(why) => format!(
+                "the broker's certificate is not good here: {}; check `mqtt.host`, `ca_file` in [mqtt.tls] \
+                 and the broker's certificate",
+                certificate(why)
+            ),
+            rustls::Error::AlertReceived(why) => format!(
+                "the broker does not take this box's certificate, or wants one: TLS alert {why:?}; check \
+                 `certificate_file` in [mqtt.tls] and the broker's log"
+            ),
+            error => format!("no TLS with the broker: {error}; check the port and [mqtt.tls]"),
+        };
+    }
     match error {
         ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion) => {
             "the broker does not speak MQTT 5, which scansided needs; upgrade or reconfigure it"
@@ -227,12 +263,45 @@ fn words(error: &ConnectionError) -> String {
     }
 }
 
-fn first_line(path: &Path) -> Result<String, CredentialError> {
-    let text = std::fs::read_to_string(path).map_err(|source| CredentialError {
+fn secret(path: &Path) -> Result<String, CredentialError> {
+    first_line(path).map_err(|source| CredentialError {
         path: path.to_owned(),
         source,
-    })?;
-    Ok(text.lines().next().unwrap_or("").to_owned())
+    })
+}
+
+/// What rustls said, however deep it lies in the client library's errors.
+fn tls_error(error: &ConnectionError) -> Option<&rustls::Error> {
+    let mut cause: Option<&(dyn Error + 'static)> = match error {
+        // It names no source.
+        ConnectionError::MqttState(StateError::Deserialization(error)) => Some(error),
+        error => Some(error),
+    };
+    while let Some(error) = cause {
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let found = inner.and_then(|error| error.downcast_ref());
+        if let Some(error) = found.or(error.downcast_ref()) {
+            return Some(error);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// The same words at every attempt: rustls names the time of each.
+fn certificate(error: &CertificateError) -> String {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet, or this box's clock is slow".to_owned()
+        }
+        CertificateError::UnknownIssuer => "nobody in `ca_file` vouches for it".to_owned(),
+        error => error.to_string(),
+    }
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub(super) enum End {
     Broken(String),
     /// The broker does not answer; no message's fault.
     Silent(String),
+    /// Both ends do not trust each other, which only an operator can change; no message's fault.
+    Distrusted(String),
 }
 
 impl Session {

@@ -6,6 +6,7 @@ use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 
 use super::{JOBS, META, Outbox, OutboxError, decode, messages::MESSAGES};
+use crate::job::Job;
 
 /// Counted since the state directory was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,20 @@ impl fmt::Display for Ledger {
 }
 
 impl Outbox {
+    /// The one that was accepted first.
+    pub fn oldest_pending(&self) -> Result<Option<Job>, OutboxError> {
+        self.read(|| {
+            let jobs = self.database.begin_read()?.open_table(JOBS)?;
+            for row in jobs.iter()? {
+                let job = decode(row?.1.value())?;
+                if job.state.is_pending() {
+                    return Ok(Some(job));
+                }
+            }
+            Ok(None)
+        })
+    }
+
     pub fn ledger(&self) -> Result<Ledger, OutboxError> {
         self.read(|| {
             // One transaction for all of it: counters and jobs of one moment.

@@ -6,6 +6,7 @@
 
 mod association;
 mod command;
+mod line;
 mod negotiate;
 mod object;
 mod wire;
@@ -13,25 +14,21 @@ mod wire;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use tokio::net;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::Door;
+use super::{DISK_CHECK, Door, Watermark};
 use crate::accept::AcceptError;
 use crate::config;
-use crate::disk;
 use crate::job::Ticket;
 use crate::shutdown::stopped;
 
 /// Of this program, under 2.25 (PS3.5 section B.2).
 const IMPLEMENTATION_CLASS_UID: &str = "2.25.215746926667536823501438092283718247188";
 const IMPLEMENTATION_VERSION: &str = concat!("SCANSIDE_", env!("CARGO_PKG_VERSION"));
-/// How often a low disk is looked at again.
-const DISK_CHECK: Duration = Duration::from_secs(1);
 /// After a connection could not be taken, for want of files or memory.
 const BREATH: Duration = Duration::from_millis(200);
 
@@ -85,7 +82,7 @@ pub struct Port {
 
 impl Port {
     pub fn open(config: &config::Dicom, grace: Duration) -> Result<Self, DicomError> {
-        let listener = bind(config.listen()).map_err(|problem| DicomError::Listen {
+        let listener = bind(config.listen(), "port").map_err(|problem| DicomError::Listen {
             name: config.name.clone(),
             problem,
         })?;
@@ -97,20 +94,20 @@ impl Port {
     }
 }
 
-/// Listens, or says in words why not.
-pub(crate) fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+/// Listens, or says in words why not. `key` names the port.
+pub(crate) fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, String> {
     TcpListener::bind(address).map_err(|error| {
         let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => "another program has it; choose another `port`",
+            io::ErrorKind::AddrInUse => "another program has it; choose another",
             io::ErrorKind::AddrNotAvailable => {
-                "this machine has no such address; use one of its own, or 0.0.0.0 for all"
+                "this machine has no such address; use one of its own, or 0.0.0.0 for all, as"
             }
             io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need CAP_NET_BIND_SERVICE; give it, or choose another `port`"
+                "ports below 1024 need CAP_NET_BIND_SERVICE; give it, or choose another"
             }
-            _ => "check `address` and `port`",
+            _ => "check",
         };
-        format!("cannot listen at {address}: {error}; {remedy}")
+        format!("cannot listen at {address}: {error}; {remedy} `{key}`")
     })
 }
 
@@ -123,7 +120,7 @@ struct Scp {
     failed: mpsc::Sender<AcceptError>,
     stop: watch::Receiver<bool>,
     grace: Duration,
-    disk_low: AtomicBool,
+    watermark: Watermark,
 }
 
 /// Listens until `stop`, then waits for what is under way.
@@ -153,7 +150,7 @@ pub async fn run(
         failed,
         stop: stop.clone(),
         grace,
-        disk_low: AtomicBool::new(false),
+        watermark: Watermark::default(),
     });
     loop {
         tokio::select! {
@@ -165,8 +162,8 @@ pub async fn run(
                 }
             },
             Some(error) = failures.recv() => return Err(error.into()),
-            () = tokio::time::sleep(DISK_CHECK), if scp.disk_low.load(Ordering::Relaxed) => {
-                scp.disk_is_low();
+            () = tokio::time::sleep(DISK_CHECK), if scp.watermark.was_low() => {
+                scp.watermark.is_low(&scp.door);
             }
             () = stopped(&mut stop) => break,
         }
@@ -221,18 +218,6 @@ impl Admission {
         if let Err(error) = spawned {
             tracing::warn!(source = scp.config.name, %error, "no thread for a connection");
         }
-    }
-}
-
-impl Scp {
-    /// Whether the disk is below its watermark, which `state` then says.
-    fn disk_is_low(&self) -> bool {
-        let low = disk::below(&self.door.shelves.accepted, self.door.min_free_bytes);
-        // The state is shared: a source without trouble does not clear it for one that has some.
-        if self.disk_low.swap(low, Ordering::Relaxed) || low {
-            self.door.status.set_disk_low(low);
-        }
-        low
     }
 }
 

@@ -155,6 +155,9 @@ impl Inbox {
         let (ready, oversized): (Vec<_>, Vec<_>) =
             ready.into_iter().partition(|file| file.bytes <= limit);
         if !oversized.is_empty() {
+            for _ in &oversized {
+                door.status.metrics.refused(&self.config.name, "too_large");
+            }
             let left = quarantine::refuse(&door.shelves, &door.outbox, &oversized, &self.config)?;
             self.warn_of(left);
         }
@@ -175,7 +178,7 @@ impl Inbox {
         if claimed.arrivals.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(door.outbox.accept(&claimed.arrivals)?)
+        Ok(door.accept(&self.config.name, &claimed.arrivals)?)
     }
 
     /// The state is shared: an inbox without trouble does not clear it for one that has some.

@@ -165,7 +165,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
     decoded.unwrap_or(Err(DecodeError::DecoderPanicked { format }))
 }
 
-fn sniff(bytes: &[u8]) -> Option<Format> {
+/// What the beginning of a file says it is; 132 bytes are enough.
+pub fn sniff(bytes: &[u8]) -> Option<Format> {
     // A DICOM preamble may hold a TIFF header, so DICOM is asked first.
     if bytes.get(128..132) == Some(b"DICM") || bytes.starts_with(b"DICM") {
         return Some(Format::Dicom);

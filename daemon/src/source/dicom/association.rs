@@ -8,6 +8,7 @@ use dicom_ul::pdu::{AssociationRJ, AssociationRQ, PDataValue, PDataValueType, Pd
 
 use super::Scp;
 use super::command::{self, C_CANCEL, C_ECHO, C_STORE, Request};
+use super::line::Line;
 use super::negotiate::{Context, negotiate};
 use super::object::{Object, Refusal, SUCCESS, UNRECOGNIZED_OPERATION};
 use super::wire::{Lost, Wire};
@@ -21,7 +22,16 @@ const COMMAND_MAX_BYTES: usize = 16 * 1024;
 /// Serves one connection to its end. `full`: the peer is told that there is no place.
 pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
     let config = &scp.config;
-    let wire = Wire::new(stream, config.pdu_max_bytes, scp.stop.clone(), scp.grace);
+    let tls = scp
+        .door
+        .credentials
+        .borrow()
+        .dicom
+        .get(&config.name)
+        .cloned();
+    let line = Line::new(stream, tls);
+    let wire =
+        line.and_then(|line| Wire::new(line, config.pdu_max_bytes, scp.stop.clone(), scp.grace));
     let mut wire = match wire {
         Ok(wire) => wire,
         Err(error) => return tracing::warn!(source = config.name, %error, "connection is no good"),
@@ -107,6 +117,9 @@ fn abort(scp: &Scp, wire: &mut Wire, calling: Option<&str>, lost: &Lost) {
         tracing::info!(source, calling, "association ended, scansided stops");
     } else {
         tracing::warn!(source, calling, %why, "association broken off");
+        if let Lost::Tls(_) = lost {
+            scp.door.status.metrics.refused(source, "tls");
+        }
     }
     if let Some(pdu) = lost.abort() {
         // The peer may be gone.
@@ -118,6 +131,8 @@ fn reject(scp: &Scp, wire: &mut Wire, request: &AssociationRQ, rejection: Associ
     let calling = printable(&request.calling_ae_title);
     let called = printable(&request.called_ae_title);
     let (source, why) = (&scp.config.name, &rejection.source);
+    let metrics = &scp.door.status.metrics;
+    metrics.refused(source, "association");
     tracing::warn!(source, calling, called, %why, "association rejected");
     // The peer may be gone.
     let _ = wire.send(&Pdu::AssociationRJ(rejection));
@@ -266,6 +281,8 @@ impl Association<'_> {
             return (SUCCESS, String::new());
         };
         self.refused += 1;
+        let metrics = &self.scp.door.status.metrics;
+        metrics.refused(&self.scp.config.name, refusal.code());
         // Once for an association: a study has hundreds of objects.
         if self.refused == 1 {
             let (source, calling) = (&self.scp.config.name, &self.calling);

@@ -37,6 +37,18 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// For metrics.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::DiskLow => "disk_low",
+            Self::QueueFull => "queue_full",
+            Self::TooLarge => "too_large",
+            Self::BadRequest => "bad_request",
+            Self::NoDataSet => "no_data_set",
+            Self::Mismatch => "mismatch",
+        }
+    }
+
     pub(super) fn status(self) -> u16 {
         match self {
             Self::DiskLow | Self::QueueFull | Self::TooLarge => OUT_OF_RESOURCES,
@@ -89,7 +101,7 @@ impl Object {
             Some(Refusal::BadRequest)
         } else if self.sop_class_uid != context.abstract_syntax {
             Some(Refusal::Mismatch)
-        } else if scp.disk_is_low() {
+        } else if scp.watermark.is_low(&scp.door) {
             Some(Refusal::DiskLow)
         } else if scp.tickets.capacity() == 0 {
             Some(Refusal::QueueFull)
@@ -107,7 +119,7 @@ impl Object {
         }
         if self.n_bytes >= self.checked_bytes + DISK_CHECK_BYTES && self.sink.is_ok() {
             self.checked_bytes = self.n_bytes;
-            if scp.disk_is_low() {
+            if scp.watermark.is_low(&scp.door) {
                 self.sink = Err(Refusal::DiskLow);
             }
         }
@@ -138,7 +150,7 @@ impl Object {
             Ok(arrival) => arrival,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let [ticket] = scp.door.outbox.accept(&[arrival])?[..] {
+        if let [ticket] = scp.door.accept(&scp.config.name, &[arrival])?[..] {
             place_in_queue.send(ticket);
         }
         Ok(Ok(()))

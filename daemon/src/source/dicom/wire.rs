@@ -4,12 +4,13 @@
 //! before one deadline, so that neither a huge nor a slow sender costs more than its place.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use dicom_ul::pdu::{AbortRQServiceProviderReason, AbortRQSource, MAXIMUM_PDU_SIZE, Pdu};
 use dicom_ul::{read_pdu, write_pdu};
 use tokio::sync::watch;
+
+use super::line::Line;
 
 /// How often a waiting thread looks whether the daemon stops.
 const TICK: Duration = Duration::from_millis(100);
@@ -19,7 +20,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const ASSOCIATE_MAX_BYTES: u32 = 256 * 1024;
 
 pub(super) struct Wire {
-    stream: TcpStream,
+    line: Line,
     buffer: Vec<u8>,
     pdu_max_bytes: u32,
     stop: watch::Receiver<bool>,
@@ -34,7 +35,9 @@ pub(super) enum Lost {
     #[error("the sender closed the connection")]
     Closed,
     #[error("the connection broke: {0}")]
-    Broken(#[from] io::Error),
+    Broken(io::Error),
+    #[error("no TLS with the sender: {0}")]
+    Tls(rustls::Error),
     #[error("the sender aborted")]
     Aborted,
     #[error("nothing complete came from the sender in time")]
@@ -49,11 +52,21 @@ pub(super) enum Lost {
     Box,
 }
 
+impl From<io::Error> for Lost {
+    fn from(error: io::Error) -> Self {
+        let tls = error.get_ref().and_then(|error| error.downcast_ref());
+        match tls.cloned() {
+            Some(error) => Self::Tls(error),
+            None => Self::Broken(error),
+        }
+    }
+}
+
 impl Lost {
     /// What the sender is told; nothing where nobody listens any more.
     pub(super) fn abort(&self) -> Option<Pdu> {
         let reason = match self {
-            Self::Closed | Self::Broken(_) | Self::Aborted => return None,
+            Self::Closed | Self::Broken(_) | Self::Tls(_) | Self::Aborted => return None,
             Self::Protocol(_) => AbortRQServiceProviderReason::UnexpectedPdu,
             Self::TooLarge => AbortRQServiceProviderReason::InvalidPduParameter,
             Self::Idle | Self::Stopping | Self::Box => {
@@ -67,17 +80,18 @@ impl Lost {
 
 impl Wire {
     pub(super) fn new(
-        stream: TcpStream,
+        line: Line,
         pdu_max_bytes: u32,
         stop: watch::Receiver<bool>,
         grace: Duration,
     ) -> io::Result<Self> {
+        let stream = line.stream();
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         Ok(Self {
-            stream,
+            line,
             buffer: Vec::new(),
             pdu_max_bytes,
             stop,
@@ -89,7 +103,7 @@ impl Wire {
     pub(super) fn send(&mut self, pdu: &Pdu) -> Result<(), Lost> {
         let mut bytes = Vec::new();
         write_pdu(&mut bytes, pdu).map_err(|_| Lost::Protocol("its titles cannot be repeated"))?;
-        Ok(self.stream.write_all(&bytes)?)
+        Ok(self.line.write_all(&bytes)?)
     }
 
     /// The next PDU, which has to be complete within `patience`. When the daemon stops, only what is
@@ -135,10 +149,14 @@ impl Wire {
             if now >= deadline {
                 return Err(Lost::Idle);
             }
-            match self.stream.read(&mut bytes[n_bytes..]) {
+            match self.line.read(&mut bytes[n_bytes..]) {
                 Ok(0) => return Err(Lost::Closed),
                 Ok(more) => n_bytes += more,
                 Err(error) if may_try_again(&error) => {}
+                // TCP ended without TLS's farewell.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(Lost::Closed);
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -3,12 +3,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::{BATCH, Inbox, watch_folder, worth_a_sweep};
 use crate::accept::Shelves;
 use crate::config;
+use crate::credentials::Credentials;
 use crate::outbox::Outbox;
 use crate::source::Door;
 use crate::status::Status;
@@ -36,6 +37,7 @@ fn fixture(stable_ms: u64) -> Fixture {
         outbox: Arc::new(Outbox::open(&state).unwrap()),
         shelves: Shelves::create(&state, 0).unwrap(),
         status: Arc::new(Status::default()),
+        credentials: watch::channel(Credentials::default()).1,
         min_free_bytes: 0,
     };
     Fixture {

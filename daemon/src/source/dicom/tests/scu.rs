@@ -10,6 +10,7 @@ use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 
 use super::super::*;
 use crate::accept::Shelves;
+use crate::credentials::Credentials;
 use crate::outbox::Outbox;
 use crate::status::Status;
 
@@ -33,6 +34,7 @@ pub(super) fn open(edit: impl FnOnce(&mut config::Dicom, &mut Door)) -> Box {
         outbox: Arc::new(Outbox::open(folder.path()).unwrap()),
         shelves: Shelves::create(folder.path(), 0).unwrap(),
         status: Arc::new(Status::default()),
+        credentials: watch::channel(Credentials::default()).1,
         min_free_bytes: 0,
     };
     edit(&mut config, &mut door);

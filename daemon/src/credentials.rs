@@ -1,0 +1,142 @@
+//! What both ends show each other: certificates, the token of HTTP, the broker's user. Read at the start
+//! and again at SIGHUP; whoever opens a connection takes what holds at that moment.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ServerConfig};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::config::{self, Config};
+use crate::tls::{self, TlsError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialError {
+    #[error("`{section}`: {source}")]
+    Tls {
+        section: &'static str,
+        source: Box<TlsError>,
+    },
+    #[error("`{key}`: cannot read {}: {source}", path.display())]
+    Read {
+        key: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(
+        "`http.token_file`: the first line of {} has fewer than {TOKEN_MIN_CHARS} characters; write a \
+         random one there, e.g. with `openssl rand -hex 32`", .0.display()
+    )]
+    ShortToken(PathBuf),
+}
+
+/// 96 bits in hexadecimal digits.
+const TOKEN_MIN_CHARS: usize = 24;
+
+#[derive(Debug, Default)]
+pub struct Credentials {
+    pub(crate) http: Option<Arc<ServerConfig>>,
+    pub(crate) token: Option<Token>,
+    /// By the name of the source.
+    pub(crate) dicom: HashMap<String, Arc<ServerConfig>>,
+    pub(crate) mqtt: Broker,
+}
+
+/// For the next connection to the broker.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Broker {
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+    /// Read at every connection.
+    pub(crate) username_file: Option<PathBuf>,
+    pub(crate) password_file: Option<PathBuf>,
+}
+
+/// What a sender of images has to show.
+#[derive(Debug)]
+pub(crate) struct Token([u8; 32]);
+
+impl Token {
+    fn of(word: &[u8]) -> Self {
+        Self(Sha256::digest(word).into())
+    }
+
+    /// Takes as long for a guess that is nearly right as for any other.
+    pub(crate) fn is(&self, word: &[u8]) -> bool {
+        self.0.ct_eq(&Self::of(word).0).into()
+    }
+}
+
+impl Credentials {
+    pub fn load(config: &Config) -> Result<Self, CredentialError> {
+        let server = |section, tls: &config::Tls| tls::server(tls).map_err(unusable(section));
+        let mut credentials = Self::default();
+        if let Some(http) = &config.http {
+            let tls = http.tls.as_ref().map(|tls| server("http.tls", tls));
+            credentials.http = tls.transpose()?;
+            credentials.token = http.token_file.as_deref().map(token).transpose()?;
+        }
+        for dicom in &config.dicom {
+            if let Some(tls) = &dicom.tls {
+                let tls = server("dicom.tls", tls)?;
+                credentials.dicom.insert(dicom.name.clone(), tls);
+            }
+        }
+        let mqtt = &config.mqtt;
+        let tls = mqtt.tls.as_ref().map(tls::client).transpose();
+        credentials.mqtt = Broker {
+            tls: tls.map_err(unusable("mqtt.tls"))?,
+            username_file: mqtt.username_file.clone(),
+            password_file: mqtt.password_file.clone(),
+        };
+        Ok(credentials)
+    }
+}
+
+fn unusable(section: &'static str) -> impl Fn(TlsError) -> CredentialError {
+    move |source| CredentialError::Tls {
+        section,
+        source: Box::new(source),
+    }
+}
+
+fn token(path: &Path) -> Result<Token, CredentialError> {
+    let word = first_line(path).map_err(|source| CredentialError::Read {
+        key: "http.token_file",
+        path: path.to_owned(),
+        source,
+    })?;
+    if word.len() < TOKEN_MIN_CHARS {
+        return Err(CredentialError::ShortToken(path.to_owned()));
+    }
+    Ok(Token::of(word.as_bytes()))
+}
+
+pub(crate) fn first_line(path: &Path) -> io::Result<String> {
+    let text = fs::read_to_string(path)?;
+    Ok(text.lines().next().unwrap_or("").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_itself_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let word = "0123456789abcdef01234567";
+        fs::write(&path, format!("{word}\nsecond line\n")).unwrap();
+        let good = token(&path).unwrap();
+        assert!(good.is(word.as_bytes()));
+        for wrong in ["", "0", "0123456789abcdef01234568", &word[..23]] {
+            assert!(!good.is(wrong.as_bytes()), "{wrong}");
+        }
+        fs::write(&path, &word[..23]).unwrap();
+        let words = token(&path).unwrap_err().to_string();
+        assert!(words.contains("fewer than 24 characters"), "{words}");
+    }
+}

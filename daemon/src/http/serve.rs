@@ -1,0 +1,154 @@
+//! Connections: how many, how long, and whether encrypted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use super::{Desk, HttpError, Port, router};
+use crate::job::Ticket;
+use crate::shutdown::stopped;
+use crate::source::{DISK_CHECK, Door, Watermark};
+
+/// After a connection could not be taken, for want of files or memory.
+const BREATH: Duration = Duration::from_millis(200);
+/// A request's line and headers.
+const HEAD_MAX_BYTES: usize = 16 * 1024;
+
+/// Serves until `stop`, then what is under way.
+pub async fn run(
+    port: Port,
+    door: Door,
+    tickets: mpsc::Sender<Ticket>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), HttpError> {
+    let Port {
+        config,
+        listener,
+        image_timeout,
+        grace,
+    } = port;
+    listener.set_nonblocking(true).map_err(HttpError::Wait)?;
+    let listener = TcpListener::from_std(listener).map_err(HttpError::Wait)?;
+    let encrypted = config.tls.is_some();
+    tracing::info!(source = config.name, listen = %config.listen, encrypted, "listening");
+    let (failed, mut failures) = mpsc::channel(1);
+    let places = Arc::new(Semaphore::new(config.connections_max));
+    // Beside a full house of senders, probes are still answered.
+    let standing = Arc::new(Semaphore::new(config.connections_max));
+    let desk = Arc::new(Desk {
+        config,
+        door,
+        tickets,
+        failed,
+        stop: stop.clone(),
+        image_timeout,
+        grace,
+        watermark: Watermark::default(),
+        page: tokio::sync::Mutex::default(),
+    });
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            connection = listener.accept() => match connection {
+                Ok((stream, _)) => {
+                    let place = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_owned().ok();
+                    let (place, full) = match place(&places) {
+                        Some(place) => (place, false),
+                        None => match place(&standing) {
+                            Some(place) => (place, true),
+                            None => continue,
+                        },
+                    };
+                    let desk = Arc::clone(&desk);
+                    connections.spawn(async move {
+                        connection_of(desk, stream, full).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(source = desk.config.name, %error, "a connection cannot be taken");
+                    tokio::time::sleep(BREATH).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            Some(error) = failures.recv() => return Err(error.into()),
+            () = tokio::time::sleep(DISK_CHECK), if desk.watermark.was_low() => {
+                desk.watermark.is_low(&desk.door);
+            }
+            () = stopped(&mut stop) => break,
+        }
+    }
+    drop(listener);
+    let under_way = async { while connections.join_next().await.is_some() {} };
+    if timeout(grace, under_way).await.is_err() {
+        tracing::warn!(
+            source = desk.config.name,
+            "connections cut off, scansided stops"
+        );
+        connections.shutdown().await;
+    }
+    // A file whose client is gone ends by itself; who hears of the end may open the outbox at once.
+    while Arc::strong_count(&desk) > 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    match failures.try_recv() {
+        Ok(error) => Err(error.into()),
+        Err(_) => Ok(()),
+    }
+}
+
+async fn connection_of(desk: Arc<Desk>, stream: TcpStream, full: bool) {
+    let tls = desk.door.credentials.borrow().http.clone();
+    let Some(tls) = tls else {
+        return converse(desk, stream, full).await;
+    };
+    let source = desk.config.name.clone();
+    let patience = Duration::from_secs(desk.config.idle_timeout_s);
+    let error = match timeout(patience, TlsAcceptor::from(tls).accept(stream)).await {
+        Ok(Ok(stream)) => return converse(desk, stream, full).await,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "nothing complete came in time".to_owned(),
+    };
+    desk.door.status.metrics.refused(&source, "tls");
+    tracing::warn!(source, error, "no TLS with a client");
+}
+
+async fn converse(
+    desk: Arc<Desk>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    full: bool,
+) {
+    let patience = Duration::from_secs(desk.config.idle_timeout_s);
+    let mut stop = desk.stop.clone();
+    let grace = desk.grace;
+    let service = TowerToHyperService::new(router(desk, full));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(HEAD_MAX_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            match timeout(grace, connection.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = ended {
+        // Clients leave at any byte.
+        tracing::debug!(%error, "an HTTP connection ended");
+    }
+}
