@@ -135,7 +135,6 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
     let speaker = Speaker {
         node: "cli".to_owned(),
         boot: boot_id(),
-        model: segmenter.manifest().into(),
         inline_max_bytes: usize::MAX,
     };
     if let Some(folder) = &args.overlay {
@@ -152,7 +151,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
                     write_overlays(folder, file, &found, segmenter.manifest())?;
                 }
                 found.labels.clear();
-                let report = report(&speaker, found);
+                let report = report(&speaker, found, segmenter.manifest());
                 let line = serde_json::to_string(&report).expect("a report is plain data");
                 writeln!(out, "{line}")?;
             }
@@ -181,13 +180,13 @@ fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Found, Failure> {
     segment(segmenter, &Limits::STANDARD, &bytes)
 }
 
-fn report(speaker: &Speaker, found: Found) -> Report {
+fn report(speaker: &Speaker, found: Found, manifest: &contract::Manifest) -> Report {
     let origin = Origin {
         source: "cli".to_owned(),
         received_at: clock::now(),
         wait_ms: 0.0,
     };
-    speaker.report(found, &origin)
+    speaker.report(found, &origin, &manifest.into())
 }
 
 /// `<stem>-<start of the file's digest>[-<frame>].png`.

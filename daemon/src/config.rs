@@ -5,9 +5,11 @@
 
 mod dicom;
 mod error;
+mod models;
 mod mqtt;
 mod overlap;
 mod quarantine;
+mod route;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -17,8 +19,10 @@ use serde::{Deserialize, Serialize};
 
 pub use dicom::Dicom;
 pub use error::ConfigError;
+pub use models::{DEFAULT_SLOT, Models, NO_SLOT, Shadow, Slot};
 pub use mqtt::Mqtt;
 pub use quarantine::Quarantine;
+pub use route::{Route, Texts};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +30,12 @@ pub struct Config {
     /// Stable id of this box, part of every topic: 1 to 32 of a-z, 0-9 and `-`.
     pub node: String,
     pub model: Model,
+    #[serde(default)]
+    pub slot: Vec<Slot>,
+    #[serde(default)]
+    pub models: Models,
+    #[serde(default)]
+    pub route: Vec<Route>,
     pub state: State,
     #[serde(default)]
     pub folder: Vec<Folder>,
@@ -245,6 +255,9 @@ impl Config {
     fn resolve(&mut self, base: &Path) {
         let resolve = |path: &mut PathBuf| *path = base.join(&*path);
         resolve(&mut self.model.bundle);
+        self.slot
+            .iter_mut()
+            .for_each(|slot| resolve(&mut slot.bundle));
         resolve(&mut self.state.directory);
         self.folder
             .iter_mut()
@@ -294,6 +307,9 @@ impl Config {
                 return Err((key, problem));
             }
         }
+        self.models.validate()?;
+        self.validate_slots()?;
+        self.validate_routes()?;
         at_least(
             "pipeline.queue_max_jobs",
             self.pipeline.queue_max_jobs as u64,

@@ -19,3 +19,21 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
 pub(crate) fn below(path: &Path, watermark_bytes: u64) -> bool {
     free_bytes(path).is_some_and(|free| free < watermark_bytes)
 }
+
+/// Stands before each write of a change that a power cut may interrupt. Builds with debug assertions
+/// stop before the n-th when a test says so with SCANSIDE_STOP_AT_STEP=n; others do nothing.
+pub(crate) fn step() {
+    #[cfg(debug_assertions)]
+    {
+        use std::sync::LazyLock;
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static STEPS: AtomicU64 = AtomicU64::new(0);
+        static STOP: LazyLock<Option<u64>> = LazyLock::new(|| {
+            let text = std::env::var("SCANSIDE_STOP_AT_STEP").ok()?;
+            text.parse().ok()
+        });
+        if STOP.is_some_and(|stop| STEPS.fetch_add(1, Ordering::Relaxed) + 1 == stop) {
+            std::process::abort();
+        }
+    }
+}

@@ -14,10 +14,12 @@ mod disk;
 pub mod encode;
 pub mod failure;
 pub mod job;
+pub mod models;
 pub mod mqtt;
 pub mod outbox;
 pub mod pipeline;
 pub mod quarantine;
+pub mod route;
 pub mod segment;
 pub mod shutdown;
 pub mod source;
@@ -26,9 +28,10 @@ mod systemd;
 
 use std::time::Instant;
 
-use segmenter::{OpenError, Segmenter};
+use segmenter::OpenError;
 
 pub use config::Config;
+pub use models::{Models, ModelsError};
 pub use pipeline::PipelineError;
 
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +43,8 @@ pub enum RunError {
     },
     #[error("folder `{name}`: {problem}")]
     Inbox { name: String, problem: String },
+    #[error(transparent)]
+    Models(#[from] ModelsError),
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
 }
@@ -53,11 +58,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             problem,
         })?;
     }
-    let path = config.model.bundle.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        Segmenter::open(&path).map_err(|source| RunError::Bundle { path, source })
-    });
-    let segmenter = opened.await.map_err(|_| PipelineError::Panicked)??;
-    pipeline::run(config, segmenter, started, shutdown).await?;
+    let configured = config.clone();
+    let opened = tokio::task::spawn_blocking(move || Models::open(&configured));
+    let models = opened.await.map_err(|_| PipelineError::Panicked)??;
+    pipeline::run(config, models, started, shutdown).await?;
     Ok(())
 }

@@ -2,8 +2,8 @@
 //! gets a client of its own, the [`Window`] knows what is in flight, and the outbox keeps every
 //! message until its PUBACK.
 //!
-//! Topics below `<base>/v1/<node>/`: `availability` (retained, will `offline`), `state` and `info`
-//! (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`.
+//! Topics below `<base>/v1/<node>/`: `availability` (retained, will `offline`), `state`, `info` and
+//! `model/<slot>` (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`.
 
 mod answers;
 mod backoff;
@@ -26,6 +26,7 @@ use crate::accept::{AcceptError, Shelves};
 use crate::config::Config;
 use crate::encode::Speaker;
 use crate::failure::Failure;
+use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
 use crate::shutdown::stopped;
 use crate::status::Status;
@@ -51,6 +52,7 @@ pub struct Publisher {
     config: Arc<Config>,
     speaker: Speaker,
     outbox: Arc<Outbox>,
+    models: Arc<Models>,
     status: Arc<Status>,
     letters: Letters,
     window: Window,
@@ -72,8 +74,8 @@ impl Publisher {
     pub fn new(
         config: &Config,
         speaker: Speaker,
-        outbox: Arc<Outbox>,
-        shelves: Shelves,
+        (outbox, shelves): (Arc<Outbox>, Shelves),
+        models: Arc<Models>,
         status: Arc<Status>,
     ) -> Self {
         let mqtt = &config.mqtt;
@@ -93,6 +95,7 @@ impl Publisher {
             config: Arc::new(config.clone()),
             speaker,
             outbox,
+            models,
             status,
             started: std::time::Instant::now(),
         }

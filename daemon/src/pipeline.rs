@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use segmenter::Segmenter;
 use segmenter::decode::Limits;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use crate::accept::{self, AcceptError, Shelves};
 use crate::config::{self, Config};
@@ -20,9 +20,11 @@ use crate::control::{self, Control, ControlError};
 use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
 use crate::job::{Input, Job, Ticket, boot_id, job_id, sha256};
+use crate::models::{Glimpse, Models, ModelsError, Shadow};
 use crate::mqtt;
 use crate::outbox::{Lease, Outbox};
 use crate::quarantine::{self, Ending};
+use crate::route::{Router, Target};
 use crate::segment::segment;
 use crate::shutdown::stopped;
 use crate::source::Door;
@@ -42,6 +44,8 @@ pub enum PipelineError {
     #[error(transparent)]
     Dicom(#[from] DicomError),
     #[error(transparent)]
+    Models(#[from] ModelsError),
+    #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
     #[error("cannot start the inference thread: {0}")]
     Thread(std::io::Error),
@@ -53,7 +57,9 @@ pub enum PipelineError {
 struct Worker {
     outbox: Arc<Outbox>,
     shelves: Shelves,
-    segmenter: Segmenter,
+    models: Arc<Models>,
+    router: Router,
+    shadow: Option<Shadow>,
     limits: Limits,
     speaker: Speaker,
     status: Arc<Status>,
@@ -65,7 +71,7 @@ struct Worker {
 /// start began, for the log.
 pub async fn run(
     config: Config,
-    segmenter: Segmenter,
+    models: Models,
     started: Instant,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
@@ -78,15 +84,17 @@ pub async fn run(
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;
+    models.settle()?;
+    let models = Arc::new(models);
+    let shadow = start_shadow(&config, &models)?;
     let status = Arc::new(Status::default());
     let fresh = Arc::new(Notify::new());
     let speaker = Speaker {
         node: config.node.clone(),
         boot: boot_id(),
-        model: segmenter.manifest().into(),
         inline_max_bytes: config.mqtt.inline_max_bytes,
     };
-    let (boot, model) = (speaker.boot, speaker.model.name.clone());
+    let boot = speaker.boot;
     let backlog = waiting.len();
 
     let (stop_sources, sources_stopped) = watch::channel(false);
@@ -96,7 +104,9 @@ pub async fn run(
         Worker {
             outbox: Arc::clone(&outbox),
             shelves: shelves.clone(),
-            segmenter,
+            models: Arc::clone(&models),
+            router: Router::new(&config),
+            shadow,
             limits: Limits::from(&config.decode),
             speaker: speaker.clone(),
             status: Arc::clone(&status),
@@ -125,14 +135,16 @@ pub async fn run(
         shelves: shelves.clone(),
         limits: config.quarantine.clone(),
         history_max_jobs: config.state.history_max_jobs,
+        models: Arc::clone(&models),
     };
     let listener = control::listen(&config.state.directory);
     let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));
-    let publisher = mqtt::Publisher::new(&config, speaker, outbox, shelves, Arc::clone(&status));
+    let letterbox = (outbox, shelves);
+    let publisher = mqtt::Publisher::new(&config, speaker, letterbox, models, Arc::clone(&status));
     let mut publishing = tokio::spawn(publisher.run(fresh, mqtt_stopped, grace));
 
     let startup_ms = started.elapsed().as_millis() as u64;
-    tracing::info!(%boot, model, waiting = backlog, startup_ms, "ready");
+    tracing::info!(%boot, waiting = backlog, startup_ms, "ready");
     systemd::ready();
     let image_timeout = Duration::from_secs(config.pipeline.image_timeout_s);
     tokio::spawn(systemd::keep_watch(Arc::clone(&status), image_timeout));
@@ -225,6 +237,15 @@ async fn run_folders(
     Ok(())
 }
 
+fn start_shadow(config: &Config, models: &Arc<Models>) -> Result<Option<Shadow>, PipelineError> {
+    if config.models.shadow == config::Shadow::Off {
+        return Ok(None);
+    }
+    let queue = config.models.shadow_queue_max_images;
+    let shadow = Shadow::start(Arc::clone(models), queue).map_err(PipelineError::Thread)?;
+    Ok(Some(shadow))
+}
+
 type Ended = oneshot::Receiver<Result<(), PipelineError>>;
 
 fn start_inference(
@@ -284,16 +305,30 @@ impl Worker {
             Ok(bytes) => bytes,
             Err(error) => return self.quarantine(ticket, None, &Failure::Input(error)),
         };
-        let found = match segment(&self.segmenter, &self.limits, &bytes) {
-            Ok(found) => found,
-            Err(failure) => return self.quarantine(ticket, Some(&bytes), &failure),
+        let slot = match self.route(&job.source, &bytes) {
+            Ok(slot) => slot,
+            Err(failure) => return self.quarantine(ticket, None, &failure),
         };
+        let serving = self.models.serving(slot);
+        let mut found = match segment(&serving.segmenter, &self.limits, &bytes) {
+            Ok(found) => found,
+            Err(failure) => {
+                let id = job_id(&sha256(&bytes), &serving.model.digest);
+                return self.quarantine(ticket, Some(id), &failure);
+            }
+        };
+        let glimpse = self.models.compares(slot).then(|| Glimpse {
+            slot,
+            digest: serving.model.digest.clone(),
+            frames: std::mem::take(&mut found.frames),
+            labels: std::mem::take(&mut found.labels),
+        });
         let origin = Origin {
             source: job.source.clone(),
             received_at: job.received_at.clone(),
             wait_ms: wait.as_millis() as f64,
         };
-        let mut report = self.speaker.report(found, &origin);
+        let mut report = self.speaker.report(found, &origin, &serving.model);
         let (id, timing) = (report.job_id, report.timing_ms);
         let input = Input {
             bytes: bytes.len() as u64,
@@ -306,6 +341,9 @@ impl Worker {
             })
             .map_err(AcceptError::from)?;
         self.fresh.notify_one();
+        if let (Some(shadow), Some(glimpse)) = (&self.shadow, glimpse) {
+            shadow.show(glimpse);
+        }
         tracing::info!(
             ticket, job_id = %id, decode_ms = timing.decode, preprocess_ms = timing.preprocess,
             infer_ms = timing.infer, postprocess_ms = timing.postprocess,
@@ -314,13 +352,24 @@ impl Worker {
         Ok(())
     }
 
+    /// Number of the slot that the image is for.
+    fn route(&self, source: &str, bytes: &[u8]) -> Result<usize, Failure> {
+        let choice = self.router.choose(bytes, source, &self.limits)?;
+        match (choice.target, choice.rule) {
+            (Target::Slot(slot), _) => Ok(slot),
+            (Target::Nowhere(reason), rule) => Err(Failure::NotRouted {
+                rule: rule.unwrap_or_default(),
+                reason,
+            }),
+        }
+    }
+
     fn quarantine(
         &self,
         ticket: Ticket,
-        bytes: Option<&[u8]>,
+        job_id: Option<Uuid>,
         failure: &Failure,
     ) -> Result<(), PipelineError> {
-        let job_id = bytes.map(|bytes| job_id(&sha256(bytes), &self.speaker.model.digest));
         let (outbox, speaker) = (&*self.outbox, &self.speaker);
         quarantine::end(
             &self.shelves,

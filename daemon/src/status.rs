@@ -13,6 +13,7 @@ const NOTHING_IN_HAND: u64 = u64::MAX;
 pub struct Status {
     disk_low: AtomicBool,
     draining: AtomicBool,
+    model_fell_back: AtomicBool,
     /// Results and events acknowledged since the start.
     acknowledged: AtomicU64,
     /// Of these, what no client was subscribed to.
@@ -28,6 +29,7 @@ impl Default for Status {
         Self {
             disk_low: AtomicBool::default(),
             draining: AtomicBool::default(),
+            model_fell_back: AtomicBool::default(),
             acknowledged: AtomicU64::default(),
             unheard: AtomicU64::default(),
             quarantined: AtomicU64::default(),
@@ -60,6 +62,10 @@ impl Status {
 
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn set_model_fell_back(&self, fell_back: bool) {
+        self.model_fell_back.store(fell_back, Ordering::Relaxed);
     }
 
     pub fn count_acknowledged(&self, messages: u64) {
@@ -106,13 +112,17 @@ impl Status {
     pub fn reasons(&self) -> Vec<&'static str> {
         let disk = self.disk_low.load(Ordering::Relaxed).then_some("disk_low");
         let draining = self.draining.load(Ordering::Relaxed).then_some("draining");
-        disk.into_iter().chain(draining).collect()
+        let fell_back = self.model_fell_back.load(Ordering::Relaxed);
+        let model = fell_back.then_some("model_fell_back");
+        disk.into_iter().chain(model).chain(draining).collect()
     }
 
     pub fn word(&self) -> &'static str {
         if self.draining.load(Ordering::Relaxed) {
             "draining"
-        } else if self.disk_low.load(Ordering::Relaxed) {
+        } else if self.disk_low.load(Ordering::Relaxed)
+            || self.model_fell_back.load(Ordering::Relaxed)
+        {
             "degraded"
         } else {
             "ready"
