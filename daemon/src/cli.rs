@@ -2,7 +2,9 @@
 //! standard error, or in the printed lines), 2 wrong usage.
 
 mod life;
+mod models;
 mod quarantine;
+mod route;
 
 use std::fs;
 use std::io::{self, Write};
@@ -21,7 +23,9 @@ use crate::job::{Ticket, boot_id};
 use crate::segment::{Found, segment};
 use crate::{RunError, clock};
 
+pub use models::{ModelsAction, models};
 pub use quarantine::{QuarantineAction, Selection, quarantine};
+pub use route::{RouteArgs, route};
 
 /// Every image in the inbox becomes masks on MQTT. For research use; not a medical device.
 ///
@@ -61,6 +65,13 @@ pub enum Command {
         #[command(subcommand)]
         action: QuarantineAction,
     },
+    /// Bundles: bring one in, let it serve, go back to the one before.
+    Models {
+        #[command(subcommand)]
+        action: ModelsAction,
+    },
+    /// Explain which rule takes a file, and why.
+    Route(RouteArgs),
     /// Print the JSON Schema of a result.
     Schema,
     /// Broker, phantom images, daemon and subscriber in one process: everything works, see here.
@@ -118,6 +129,17 @@ pub enum CliError {
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error(transparent)]
+    Models(#[from] crate::models::ModelsError),
+    /// With the words of who refused.
+    #[error("{0}")]
+    Refused(String),
+    #[error("no source is called `{name}`; the configuration has {known}")]
+    NoSource { name: String, known: String },
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Decode(#[from] segmenter::decode::DecodeError),
     #[error("the running scansided answers another question; is it of another version?")]
     Answer,
     #[error("cannot write {}: {source}", path.display())]

@@ -4,6 +4,7 @@
 
 mod change;
 mod error;
+mod record;
 mod shadow;
 mod store;
 
@@ -20,8 +21,9 @@ use crate::failure::chain;
 
 pub use change::{Change, Reply, SlotView, perform};
 pub use error::ModelsError;
+pub use record::{Mark, Record, Stand, Version};
 pub use shadow::{Glimpse, Shadow};
-pub use store::{Mark, Record, Stand, Store, Version};
+pub use store::Store;
 
 use shadow::Tally;
 
@@ -321,15 +323,5 @@ impl State {
             "problem": self.problem.as_ref().map(|p| json!({ "at": p.at, "words": p.words })),
             "shadow": shadow,
         })
-    }
-}
-
-impl Record {
-    /// What may serve when the active version does not open: what it replaced, but nothing that somebody
-    /// rolled back from.
-    fn fallback(&self) -> Option<&Version> {
-        let (active, previous) = (self.active.as_ref()?, self.previous.as_ref()?);
-        let older = previous.version.counter <= active.version.counter;
-        older.then_some(&previous.version)
     }
 }

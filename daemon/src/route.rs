@@ -45,6 +45,7 @@ pub struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     pub matched: bool,
+    pub target: Target,
     pub because: Vec<String>,
 }
 
@@ -150,7 +151,11 @@ impl Router {
         if because.is_empty() {
             because.push("it takes every image".to_owned());
         }
-        Step { matched, because }
+        Step {
+            matched,
+            target: rule.target.clone(),
+            because,
+        }
     }
 
     fn read(&self, bytes: &[u8], limits: &Limits) -> Result<Values, DecodeError> {

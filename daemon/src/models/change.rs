@@ -5,7 +5,8 @@
 use segmenter::Segmenter;
 use serde::{Deserialize, Serialize};
 
-use super::store::{Stand, Store, Version};
+use super::record::{Stand, Version};
+use super::store::Store;
 use super::{Models, ModelsError};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,8 @@ pub struct SlotView {
     pub highest_counter: Option<u64>,
     /// The highest counter first.
     pub installed: Vec<Version>,
+    /// Folders of installed versions that are not what they were.
+    pub damaged: Vec<String>,
     /// What does not work, where a daemon runs.
     pub problem: Option<String>,
 }
@@ -87,12 +90,14 @@ pub fn perform(store: &Store, live: Option<&Models>, change: &Change) -> Reply {
 fn list(store: &Store, live: Option<&Models>) -> Result<Vec<SlotView>, ModelsError> {
     let view = |slot: &str| {
         let record = store.record(slot)?;
+        let installed = store.installed(slot)?;
         Ok(SlotView {
             slot: slot.to_owned(),
             highest_counter: record.highest.map(|mark| mark.counter),
             active: record.active,
             previous: record.previous,
-            installed: store.installed(slot)?,
+            installed: installed.versions,
+            damaged: installed.damaged,
             problem: live.and_then(|live| live.problem(slot)),
         })
     };
@@ -156,9 +161,14 @@ fn choose(store: &Store, slot: &str, wanted: Option<&str>) -> Result<Version, Mo
     let fits = |version: &Version| {
         wanted.is_none_or(|wanted| version.version == wanted || version.digest.starts_with(wanted))
     };
-    let mut fitting = installed.iter().filter(|version| fits(version));
+    let damaged = installed.damaged.len();
+    let mut fitting = installed.versions.iter().filter(|version| fits(version));
     let Some(first) = fitting.next() else {
         return Err(match wanted {
+            _ if damaged > 0 => ModelsError::Damaged {
+                slot: slot.to_owned(),
+                damaged,
+            },
             None => ModelsError::NothingInstalled(slot.to_owned()),
             Some(wanted) => ModelsError::NoVersion {
                 slot: slot.to_owned(),

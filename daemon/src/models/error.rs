@@ -31,6 +31,11 @@ pub enum ModelsError {
     #[error("slot {0}: nothing is installed; `scansided models install` does that")]
     NothingInstalled(String),
     #[error(
+        "slot {slot}: {damaged} installed versions are damaged; `scansided models list` names their \
+         folders, remove these and install the bundle again"
+    )]
+    Damaged { slot: String, damaged: usize },
+    #[error(
         "slot {slot}: no installed version is `{wanted}`; `scansided models list` has them; a \
          digest may be cut short"
     )]

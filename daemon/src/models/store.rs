@@ -16,107 +16,11 @@ use contract::bundle::Bundle;
 use contract::signature::{SIGNATURE, TrustedKeys};
 use contract::{Manifest, bundle};
 use segmenter::Segmenter;
-use serde::{Deserialize, Serialize};
 
 use super::ModelsError;
-use crate::clock;
+use super::record::{Record, Version};
 use crate::config::Config;
 use crate::disk::step;
-
-/// A bundle that serves, served or may.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Version {
-    pub name: String,
-    pub version: String,
-    pub counter: u64,
-    pub digest: String,
-    /// The bundle that the configuration names, not an installed one.
-    pub configured: bool,
-}
-
-impl Version {
-    fn of(manifest: &Manifest, configured: bool) -> Self {
-        Self {
-            name: manifest.name.clone(),
-            version: manifest.version.clone(),
-            counter: manifest.counter,
-            digest: manifest.digest.clone(),
-            configured,
-        }
-    }
-}
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let digest = self.digest.get(..12).unwrap_or(&self.digest);
-        let (name, version, counter) = (&self.name, &self.version, self.counter);
-        write!(f, "{name} {version}, counter {counter}, {digest}")
-    }
-}
-
-/// A version and since when it has its place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stand {
-    #[serde(flatten)]
-    pub version: Version,
-    pub since: String,
-}
-
-impl Stand {
-    pub(super) fn now(version: Version) -> Self {
-        Self {
-            version,
-            since: clock::now(),
-        }
-    }
-}
-
-/// The highest counter that ever served, and whose it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
-    pub counter: u64,
-    pub digest: String,
-}
-
-/// What a slot knows; empty before the first start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    pub active: Option<Stand>,
-    /// What a rollback goes back to.
-    pub previous: Option<Stand>,
-    pub highest: Option<Mark>,
-}
-
-impl Record {
-    /// No counter below the highest, and no other content under the same one.
-    pub(super) fn check(&self, slot: &str, version: &Version) -> Result<(), ModelsError> {
-        let Some(highest) = &self.highest else {
-            return Ok(());
-        };
-        let older = version.counter < highest.counter;
-        let other = version.counter == highest.counter && version.digest != highest.digest;
-        if older || other {
-            return Err(ModelsError::Counter {
-                slot: slot.to_owned(),
-                version: version.to_string(),
-                highest: highest.counter,
-            });
-        }
-        Ok(())
-    }
-
-    pub(super) fn raise(&mut self, version: &Version) {
-        let counter = version.counter;
-        if self
-            .highest
-            .as_ref()
-            .is_none_or(|mark| mark.counter < counter)
-        {
-            let digest = version.digest.clone();
-            self.highest = Some(Mark { counter, digest });
-        }
-    }
-}
 
 /// The folder of all slots and the rules for what goes in.
 #[derive(Debug, Clone)]
@@ -127,6 +31,15 @@ pub struct Store {
     keys: TrustedKeys,
     allow_unsigned: bool,
     versions_max: usize,
+}
+
+/// What lies in a slot's folder.
+#[derive(Debug, Default)]
+pub(super) struct Installed {
+    /// The highest counter first.
+    pub(super) versions: Vec<Version>,
+    /// Folders whose manifest is not what it was.
+    pub(super) damaged: Vec<String>,
 }
 
 const RECORD: &str = "slot.json";
@@ -263,6 +176,9 @@ impl Store {
 
     /// What was staged and not installed.
     pub fn unstage(&self, slot: &str, name: &str) {
+        if self.known(slot).is_err() || !is_staged(name) {
+            return;
+        }
         // Gone when it was installed; what cannot be removed goes at the next start.
         let _ = fs::remove_dir_all(self.slot_folder(slot).join(name));
     }
@@ -292,10 +208,7 @@ impl Store {
     ) -> Result<(Version, bool), ModelsError> {
         self.known(slot)?;
         self.may_install(unsigned)?;
-        let plain = staged
-            .strip_prefix(INCOMING)
-            .is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_digit()));
-        if !plain {
+        if !is_staged(staged) {
             return Err(ModelsError::Staged(staged.to_owned()));
         }
         let folder = self.slot_folder(slot);
@@ -304,7 +217,10 @@ impl Store {
         self.record(slot)?.check(slot, &version)?;
         let target = folder.join(&version.digest);
         if target.exists() {
-            return Ok((version, false));
+            if self.open_bundle(&target, unsigned).is_ok() {
+                return Ok((version, false));
+            }
+            self.discard(slot, &version)?;
         }
         step();
         fs::rename(&incoming, &target).map_err(failed("name", &incoming))?;
@@ -322,33 +238,34 @@ impl Store {
             .map(|stand| &*stand.version.digest)
             .chain([&*newest.digest])
             .collect();
-        let installed = self.installed(slot)?;
+        let installed = self.installed(slot)?.versions;
         let excess = installed.len().saturating_sub(self.versions_max);
         let dispensable = installed.iter().rev();
         let dispensable = dispensable.filter(|version| !needed.contains(&&*version.digest));
-        let folder = self.slot_folder(slot);
         for version in dispensable.take(excess) {
-            let (path, gone) = (
-                folder.join(&version.digest),
-                folder.join(format!("{GONE}{}", version.digest)),
-            );
-            step();
-            fs::rename(&path, &gone)
-                .and_then(|()| fs::remove_dir_all(&gone))
-                .map_err(failed("remove", &path))?;
+            self.discard(slot, version)?;
             tracing::info!(slot, %version, "installed version removed, `models.versions_max` is reached");
         }
         Ok(())
     }
 
-    /// Versions whose manifest can be read, the highest counter first.
-    pub(super) fn installed(&self, slot: &str) -> Result<Vec<Version>, ModelsError> {
+    fn discard(&self, slot: &str, version: &Version) -> Result<(), ModelsError> {
         let folder = self.slot_folder(slot);
+        let path = folder.join(&version.digest);
+        let gone = folder.join(format!("{GONE}{}", version.digest));
+        step();
+        fs::rename(&path, &gone)
+            .and_then(|()| fs::remove_dir_all(&gone))
+            .map_err(failed("remove", &path))
+    }
+
+    pub(super) fn installed(&self, slot: &str) -> Result<Installed, ModelsError> {
+        let folder = self.slot_folder(slot);
+        let mut installed = Installed::default();
         let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(installed),
             entries => entries.map_err(failed("read", &folder))?,
         };
-        let mut versions = Vec::new();
         for entry in entries {
             let path = entry.map_err(failed("read", &folder))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -360,14 +277,16 @@ impl Store {
                 .and_then(|json| Manifest::parse(&json).ok());
             match manifest {
                 Some(manifest) if manifest.digest == *name => {
-                    versions.push(Version::of(&manifest, false));
+                    installed.versions.push(Version::of(&manifest, false));
                 }
-                _ => tracing::warn!(slot, folder = %path.display(),
-                    "an installed bundle is damaged, remove it and install it again"),
+                _ => installed.damaged.push(name.into_owned()),
             }
         }
-        versions.sort_by(|a, b| (b.counter, &b.digest).cmp(&(a.counter, &a.digest)));
-        Ok(versions)
+        let key = |version: &Version| (version.counter, version.digest.clone());
+        installed
+            .versions
+            .sort_by_key(|version| std::cmp::Reverse(key(version)));
+        Ok(installed)
     }
 
     /// The newest installed version that never served: above the highest counter.
@@ -376,7 +295,7 @@ impl Store {
         slot: &str,
         record: &Record,
     ) -> Result<Option<Version>, ModelsError> {
-        let newest = self.installed(slot)?.into_iter().next();
+        let newest = self.installed(slot)?.versions.into_iter().next();
         let floor = record.highest.as_ref().map_or(0, |mark| mark.counter);
         Ok(newest.filter(|version| version.counter > floor))
     }
@@ -422,6 +341,12 @@ impl Store {
     pub(super) fn configured_version(segmenter: &Segmenter) -> Version {
         Version::of(segmenter.manifest(), true)
     }
+}
+
+/// A name that [`Store::stage`] gave: nothing else below the state directory is ever removed.
+fn is_staged(name: &str) -> bool {
+    let number = name.strip_prefix(INCOMING).unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), ModelsError> {
