@@ -26,7 +26,7 @@ slot = \"heart\"
 ";
 
 /// A phantom with another modality.
-fn phantom(modality: &[u8; 2]) -> Vec<u8> {
+fn phantom(modality: [u8; 2]) -> Vec<u8> {
     let phantom = Heart::new(1).slice_sized(1, 3, 0.0, 64);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.dcm");
@@ -39,7 +39,7 @@ fn phantom(modality: &[u8; 2]) -> Vec<u8> {
         .position(|window| window == element)
         .unwrap()
         + 8;
-    bytes[at..at + 2].copy_from_slice(modality);
+    bytes[at..at + 2].copy_from_slice(&modality);
     bytes
 }
 
@@ -59,8 +59,8 @@ fn images_meet_the_bundle_that_the_rules_say() {
     let station = &site.station;
     let mut events = site.wait_for_events(1);
     station.wait_for_word("ready");
-    station.drop_bytes("mr", &phantom(b"MR"));
-    station.drop_bytes("ct", &phantom(b"CT"));
+    station.drop_bytes("mr", &phantom(*b"MR"));
+    station.drop_bytes("ct", &phantom(*b"CT"));
     station.drop_image(0);
     site.wait_for_results(2);
     let mut seen = Vec::new();
@@ -95,7 +95,7 @@ fn a_user_is_told_which_rule_takes_a_file() {
     let station = prepared(script::start(|_, _| Answer::Code(0)));
     let file = station.path().join("a file.dcm");
     let file = file.to_str().unwrap();
-    fs::write(file, phantom(b"MR")).unwrap();
+    fs::write(file, phantom(*b"MR")).unwrap();
     let (code, text) = station.ask(&["route", file, "--source", "inbox"]);
     assert_eq!(code, 0, "{text}");
     let series = text
@@ -116,7 +116,7 @@ fn a_user_is_told_which_rule_takes_a_file() {
     let (_, text) = station.ask(&["route", file]);
     assert!(text.contains("no --source was named"), "{text}");
     assert!(text.contains("no rule takes it: slot default"), "{text}");
-    fs::write(file, phantom(b"CT")).unwrap();
+    fs::write(file, phantom(*b"CT")).unwrap();
     let (_, text) = station.ask(&["route", file]);
     assert!(
         text.contains("rule 1 takes it: quarantine, because no model for CT"),
