@@ -210,6 +210,15 @@ impl Models {
         self.slots.iter().any(|slot| slot.lock().fell_back)
     }
 
+    fn slot_fell_back(&self, slot: &str) -> bool {
+        self.find(slot).is_some_and(|slot| slot.lock().fell_back)
+    }
+
+    /// Are there figures that change with every image?
+    pub fn shadows(&self) -> bool {
+        self.compares
+    }
+
     /// Digest of what serves, by slot.
     pub fn digests(&self) -> Value {
         let digest = |slot: &Slot| (slot.name.clone(), json!(slot.lock().serving.model.digest));

@@ -378,10 +378,64 @@ fn a_model_that_rots_on_the_disk_gives_way_to_the_one_before() {
     );
     // Installed again, it is as it was.
     must(&station, &["models", "install", second.to_str().unwrap()]);
-    station.stop_daemon();
+    assert!(
+        slot(&station)["problem"].is_string(),
+        "still the one before"
+    );
+    must(&station, &["models", "promote"]);
+    assert_eq!(slot(&station)["problem"], Value::Null);
+    assert_eq!(slot(&station)["previous"]["version"], "1.0.0");
+    station.close();
+}
+
+/// Signed and whole, but wrong: what it computes, or what it is made of.
+#[test]
+fn a_signed_bundle_that_does_not_work_here_is_refused() {
+    let (port, signer) = (script::start(|_, _| Answer::Code(0)), Signer::new());
+    let mut station = station(port, &signer, "");
     station.start_daemon();
     station.wait_for_word("ready");
-    assert_eq!(slot(&station)["problem"], Value::Null);
+    let first = digest(&station.path().join("bundle"));
+    type Spoil = fn(&Path, &mut Manifest);
+    let cases: [(Spoil, &str); 3] = [
+        (
+            |bundle, _| {
+                let masks = [ClassMask {
+                    id: 1,
+                    rle: sample_bundle::golden_labels().rle(1),
+                }];
+                let json = serde_json::to_vec(&masks).unwrap();
+                fs::write(bundle.join(GOLDEN_MASK), json).unwrap();
+            },
+            "the golden image gives another mask",
+        ),
+        (
+            |bundle, _| {
+                let graph = fs::read(bundle.join(GRAPH)).unwrap();
+                fs::write(bundle.join(GRAPH), &graph[..graph.len() / 2]).unwrap();
+            },
+            "model.onnx",
+        ),
+        (|_, manifest| manifest.output.side = 32, "[1, 2, 16, 16]"),
+    ];
+    for (counter, (spoil, expected)) in (2..).zip(cases) {
+        let bundle = signer.bundle(station.path(), counter, true);
+        let json = fs::read(bundle.join(MANIFEST)).unwrap();
+        let mut manifest = Manifest::parse(&json).unwrap();
+        spoil(&bundle, &mut manifest);
+        for (name, digest) in &mut manifest.files {
+            *digest = file_digest(&bundle.join(name)).unwrap();
+        }
+        fs::write(bundle.join(MANIFEST), manifest.seal().to_json()).unwrap();
+        signer.sign(&bundle);
+        must(&station, &["models", "install", bundle.to_str().unwrap()]);
+        let (code, text) = station.ask(&["models", "promote"]);
+        assert!(code == 1 && text.contains(expected), "{expected}: {text}");
+        let slot = slot(&station);
+        assert_eq!(slot["active"]["digest"], *first);
+        assert_eq!(slot["highest_counter"], 1);
+        assert!(slot["problem"].as_str().unwrap().contains(expected));
+    }
     station.close();
 }
 

@@ -126,14 +126,16 @@ fn promote(
     store.known(slot)?;
     let mut record = store.record(slot)?;
     let version = choose(store, slot, wanted)?;
-    if record
-        .active
-        .as_ref()
-        .is_some_and(|active| active.version.digest == version.digest)
-    {
-        return Ok(Reply::Done(format!(
-            "slot {slot}: {version} serves already"
-        )));
+    let active = record.active.as_ref();
+    if active.is_some_and(|active| active.version.digest == version.digest) {
+        if live.is_none_or(|live| !live.slot_fell_back(slot)) {
+            return Ok(Reply::Done(format!(
+                "slot {slot}: {version} serves already"
+            )));
+        }
+        // Its place is its own; it did not open when the daemon started.
+        serve(live, slot, store.open(slot, &version)?);
+        return Ok(Reply::Done(format!("slot {slot}: {version} serves again")));
     }
     record.check(slot, &version)?;
     let segmenter = store.open(slot, &version)?;

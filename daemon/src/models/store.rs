@@ -11,6 +11,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use contract::bundle::Bundle;
 use contract::signature::{SIGNATURE, TrustedKeys};
@@ -152,7 +153,9 @@ impl Store {
             (None, source.to_owned())
         };
         let bundle = self.open_bundle(&source, unsigned)?;
-        let name = format!("{INCOMING}{}", std::process::id());
+        // Of another process, or of one that died and had the same number.
+        let nanos = UNIX_EPOCH.elapsed().unwrap_or_default().as_nanos();
+        let name = format!("{INCOMING}{}{nanos}", std::process::id());
         let folder = self.slot_folder(slot);
         let target = folder.join(&name);
         let made = fs::create_dir_all(&folder).and_then(|()| fs::create_dir(&target));

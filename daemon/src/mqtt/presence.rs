@@ -152,7 +152,8 @@ impl Publisher {
     /// serves stands in `info` and `state` too.
     fn tell_models(&mut self, session: &mut Session, healthy: bool) {
         let revision = self.models.revision();
-        if session.models_said == Some(revision) && !healthy {
+        let figures = healthy && self.models.shadows();
+        if session.models_said == Some(revision) && !figures {
             return;
         }
         if session.models_said.is_some_and(|said| said != revision) {
