@@ -21,6 +21,8 @@ use serde_json::Value;
 use site::{Site, mosquitto};
 use station::{PATIENCE, Station, free_port, wait_for};
 
+#[path = "faults/bad_models.rs"]
+mod bad_models;
 #[path = "faults/models.rs"]
 mod models;
 #[path = "faults/quarantine.rs"]
@@ -34,6 +36,8 @@ mod sample_bundle;
 mod script;
 #[path = "faults/sender.rs"]
 mod sender;
+#[path = "faults/signer.rs"]
+mod signer;
 #[path = "faults/site.rs"]
 mod site;
 #[path = "faults/station.rs"]

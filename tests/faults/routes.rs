@@ -6,8 +6,8 @@ use phantom::Heart;
 use phantom::dicom::Ids;
 use serde_json::Value;
 
-use crate::models::Signer;
 use crate::script::{self, Answer};
+use crate::signer::Signer;
 use crate::site::{Site, mosquitto};
 use crate::station::{PATIENCE, Station, free_port, wait_for};
 

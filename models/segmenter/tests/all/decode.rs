@@ -2,9 +2,7 @@ use std::io::Cursor;
 use std::time::{Duration, Instant};
 
 use image::{DynamicImage, ImageFormat};
-use segmenter::decode::{
-    Attribute, DecodeError, Format, KeywordError, Limits, Scan, decode, values,
-};
+use segmenter::decode::{DecodeError, Format, Limits, Scan, decode};
 
 fn kind(bytes: &[u8]) -> &'static str {
     match decode(bytes, &Limits::STANDARD) {
@@ -48,7 +46,7 @@ fn us(value: u16) -> Vec<u8> {
 }
 
 /// A 2 x 3 image of 12 bits; `changed` replaces or adds elements, an empty value removes one.
-fn small_dicom(changed: &[(u32, &'static [u8; 2], Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn small_dicom(changed: &[(u32, &'static [u8; 2], Vec<u8>)]) -> Vec<u8> {
     let pixels = [0u16, 1, 2, 3, 4, 4095]
         .iter()
         .flat_map(|value| value.to_le_bytes())
@@ -387,28 +385,4 @@ fn limits_hold() {
         .kind(),
         "too_large"
     );
-}
-
-#[test]
-fn attributes_are_read_without_the_pixels() {
-    let named = |keyword| Attribute::by_keyword(keyword).unwrap();
-    let asked = ["Modality", "SeriesDescription", "Rows", "ImageType"].map(named);
-    let file = small_dicom(&[(0x0008_0008, b"CS", b"ORIGINAL\\PRIMARY ".to_vec())]);
-    let whole = values(&file, &Limits::STANDARD, &asked).unwrap().unwrap();
-    let expected: [&[&str]; 4] = [&["MR"], &[], &["2"], &["ORIGINAL", "PRIMARY"]];
-    assert_eq!(whole, expected);
-    // Cut within the pixels, which are not looked at.
-    let cut = values(&file[..file.len() - 4], &Limits::STANDARD, &asked);
-    assert_eq!(cut.unwrap().unwrap(), expected);
-    let early = values(&file[..200], &Limits::STANDARD, &asked).unwrap_err();
-    assert_eq!(early.kind(), "truncated");
-    assert_eq!(values(b"GIF89a", &Limits::STANDARD, &asked), Ok(None));
-    for (keyword, expected) in [
-        ("Modalty", KeywordError::Unknown),
-        ("PixelData", KeywordError::Elsewhere),
-        ("TransferSyntaxUID", KeywordError::Elsewhere),
-        ("ReferencedImageSequence", KeywordError::NoText),
-    ] {
-        assert_eq!(Attribute::by_keyword(keyword), Err(expected));
-    }
 }
