@@ -58,6 +58,8 @@ struct Slot {
 
 struct State {
     serving: Arc<Serving>,
+    /// What served before, since the start: a rollback need not load it.
+    before: Option<Arc<Serving>>,
     record: Record,
     candidate: Option<Version>,
     problem: Option<Problem>,
@@ -159,13 +161,19 @@ impl Models {
     }
 
     /// The next image of this slot meets another model.
-    fn serve(&self, slot: &str, segmenter: Segmenter) {
+    fn serve(&self, slot: &str, next: Arc<Serving>) {
         if let Some(slot) = self.find(slot) {
             let mut state = slot.lock();
-            state.serving = Serving::new(segmenter);
+            state.before = Some(std::mem::replace(&mut state.serving, next));
             state.fell_back = false;
             state.tally = Tally::default();
         }
+    }
+
+    /// What served before, if it is still loaded and this version.
+    fn before(&self, slot: &str, version: &Version) -> Option<Arc<Serving>> {
+        let before = self.find(slot)?.lock().before.clone();
+        before.filter(|before| before.model.digest == version.digest)
     }
 
     /// After a command: what is on the disk now, and what went wrong.
@@ -276,6 +284,7 @@ impl State {
         };
         Ok(Self {
             serving: Serving::new(segmenter),
+            before: None,
             candidate: store.candidate(slot, &record)?,
             record,
             fell_back: problem.is_some(),

@@ -86,8 +86,8 @@ pub async fn run(
     let waiting = accept::recover(&outbox, &shelves)?;
     models.settle()?;
     let models = Arc::new(models);
-    let shadow = start_shadow(&config, &models)?;
     let status = Arc::new(Status::default());
+    let shadow = start_shadow(&config, &models, &status)?;
     let fresh = Arc::new(Notify::new());
     let speaker = Speaker {
         node: config.node.clone(),
@@ -237,13 +237,18 @@ async fn run_folders(
     Ok(())
 }
 
-fn start_shadow(config: &Config, models: &Arc<Models>) -> Result<Option<Shadow>, PipelineError> {
+fn start_shadow(
+    config: &Config,
+    models: &Arc<Models>,
+    status: &Arc<Status>,
+) -> Result<Option<Shadow>, PipelineError> {
     if config.models.shadow == config::Shadow::Off {
         return Ok(None);
     }
     let queue = config.models.shadow_queue_max_images;
-    let shadow = Shadow::start(Arc::clone(models), queue).map_err(PipelineError::Thread)?;
-    Ok(Some(shadow))
+    Shadow::start(Arc::clone(models), Arc::clone(status), queue)
+        .map(Some)
+        .map_err(PipelineError::Thread)
 }
 
 type Ended = oneshot::Receiver<Result<(), PipelineError>>;

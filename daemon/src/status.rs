@@ -99,6 +99,10 @@ impl Status {
         START.elapsed().saturating_sub(Duration::from_millis(taken))
     }
 
+    pub fn is_idle(&self) -> bool {
+        self.image_taken.load(Ordering::Relaxed) == NOTHING_IN_HAND
+    }
+
     pub fn counts(&self) -> Counts {
         Counts {
             acknowledged: self.acknowledged.load(Ordering::Relaxed),

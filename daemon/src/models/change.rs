@@ -2,12 +2,13 @@
 //! the disk alone where none runs. The record on the disk changes first, then what serves: a result says
 //! itself which model made it, and after a kill the next start serves what the record says.
 
-use segmenter::Segmenter;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::record::{Stand, Version};
 use super::store::Store;
-use super::{Models, ModelsError};
+use super::{Models, ModelsError, Serving};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,16 +135,16 @@ fn promote(
             )));
         }
         // Its place is its own; it did not open when the daemon started.
-        serve(live, slot, store.open(slot, &version)?);
+        serve(live, slot, load(store, slot, &version)?);
         return Ok(Reply::Done(format!("slot {slot}: {version} serves again")));
     }
     record.check(slot, &version)?;
-    let segmenter = store.open(slot, &version)?;
+    let serving = load(store, slot, &version)?;
     record.previous = record.active.take();
     record.active = Some(Stand::now(version.clone()));
     record.raise(&version);
     store.write_record(slot, &record)?;
-    serve(live, slot, segmenter);
+    serve(live, slot, serving);
     tracing::info!(slot, %version, "model promoted");
     let before = record.previous.map_or(String::new(), |previous| {
         format!(", in place of {}", previous.version)
@@ -193,12 +194,13 @@ fn rollback(store: &Store, live: Option<&Models>, slot: &str) -> Result<Reply, M
     let (Some(active), Some(previous)) = (record.active.take(), record.previous.take()) else {
         return Err(ModelsError::NothingBefore(slot.to_owned()));
     };
-    let segmenter = store.open(slot, &previous.version)?;
     let version = previous.version;
+    let loaded = live.and_then(|live| live.before(slot, &version));
+    let serving = loaded.map_or_else(|| load(store, slot, &version), Ok)?;
     record.active = Some(Stand::now(version.clone()));
     record.previous = Some(active.clone());
     store.write_record(slot, &record)?;
-    serve(live, slot, segmenter);
+    serve(live, slot, serving);
     let from = active.version;
     tracing::warn!(slot, %version, %from, "model rolled back");
     let when = if live.is_some() {
@@ -211,8 +213,12 @@ fn rollback(store: &Store, live: Option<&Models>, slot: &str) -> Result<Reply, M
     )))
 }
 
-fn serve(live: Option<&Models>, slot: &str, segmenter: Segmenter) {
+fn load(store: &Store, slot: &str, version: &Version) -> Result<Arc<Serving>, ModelsError> {
+    store.open(slot, version).map(Serving::new)
+}
+
+fn serve(live: Option<&Models>, slot: &str, serving: Arc<Serving>) {
     if let Some(live) = live {
-        live.serve(slot, segmenter);
+        live.serve(slot, serving);
     }
 }

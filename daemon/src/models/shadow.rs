@@ -1,11 +1,13 @@
 //! The candidate of a slot on the images that the active model has done: how far would the masks differ?
 //!
-//! A thread of the lowest priority, which gets an image after its result is in the outbox. While it has
-//! as many as its queue holds, further images are not compared and counted as skipped: results never wait.
+//! A thread of the lowest priority, which gets an image after its result is in the outbox and works while
+//! no image is in hand. So a result waits for nothing, and at most one frame is under way beside it. What
+//! the queue has no room for is not compared and counted as skipped.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 use std::{io, thread};
 
 use contract::manifest::Class as Meaning;
@@ -16,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::{Models, Problem, Version};
 use crate::failure::chain;
+use crate::status::Status;
 
 /// An image and what the active model made of it.
 pub struct Glimpse {
@@ -33,12 +36,16 @@ pub struct Shadow {
 }
 
 impl Shadow {
-    pub fn start(models: Arc<Models>, queue_max_images: usize) -> io::Result<Self> {
+    pub fn start(
+        models: Arc<Models>,
+        status: Arc<Status>,
+        queue_max_images: usize,
+    ) -> io::Result<Self> {
         let (glimpses, queue) = sync_channel(queue_max_images);
         let own = Arc::clone(&models);
         thread::Builder::new()
             .name("shadow".to_owned())
-            .spawn(move || work(&own, &queue))?;
+            .spawn(move || work(&own, &status, &queue))?;
         Ok(Self { glimpses, models })
     }
 
@@ -53,7 +60,7 @@ impl Shadow {
 /// Lowest there is: about a seventieth of a core that something else wants.
 const NICE: i32 = 19;
 
-fn work(models: &Models, queue: &Receiver<Glimpse>) {
+fn work(models: &Models, status: &Status, queue: &Receiver<Glimpse>) {
     // Linux has a priority for each thread; 0 is the one that asks.
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::warn!(%error, "the shadow run has the priority of everything else");
@@ -87,7 +94,7 @@ fn work(models: &Models, queue: &Receiver<Glimpse>) {
             continue;
         };
         // Nothing is shared with the closure that could be left half changed.
-        let compared = catch_unwind(AssertUnwindSafe(|| compare(candidate, &glimpse)));
+        let compared = catch_unwind(AssertUnwindSafe(|| compare(candidate, &glimpse, status)));
         let mut state = models.slots[slot].lock();
         let current = state.serving.model.digest == glimpse.digest;
         if current && state.candidate.as_ref() == Some(&version) {
@@ -100,11 +107,27 @@ fn work(models: &Models, queue: &Receiver<Glimpse>) {
     }
 }
 
+/// Between two images of a busy queue the thread has none in hand either, for a moment.
+fn wait_until_idle(status: &Status) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    const IDLE_PAUSES: u32 = 3;
+    let mut n_idle = 0;
+    while n_idle < IDLE_PAUSES {
+        thread::sleep(PAUSE);
+        n_idle = if status.is_idle() { n_idle + 1 } else { 0 };
+    }
+}
+
 /// Pixels of each of the candidate's classes in both, over all frames; none when it could not.
-fn compare(candidate: &Segmenter, glimpse: &Glimpse) -> Option<Vec<(u8, Overlap)>> {
+fn compare(
+    candidate: &Segmenter,
+    glimpse: &Glimpse,
+    status: &Status,
+) -> Option<Vec<(u8, Overlap)>> {
     let classes = candidate.manifest().classes.iter().map(|class| class.id);
     let mut overlaps: Vec<_> = classes.map(|class| (class, Overlap::default())).collect();
     for (frame, labels) in glimpse.frames.iter().zip(&glimpse.labels) {
+        wait_until_idle(status);
         let (found, _) = candidate.segment(frame).ok()?;
         for (class, sum) in &mut overlaps {
             let overlap = Overlap::of(&found, labels, *class);
