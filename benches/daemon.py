@@ -1,10 +1,14 @@
 """What the daemon costs on this machine: daemon.py SCANSIDED BUNDLE COUNT IMAGE...
 
+With SHADOW=on a copy of the bundle with the next counter is installed and works on the same images in the shadow; after
+that it is promoted and rolled back, with the time of each command.
+
 Starts mosquitto and SCANSIDED, drops COUNT files into the inbox (the IMAGEs in turn) and prints the time from start to
 ready, resident memory at rest and while segmenting, and the time of each stage. Needs mosquitto; nothing else than
 Python's own library.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -43,10 +47,11 @@ def main() -> None:
         work = Path(folder)
         (work / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
         (work / "inbox").mkdir()
+        shadow = '[models]\nallow_unsigned = true\nshadow = "candidate"\n' if "SHADOW" in os.environ else ""
         (work / "daemon.toml").write_text(
             f'node = "box-1"\n[model]\nbundle = "{bundle}"\n[state]\ndirectory = "state"\nmin_free_bytes = 0\n'
             f'[[folder]]\nname = "inbox"\ndirectory = "inbox"\nstable_ms = 20\npoll_interval_ms = 50\n'
-            f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\n'
+            f'[mqtt]\nhost = "127.0.0.1"\nport = {port}\nhealth_interval_s = 1\n{shadow}'
         )
         path = os.environ["PATH"] + ":/usr/sbin"
         mosquitto = shutil.which("mosquitto", path=path)
@@ -57,11 +62,41 @@ def main() -> None:
                 [scansided, "--log-json", "run", "--config", work / "daemon.toml"], stderr=out
             )
         try:
+            models = [scansided, "models"]
+            if shadow:
+                wait_for("ready", lambda: events(log, "ready"))
+                candidate = str(next_version(bundle, work / "candidate"))
+                command([*models, "install", "--unsigned", candidate], work)
             measure(daemon, log, work, images, count)
+            if shadow:
+                print(subprocess.run(
+                    ["mosquitto_sub", "-p", str(port), "-C", "1", "-t", "scanside/v1/box-1/model/default"],
+                    capture_output=True, text=True, check=True,
+                ).stdout.split('"shadow":')[1].split("}]")[0])
+                for what in ("promote", "rollback"):
+                    command([*models, what], work)
         finally:
             daemon.terminate()
             daemon.wait()
             broker.terminate()
+
+
+def command(words: list[str], work: Path) -> None:
+    begin = time.monotonic()
+    subprocess.run([*words, "--config", work / "daemon.toml"], check=True, stdout=subprocess.DEVNULL)
+    print(f"{words[2]} took {1000 * (time.monotonic() - begin):.0f} ms, the program's start included")
+
+
+def next_version(bundle: Path, copy: Path) -> Path:
+    """The bundle under the next counter; its digest is that of the compact JSON without one."""
+    shutil.copytree(bundle, copy)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["counter"] += 1
+    manifest["digest"] = ""
+    compact = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False)
+    manifest["digest"] = hashlib.sha256(compact.encode()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False))
+    return copy
 
 
 def events(log: Path, message: str) -> list[dict]:

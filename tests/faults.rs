@@ -1,7 +1,8 @@
 //! The daemon's promise against a real mosquitto: whatever dies, every accepted image ends published,
 //! and an independent subscriber has seen each result at least once with one job id.
 //!
-//! SCANSIDE_LONG=1 stops the broker for 30 s instead of 5. Without mosquitto the tests say SKIPPED;
+//! SCANSIDE_LONG=1 stops the broker for 30 s instead of 5, and damages a
+//! bundle 1000 times instead of 100. Without mosquitto the tests say SKIPPED;
 //! with SCANSIDE_REQUIRE_PEERS they fail.
 
 #![expect(
@@ -20,14 +21,20 @@ use serde_json::Value;
 use site::{Site, mosquitto};
 use station::{PATIENCE, Station, free_port, wait_for};
 
+#[path = "faults/bad_models.rs"]
+mod bad_models;
 #[path = "faults/certificates.rs"]
 mod certificates;
 #[path = "faults/http.rs"]
 mod http;
+#[path = "faults/models.rs"]
+mod models;
 #[path = "faults/power.rs"]
 mod power;
 #[path = "faults/quarantine.rs"]
 mod quarantine;
+#[path = "faults/routes.rs"]
+mod routes;
 #[expect(dead_code, reason = "other tests use the rest of it")]
 #[path = "sample_bundle.rs"]
 mod sample_bundle;
@@ -35,6 +42,8 @@ mod sample_bundle;
 mod script;
 #[path = "faults/sender.rs"]
 mod sender;
+#[path = "faults/signer.rs"]
+mod signer;
 #[path = "faults/site.rs"]
 mod site;
 #[path = "faults/station.rs"]

@@ -5,11 +5,11 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
-use segmenter::Segmenter;
-
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::encode::Model;
 use crate::failure::chain;
+use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
 use crate::source::dicom::bind;
 
@@ -54,7 +54,7 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
             .map(|_| format!("credentials: {}", file.display()))
             .map_err(|error| format!("credentials: cannot read {}: {error}", file.display()))
     }));
-    findings.push(bundle(&config.model.bundle));
+    findings.extend(models(&config));
     let mut good = true;
     for finding in findings {
         match finding {
@@ -147,16 +147,24 @@ pub(crate) fn writable(folder: &Path) -> Result<(), String> {
         .map_err(|error| format!("cannot write in {name}: {error}; give this user write access"))
 }
 
-fn bundle(path: &Path) -> Finding {
-    let segmenter = Segmenter::open(path)
-        .map_err(|error| format!("bundle {}: {}", path.display(), chain(&error)))?;
-    let manifest = segmenter.manifest();
-    Ok(format!(
-        "bundle {}: {} {}, every file verified, golden masks reproduced",
-        path.display(),
-        manifest.name,
-        manifest.version
-    ))
+/// What serves in each slot, or the first that does not.
+fn models(config: &Config) -> Vec<Finding> {
+    let models = match Models::open(config) {
+        Ok(models) => models,
+        Err(error) => return vec![Err(chain(&error))],
+    };
+    let finding = |(index, (slot, _))| {
+        let Model { name, version, .. } = &models.serving(index).model;
+        match models.problem(slot) {
+            None => Ok(format!(
+                "slot `{slot}`: {name} {version}, every file verified, golden masks reproduced"
+            )),
+            Some(problem) => Err(format!(
+                "slot `{slot}`: {name} {version} serves instead of what should: {problem}"
+            )),
+        }
+    };
+    config.slots().enumerate().map(finding).collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 //! standard error, or in the printed lines), 2 wrong usage.
 
 mod life;
+mod models;
 mod quarantine;
+mod route;
 
 use std::fs;
 use std::io::{self, Write};
@@ -21,7 +23,9 @@ use crate::job::{Ticket, boot_id};
 use crate::segment::{Found, segment};
 use crate::{RunError, clock};
 
+pub use models::{ModelsAction, models};
 pub use quarantine::{QuarantineAction, Selection, quarantine};
+pub use route::{RouteArgs, route};
 
 /// Every image in the inbox becomes masks on MQTT. For research use; not a medical device.
 ///
@@ -61,6 +65,13 @@ pub enum Command {
         #[command(subcommand)]
         action: QuarantineAction,
     },
+    /// Bundles: bring one in, let it serve, go back to the one before.
+    Models {
+        #[command(subcommand)]
+        action: ModelsAction,
+    },
+    /// Explain which rule takes a file, and why.
+    Route(RouteArgs),
     /// Print the JSON Schema of a result.
     Schema,
     /// Broker, phantom images, daemon and subscriber in one process: everything works, see here.
@@ -118,6 +129,17 @@ pub enum CliError {
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error(transparent)]
+    Models(#[from] crate::models::ModelsError),
+    /// With the words of who refused.
+    #[error("{0}")]
+    Refused(String),
+    #[error("no source is called `{name}`; the configuration has {known}")]
+    NoSource { name: String, known: String },
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Decode(#[from] segmenter::decode::DecodeError),
     #[error("the running scansided answers another question; is it of another version?")]
     Answer,
     #[error("cannot write {}: {source}", path.display())]
@@ -135,7 +157,6 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
     let speaker = Speaker {
         node: "cli".to_owned(),
         boot: boot_id(),
-        model: segmenter.manifest().into(),
         inline_max_bytes: usize::MAX,
     };
     if let Some(folder) = &args.overlay {
@@ -152,7 +173,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
                     write_overlays(folder, file, &found, segmenter.manifest())?;
                 }
                 found.labels.clear();
-                let report = report(&speaker, found);
+                let report = report(&speaker, found, segmenter.manifest());
                 let line = serde_json::to_string(&report).expect("a report is plain data");
                 writeln!(out, "{line}")?;
             }
@@ -181,13 +202,13 @@ fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Found, Failure> {
     segment(segmenter, &Limits::STANDARD, &bytes)
 }
 
-fn report(speaker: &Speaker, found: Found) -> Report {
+fn report(speaker: &Speaker, found: Found, manifest: &contract::Manifest) -> Report {
     let origin = Origin {
         source: "cli".to_owned(),
         received_at: clock::now(),
         wait_ms: 0.0,
     };
-    speaker.report(found, &origin)
+    speaker.report(found, &origin, &manifest.into())
 }
 
 /// `<stem>-<start of the file's digest>[-<frame>].png`.

@@ -6,10 +6,12 @@
 mod dicom;
 mod error;
 mod http;
+mod models;
 mod mqtt;
 mod overlap;
 mod paths;
 mod quarantine;
+mod route;
 mod tls;
 
 use std::collections::HashSet;
@@ -21,8 +23,10 @@ use serde::{Deserialize, Serialize};
 pub use dicom::Dicom;
 pub use error::ConfigError;
 pub use http::Http;
+pub use models::{DEFAULT_SLOT, Models, NO_SLOT, Shadow, Slot};
 pub use mqtt::Mqtt;
 pub use quarantine::Quarantine;
+pub use route::{Route, Texts};
 pub use tls::Tls;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -31,6 +35,12 @@ pub struct Config {
     /// Stable id of this box, part of every topic: 1 to 32 of a-z, 0-9 and `-`.
     pub node: String,
     pub model: Model,
+    #[serde(default)]
+    pub slot: Vec<Slot>,
+    #[serde(default)]
+    pub models: Models,
+    #[serde(default)]
+    pub route: Vec<Route>,
     pub state: State,
     #[serde(default)]
     pub folder: Vec<Folder>,
@@ -314,6 +324,9 @@ impl Config {
                 return Err((key, problem));
             }
         }
+        self.models.validate()?;
+        self.validate_slots()?;
+        self.validate_routes()?;
         at_least(
             "pipeline.queue_max_jobs",
             self.pipeline.queue_max_jobs as u64,

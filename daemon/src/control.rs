@@ -19,6 +19,7 @@ use crate::accept::{self, AcceptError, Shelves};
 use crate::config::Config;
 use crate::failure::{Stage, chain};
 use crate::job::{Input, Ticket};
+use crate::models::{self, Change, Models, Reply, Store};
 use crate::outbox::{Entry, Ledger, Life, Outbox, OutboxError};
 use crate::quarantine::{self, Retried};
 
@@ -33,6 +34,7 @@ pub enum Request {
     Quarantined,
     Retry(Choice),
     Drop(Choice),
+    Models(Change),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,7 @@ pub enum Answer {
     Life(Option<Life>),
     Quarantined(Vec<Item>),
     Moved(Moved),
+    Models(Reply),
     /// Why the daemon could not do it.
     Failed(String),
 }
@@ -106,7 +109,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 /// Opens the outbox and answers, or lets the daemon that has it open answer.
 pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
     let state = &config.state.directory;
-    if !state.join("outbox.redb").exists() {
+    // A bundle may be installed before the first start.
+    if !matches!(request, Request::Models(_)) && !state.join("outbox.redb").exists() {
         return Err(AskError::NoOutbox(state.clone()));
     }
     let start = Instant::now();
@@ -134,7 +138,8 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
         // As at a start: no file is on its way any more.
         accept::recover(&outbox, &shelves)?;
     }
-    Ok(perform(&outbox, &shelves, request)?)
+    let store = (&Store::new(config), None);
+    Ok(perform(&outbox, &shelves, store, request)?)
 }
 
 fn send(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
@@ -149,8 +154,15 @@ fn send(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
 }
 
 /// Blocking: reads and writes outbox and shelves.
-fn perform(outbox: &Outbox, shelves: &Shelves, request: &Request) -> Result<Answer, AcceptError> {
+/// `live`: the daemon's models.
+fn perform(
+    outbox: &Outbox,
+    shelves: &Shelves,
+    (store, live): (&Store, Option<&Models>),
+    request: &Request,
+) -> Result<Answer, AcceptError> {
     Ok(match request {
+        Request::Models(change) => Answer::Models(models::perform(store, live, change)),
         Request::Ledger => Answer::Ledger(outbox.ledger()?),
         Request::Life(ticket) => Answer::Life(
             outbox

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::outbox::{Outbox, OutboxError};
-use crate::{PipelineError, RunError, pipeline, shutdown};
+use crate::{Models, PipelineError, RunError, pipeline, shutdown};
 use broker::Broker;
 use score::Board;
 use stage::Stage;
@@ -96,9 +96,11 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<bool, DemoError> {
     let mut heard = subscriber::subscribe(broker.address, stage.filter());
     next(&mut heard, Instant::now() + PATIENCE).await?;
     let (stop, stopped) = oneshot::channel::<()>();
+    drop(segmenter);
+    let models = Models::open(&stage.config).map_err(RunError::from)?;
     let mut daemon = tokio::spawn(pipeline::run(
         stage.config.clone(),
-        segmenter,
+        models,
         started,
         async move {
             // A sender that is gone means that the demo ended: stop as well.

@@ -43,3 +43,21 @@ pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
+
+/// Stands before each write of a change that a power cut may interrupt. Builds with debug assertions
+/// stop before the n-th when a test says so with SCANSIDE_STOP_AT_STEP=n; others do nothing.
+pub(crate) fn step() {
+    #[cfg(debug_assertions)]
+    {
+        use std::sync::LazyLock;
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static STEPS: AtomicU64 = AtomicU64::new(0);
+        static STOP: LazyLock<Option<u64>> = LazyLock::new(|| {
+            let text = std::env::var("SCANSIDE_STOP_AT_STEP").ok()?;
+            text.parse().ok()
+        });
+        if STOP.is_some_and(|stop| STEPS.fetch_add(1, Ordering::Relaxed) + 1 == stop) {
+            std::process::abort();
+        }
+    }
+}

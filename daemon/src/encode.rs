@@ -17,12 +17,11 @@ use crate::segment::Found;
 /// JSON Schema of [`Report`].
 pub const RESULT_SCHEMA: &str = include_str!("../schema/result-1.json");
 
-/// Who speaks: this process and its model.
+/// Who speaks: this process.
 #[derive(Debug, Clone)]
 pub struct Speaker {
     pub node: String,
     pub boot: Uuid,
-    pub model: Model,
     pub inline_max_bytes: usize,
 }
 
@@ -134,11 +133,12 @@ pub struct Origin {
 
 impl Speaker {
     /// The object that MQTT carries and `scansided segment` prints; `seq` is 0 outside the outbox.
-    pub fn report(&self, found: Found, origin: &Origin) -> Report {
+    /// `model`: what made it of the image.
+    pub fn report(&self, found: Found, origin: &Origin, model: &Model) -> Report {
         let ms = |duration: std::time::Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         Report {
             schema: "result/1".to_owned(),
-            job_id: job::job_id(&found.sha256, &self.model.digest),
+            job_id: job::job_id(&found.sha256, &model.digest),
             seq: 0,
             node: self.node.clone(),
             boot: self.boot,
@@ -146,7 +146,7 @@ impl Speaker {
             finished_at: clock::now(),
             source: origin.source.clone(),
             image: found.image,
-            model: self.model.clone(),
+            model: model.clone(),
             timing_ms: TimingMs {
                 wait: origin.wait_ms,
                 decode: ms(found.decode),

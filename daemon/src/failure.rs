@@ -13,6 +13,8 @@ pub enum Failure {
     Decode(#[from] DecodeError),
     #[error("{0}")]
     Infer(#[from] InferError),
+    #[error("rule {rule} of `[[route]]` sends it to no model: {reason}")]
+    NotRouted { rule: usize, reason: String },
     #[error("the file of an accepted image cannot be read: {0}")]
     Input(std::io::Error),
     #[error("the program stopped {attempts} times while it worked on this image")]
@@ -43,6 +45,7 @@ pub struct Reason {
 pub enum Stage {
     Accept,
     Decode,
+    Route,
     Infer,
     Publish,
 }
@@ -52,6 +55,7 @@ impl fmt::Display for Stage {
         f.pad(match self {
             Self::Accept => "accept",
             Self::Decode => "decode",
+            Self::Route => "route",
             Self::Infer => "infer",
             Self::Publish => "publish",
         })
@@ -63,6 +67,7 @@ impl Reason {
     pub fn stage(&self) -> Stage {
         match self.code.as_str() {
             "file_too_large" | "input_unreadable" => Stage::Accept,
+            "not_routed" => Stage::Route,
             "message_too_large" | "message_breaks_connection" | "message_refused" => Stage::Publish,
             "crash_loop" | "panic" | "graph_unreadable" | "graph_broken" | "graph_input"
             | "input_length" | "inference_failed" | "output_shape" | "output_not_finite" => {
@@ -79,6 +84,7 @@ impl Failure {
         match self {
             Self::Decode(error) => error.kind(),
             Self::Infer(error) => error.kind(),
+            Self::NotRouted { .. } => "not_routed",
             Self::Input(_) => "input_unreadable",
             Self::CrashLoop { .. } => "crash_loop",
             Self::Panic { .. } => "panic",
@@ -93,6 +99,9 @@ impl Failure {
         match self {
             Self::Decode(_) => "check the file at its source; put it into the inbox again",
             Self::Infer(_) => "check the bundle with `scansided check`",
+            Self::NotRouted { .. } => {
+                "`scansided route FILE` explains the rules; change them and retry the job, or drop it"
+            }
             Self::Input(_) => "check the disk of the state directory",
             Self::CrashLoop { .. } => "segment the file alone with `scansided segment` to see why",
             Self::Panic { .. } => "report the file and the log line to the makers of scansided",
@@ -155,6 +164,13 @@ mod tests {
             ),
             (Failure::Poison { strikes: 4 }, Stage::Publish),
             (Failure::Refused { code: code() }, Stage::Publish),
+            (
+                Failure::NotRouted {
+                    rule: 1,
+                    reason: code(),
+                },
+                Stage::Route,
+            ),
         ];
         for (failure, stage) in cases {
             assert_eq!(failure.reason().stage(), stage, "{failure}");

@@ -17,11 +17,13 @@ pub mod failure;
 pub mod http;
 pub mod job;
 mod metrics;
+pub mod models;
 pub mod mqtt;
 pub mod outbox;
 pub mod pipeline;
 pub mod quarantine;
 mod reload;
+pub mod route;
 pub mod segment;
 pub mod shutdown;
 pub mod source;
@@ -31,9 +33,10 @@ mod tls;
 
 use std::time::Instant;
 
-use segmenter::{OpenError, Segmenter};
+use segmenter::OpenError;
 
 pub use config::Config;
+pub use models::{Models, ModelsError};
 pub use pipeline::PipelineError;
 
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,8 @@ pub enum RunError {
     },
     #[error("folder `{name}`: {problem}")]
     Inbox { name: String, problem: String },
+    #[error(transparent)]
+    Models(#[from] ModelsError),
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
 }
@@ -59,11 +64,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
             problem,
         })?;
     }
-    let path = config.model.bundle.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        Segmenter::open(&path).map_err(|source| RunError::Bundle { path, source })
-    });
-    let segmenter = opened.await.map_err(|_| PipelineError::Panicked)??;
-    pipeline::run(config, segmenter, started, shutdown).await?;
+    let configured = config.clone();
+    let opened = tokio::task::spawn_blocking(move || Models::open(&configured));
+    let models = opened.await.map_err(|_| PipelineError::Panicked)??;
+    pipeline::run(config, models, started, shutdown).await?;
     Ok(())
 }

@@ -2,8 +2,8 @@
 //! gets a client of its own, the [`Window`] knows what is in flight, and the outbox keeps every
 //! message until its PUBACK.
 //!
-//! Topics below `<base>/v1/<node>/`: `availability` (retained, will `offline`), `state` and `info`
-//! (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`.
+//! Topics below `<base>/v1/<node>/`: `availability` (retained, will `offline`), `state`, `info` and
+//! `model/<slot>` (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`.
 
 mod answers;
 mod backoff;
@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::encode::Speaker;
 use crate::failure::Failure;
+use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
 use crate::shutdown::stopped;
 use crate::status::Status;
@@ -52,6 +53,7 @@ pub struct Publisher {
     config: Arc<Config>,
     speaker: Speaker,
     outbox: Arc<Outbox>,
+    models: Arc<Models>,
     status: Arc<Status>,
     credentials: watch::Receiver<Credentials>,
     letters: Letters,
@@ -75,6 +77,7 @@ impl Publisher {
         config: &Config,
         speaker: Speaker,
         (outbox, shelves): (Arc<Outbox>, Shelves),
+        models: Arc<Models>,
         status: Arc<Status>,
         credentials: watch::Receiver<Credentials>,
     ) -> Self {
@@ -95,6 +98,7 @@ impl Publisher {
             config: Arc::new(config.clone()),
             speaker,
             outbox,
+            models,
             status,
             credentials,
             started: std::time::Instant::now(),

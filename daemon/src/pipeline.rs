@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use segmenter::Segmenter;
 use segmenter::decode::Limits;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
 use crate::accept::{self, AcceptError, Shelves};
 use crate::config::{self, Config};
@@ -22,10 +22,12 @@ use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
 use crate::http::{self, HttpError};
 use crate::job::{Input, Job, Ticket, boot_id, job_id, sha256};
+use crate::models::{Glimpse, Models, ModelsError, Shadow};
 use crate::mqtt;
 use crate::outbox::{Lease, Outbox};
 use crate::quarantine::{self, Ending};
 use crate::reload;
+use crate::route::{Router, Target};
 use crate::segment::segment;
 use crate::shutdown::stopped;
 use crate::source::Door;
@@ -49,6 +51,8 @@ pub enum PipelineError {
     #[error(transparent)]
     Credentials(#[from] CredentialError),
     #[error(transparent)]
+    Models(#[from] ModelsError),
+    #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
     #[error("cannot start the inference thread: {0}")]
     Thread(std::io::Error),
@@ -60,7 +64,9 @@ pub enum PipelineError {
 struct Worker {
     outbox: Arc<Outbox>,
     shelves: Shelves,
-    segmenter: Segmenter,
+    models: Arc<Models>,
+    router: Router,
+    shadow: Option<Shadow>,
     limits: Limits,
     speaker: Speaker,
     status: Arc<Status>,
@@ -72,7 +78,7 @@ struct Worker {
 /// start began, for the log.
 pub async fn run(
     config: Config,
-    segmenter: Segmenter,
+    models: Models,
     started: Instant,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
@@ -87,18 +93,20 @@ pub async fn run(
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;
+    models.settle()?;
+    let models = Arc::new(models);
     let status = Arc::new(Status::default());
     // A counter that is not there yet looks like one that is missing.
     let sources = config.sources();
     sources.for_each(|source| status.metrics.accepted(source, 0));
+    let shadow = start_shadow(&config, &models, &status)?;
     let fresh = Arc::new(Notify::new());
     let speaker = Speaker {
         node: config.node.clone(),
         boot: boot_id(),
-        model: segmenter.manifest().into(),
         inline_max_bytes: config.mqtt.inline_max_bytes,
     };
-    let (boot, model) = (speaker.boot, speaker.model.name.clone());
+    let boot = speaker.boot;
     let backlog = waiting.len();
 
     let (stop_sources, sources_stopped) = watch::channel(false);
@@ -108,7 +116,9 @@ pub async fn run(
         Worker {
             outbox: Arc::clone(&outbox),
             shelves: shelves.clone(),
-            segmenter,
+            models: Arc::clone(&models),
+            router: Router::new(&config),
+            shadow,
             limits: Limits::from(&config.decode),
             speaker: speaker.clone(),
             status: Arc::clone(&status),
@@ -139,16 +149,23 @@ pub async fn run(
         shelves: shelves.clone(),
         limits: config.quarantine.clone(),
         history_max_jobs: config.state.history_max_jobs,
+        models: Arc::clone(&models),
     };
     let listener = control::listen(&config.state.directory);
     let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));
-    let letters = (outbox, shelves);
-    let publisher =
-        mqtt::Publisher::new(&config, speaker, letters, Arc::clone(&status), credentials);
+    let letterbox = (outbox, shelves);
+    let publisher = mqtt::Publisher::new(
+        &config,
+        speaker,
+        letterbox,
+        models,
+        Arc::clone(&status),
+        credentials,
+    );
     let mut publishing = tokio::spawn(publisher.run(fresh, mqtt_stopped, grace));
 
     let startup_ms = started.elapsed().as_millis() as u64;
-    tracing::info!(%boot, model, waiting = backlog, startup_ms, "ready");
+    tracing::info!(%boot, waiting = backlog, startup_ms, "ready");
     systemd::ready();
     let image_timeout = Duration::from_secs(config.pipeline.image_timeout_s);
     tokio::spawn(systemd::keep_watch(Arc::clone(&status), image_timeout));
@@ -247,6 +264,20 @@ async fn run_folders(
     Ok(())
 }
 
+fn start_shadow(
+    config: &Config,
+    models: &Arc<Models>,
+    status: &Arc<Status>,
+) -> Result<Option<Shadow>, PipelineError> {
+    if config.models.shadow == config::Shadow::Off {
+        return Ok(None);
+    }
+    let queue = config.models.shadow_queue_max_images;
+    Shadow::start(Arc::clone(models), Arc::clone(status), queue)
+        .map(Some)
+        .map_err(PipelineError::Thread)
+}
+
 type Ended = oneshot::Receiver<Result<(), PipelineError>>;
 
 fn start_inference(
@@ -306,16 +337,30 @@ impl Worker {
             Ok(bytes) => bytes,
             Err(error) => return self.quarantine(ticket, None, &Failure::Input(error)),
         };
-        let found = match segment(&self.segmenter, &self.limits, &bytes) {
-            Ok(found) => found,
-            Err(failure) => return self.quarantine(ticket, Some(&bytes), &failure),
+        let slot = match self.route(&job.source, &bytes) {
+            Ok(slot) => slot,
+            Err(failure) => return self.quarantine(ticket, None, &failure),
         };
+        let serving = self.models.serving(slot);
+        let mut found = match segment(&serving.segmenter, &self.limits, &bytes) {
+            Ok(found) => found,
+            Err(failure) => {
+                let id = job_id(&sha256(&bytes), &serving.model.digest);
+                return self.quarantine(ticket, Some(id), &failure);
+            }
+        };
+        let glimpse = self.models.compares(slot).then(|| Glimpse {
+            slot,
+            digest: serving.model.digest.clone(),
+            frames: std::mem::take(&mut found.frames),
+            labels: std::mem::take(&mut found.labels),
+        });
         let origin = Origin {
             source: job.source.clone(),
             received_at: job.received_at.clone(),
             wait_ms: wait.as_millis() as f64,
         };
-        let mut report = self.speaker.report(found, &origin);
+        let mut report = self.speaker.report(found, &origin, &serving.model);
         let (id, timing) = (report.job_id, report.timing_ms);
         self.status.metrics.inferred(timing.infer / 1000.0);
         let input = Input {
@@ -329,6 +374,9 @@ impl Worker {
             })
             .map_err(AcceptError::from)?;
         self.fresh.notify_one();
+        if let (Some(shadow), Some(glimpse)) = (&self.shadow, glimpse) {
+            shadow.show(glimpse);
+        }
         tracing::info!(
             ticket, job_id = %id, decode_ms = timing.decode, preprocess_ms = timing.preprocess,
             infer_ms = timing.infer, postprocess_ms = timing.postprocess,
@@ -337,13 +385,24 @@ impl Worker {
         Ok(())
     }
 
+    /// Number of the slot that the image is for.
+    fn route(&self, source: &str, bytes: &[u8]) -> Result<usize, Failure> {
+        let choice = self.router.choose(bytes, source, &self.limits)?;
+        match (choice.target, choice.rule) {
+            (Target::Slot(slot), _) => Ok(slot),
+            (Target::Nowhere(reason), rule) => Err(Failure::NotRouted {
+                rule: rule.unwrap_or_default(),
+                reason,
+            }),
+        }
+    }
+
     fn quarantine(
         &self,
         ticket: Ticket,
-        bytes: Option<&[u8]>,
+        job_id: Option<Uuid>,
         failure: &Failure,
     ) -> Result<(), PipelineError> {
-        let job_id = bytes.map(|bytes| job_id(&sha256(bytes), &self.speaker.model.digest));
         let (outbox, speaker) = (&*self.outbox, &self.speaker);
         quarantine::end(
             &self.shelves,

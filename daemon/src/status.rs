@@ -19,6 +19,7 @@ pub struct Status {
     distrust: Mutex<Option<String>>,
     disk_low: AtomicBool,
     draining: AtomicBool,
+    model_fell_back: AtomicBool,
     /// Results and events acknowledged since the start.
     acknowledged: AtomicU64,
     /// Of these, what no client was subscribed to.
@@ -37,6 +38,7 @@ impl Default for Status {
             distrust: Mutex::default(),
             disk_low: AtomicBool::default(),
             draining: AtomicBool::default(),
+            model_fell_back: AtomicBool::default(),
             acknowledged: AtomicU64::default(),
             unheard: AtomicU64::default(),
             quarantined: AtomicU64::default(),
@@ -69,6 +71,10 @@ impl Status {
 
     pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn set_model_fell_back(&self, fell_back: bool) {
+        self.model_fell_back.store(fell_back, Ordering::Relaxed);
     }
 
     pub fn count_acknowledged(&self, messages: u64) {
@@ -128,6 +134,10 @@ impl Status {
         self.in_hand() > image_timeout
     }
 
+    pub fn is_idle(&self) -> bool {
+        self.image_taken.load(Ordering::Relaxed) == NOTHING_IN_HAND
+    }
+
     pub fn counts(&self) -> Counts {
         Counts {
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
@@ -141,8 +151,14 @@ impl Status {
     pub fn reasons(&self) -> Vec<&'static str> {
         let disk = self.disk_low.load(Ordering::Relaxed).then_some("disk_low");
         let draining = self.draining.load(Ordering::Relaxed).then_some("draining");
+        let fell_back = self.model_fell_back.load(Ordering::Relaxed);
+        let model = fell_back.then_some("model_fell_back");
         let distrust = self.distrust().map(|_| "mqtt_refused");
-        disk.into_iter().chain(draining).chain(distrust).collect()
+        disk.into_iter()
+            .chain(model)
+            .chain(draining)
+            .chain(distrust)
+            .collect()
     }
 
     pub fn word(&self) -> &'static str {
@@ -150,7 +166,9 @@ impl Status {
             "draining"
         } else if self.distrust().is_some() {
             "error"
-        } else if self.disk_low.load(Ordering::Relaxed) {
+        } else if self.disk_low.load(Ordering::Relaxed)
+            || self.model_fell_back.load(Ordering::Relaxed)
+        {
             "degraded"
         } else {
             "ready"

@@ -82,7 +82,11 @@ impl Site {
         } else {
             daemon_port
         };
-        let mut station = Station::new(daemon_port, mqtt_extra);
+        Self::with(Station::new(daemon_port, mqtt_extra), port, broker_extra)
+    }
+
+    /// Around a station that was prepared for this port.
+    pub(crate) fn with(mut station: Station, port: u16, broker_extra: &str) -> Self {
         let broker = start_broker(station.path(), port, broker_extra);
         let (subscriber, lines) = start_subscriber(port);
         station.start_daemon();
@@ -140,6 +144,16 @@ impl Site {
         let copies = self.lines.lock().unwrap().len() - images;
         eprintln!("{images} images, {copies} copies; {ledger}");
         self.subscriber.kill();
+    }
+
+    /// What the broker retains at a topic below the node's root.
+    pub(crate) fn retained(&self, topic: &str) -> Value {
+        let mut command = Command::new("mosquitto_sub");
+        command.args(["-p", &self.port.to_string(), "-V", "5", "-W", "20"]);
+        command.args(["-C", "1", "-t", &format!("scanside/v1/box-1/{topic}")]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "nothing is retained at {topic}");
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Waits for so many events.

@@ -165,6 +165,13 @@ impl Station {
         fs::rename(&part, part.with_extension("png")).unwrap();
     }
 
+    /// A DICOM file.
+    pub(crate) fn drop_bytes(&self, name: &str, bytes: &[u8]) {
+        let part = self.inbox().join(format!("{name}.part"));
+        fs::write(&part, bytes).unwrap();
+        fs::rename(&part, part.with_extension("dcm")).unwrap();
+    }
+
     /// A file that ends in quarantine with an event.
     pub(crate) fn drop_garbage(&self, number: usize) {
         let part = self.inbox().join(format!("garbage-{number}.part"));

@@ -2,6 +2,7 @@
 //! opened again and has reproduced its own golden mask.
 
 mod command;
+mod sign;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,6 +14,7 @@ use contract::bundle::{Bundle, ClassMask, GOLDEN_IMAGE, GOLDEN_MASK, MANIFEST, f
 use contract::geometry::InputRules;
 use contract::manifest::{Class, Kind, Output, Precision, Provenance, SCHEMA};
 use contract::mask::Logits;
+use contract::signature::SIGNATURE;
 use contract::{Image, LabelMap, Manifest};
 use segmenter::Segmenter;
 use segmenter::infer::Probe;
@@ -180,17 +182,26 @@ pub fn logits(probe: &Probe, chw: &[f32]) -> Result<Logits> {
     })
 }
 
-/// Puts measured Dice values into the manifest of a bundle and seals it again.
+/// Puts measured Dice values into the manifest of a bundle and seals it again. A signature of the
+/// manifest as it was goes.
 pub fn record_dice(directory: &Path, dice: &BTreeMap<String, f64>) -> Result<()> {
     let mut manifest = Bundle::open(directory)?.manifest;
     manifest.provenance.dice.extend(dice.clone());
+    match fs::remove_file(directory.join(SIGNATURE)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| {
+                format!("cannot remove the old signature of {}", directory.display())
+            });
+        }
+        _ => {}
+    }
     let partial = directory.join(format!(".{MANIFEST}.partial"));
     save(&partial, manifest.seal().to_json().as_bytes())?;
     fs::rename(&partial, directory.join(MANIFEST))
         .with_context(|| format!("cannot replace the manifest of {}", directory.display()))
 }
 
-/// Packs a bundle folder into one `.tar`, the same bytes every time.
+/// Packs a bundle folder, with its signature if there is one, into one `.tar`, the same bytes every time.
 pub fn pack(directory: &Path, out: &Path) -> Result<()> {
     let bundle = Bundle::open(directory)?;
     let partial = sibling(out, "partial")?;
@@ -198,7 +209,8 @@ pub fn pack(directory: &Path, out: &Path) -> Result<()> {
         File::create(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
     let mut archive = tar::Builder::new(file);
     let names = bundle.manifest.files.keys().map(String::as_str);
-    for name in std::iter::once(MANIFEST).chain(names) {
+    let signature = bundle.path(SIGNATURE).exists().then_some(SIGNATURE);
+    for name in [MANIFEST].into_iter().chain(signature).chain(names) {
         let path = bundle.path(name);
         let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut header = tar::Header::new_ustar();
@@ -250,6 +262,7 @@ fn remove_all(directory: &Path) -> Result<()> {
 mod tests {
     use contract::geometry::Fit;
     use contract::intensity::{Normalize, Window};
+    use contract::signature::TrustedKeys;
     use nets::tiny_vit::Stem;
 
     use super::*;
@@ -389,5 +402,31 @@ mod tests {
             Segmenter::open(&archives[0]).unwrap().manifest().name,
             "small"
         );
+    }
+
+    #[test]
+    fn a_signed_bundle_opens_for_who_trusts_the_key_and_an_edit_ends_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (folder.path().join("small"), folder.path().join("box.key"));
+        write_bundle(&path, &spec()).unwrap();
+        sign::keygen(&key, true).unwrap();
+        assert!(sign::keygen(&key, true).is_err(), "a key is never replaced");
+        let public = fs::read_to_string(folder.path().join("box.key.pub")).unwrap();
+        let keys = TrustedKeys::parse(&[public.lines().nth(1).unwrap()]).unwrap();
+        let unsigned = Bundle::open_signed(&path, &keys).unwrap_err().to_string();
+        assert!(unsigned.contains("is missing"), "{unsigned}");
+        sign::sign(&path, &key).unwrap();
+        let archive = folder.path().join("a.tar");
+        pack(&path, &archive).unwrap();
+        Segmenter::open_signed(&archive, &keys).unwrap();
+
+        let manifest = path.join(MANIFEST);
+        let text = fs::read_to_string(&manifest).unwrap();
+        fs::write(&manifest, text.replace("small", "swall")).unwrap();
+        let edited = Bundle::open_signed(&path, &keys).unwrap_err().to_string();
+        assert!(edited.contains("does not belong"), "{edited}");
+        fs::write(&manifest, text).unwrap();
+        record_dice(&path, &BTreeMap::new()).unwrap();
+        assert!(!path.join(SIGNATURE).exists());
     }
 }

@@ -176,6 +176,21 @@ pub enum BundleCommand {
     Inspect { bundle: PathBuf },
     /// Pack a bundle folder into one .tar.
     Pack { bundle: PathBuf, out: PathBuf },
+    /// Make a key pair to sign bundles with: FILE and FILE.pub, as the minisign tool has them.
+    Keygen {
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Write the secret key as it is, for machines that sign without a person.
+        #[arg(long)]
+        no_password: bool,
+    },
+    /// Sign a bundle folder: writes manifest.minisig into it.
+    Sign {
+        bundle: PathBuf,
+        /// Secret key of `keygen` or of the minisign tool.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+    },
     /// Write the network input and the logits of images (default: the golden one) as raw f32 files,
     /// for comparison with another runtime.
     Dump {

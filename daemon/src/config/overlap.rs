@@ -11,6 +11,10 @@ pub(super) fn find(config: &Config) -> Result<(), Problem> {
         ("state.directory", String::new(), &config.state.directory),
         ("model.bundle", String::new(), &config.model.bundle),
     ];
+    for slot in &config.slot {
+        let whose = format!(" of slot `{}`", slot.name);
+        others.push(("slot.bundle", whose, &slot.bundle));
+    }
     for folder in &config.folder {
         for (key, whose, path) in &others {
             if overlap(&folder.directory, path) {

@@ -11,6 +11,9 @@ impl Config {
     pub(super) fn resolve(&mut self, base: &Path) {
         let resolve = |path: &mut PathBuf| *path = base.join(&*path);
         resolve(&mut self.model.bundle);
+        self.slot
+            .iter_mut()
+            .for_each(|slot| resolve(&mut slot.bundle));
         resolve(&mut self.state.directory);
         self.folder
             .iter_mut()

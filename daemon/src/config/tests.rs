@@ -377,3 +377,80 @@ fn the_reference_file_shows_every_key_with_its_default() {
     compare("", &full(), &reference, &text, &mut missing);
     assert!(missing.is_empty(), "undocumented: {missing:?}");
 }
+
+#[test]
+fn rules_that_cannot_mean_what_they_say_are_named() {
+    const CT: &str = "[[route]]\nwhen = { Modality = \"CT\" }\nslot = \"default\"\n";
+    let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+    let cases = [
+        (
+            "[[route]]\nwhen = { Modalty = \"CT\" }\nslot = \"default\"".to_owned(),
+            "`route.when`: rule 1: `Modalty` is no DICOM keyword; did you mean `Modality`?",
+        ),
+        (
+            "[[route]]\nwhen = { PixelData = \"CT\" }\nslot = \"default\"".to_owned(),
+            "rule 1: `PixelData` is not part of",
+        ),
+        (
+            "[[route]]\nwhen = { Modality = [] }\nslot = \"default\"".to_owned(),
+            "rule 1: `Modality` has an empty pattern",
+        ),
+        (
+            "[[route]]\nwhen = { Modality = 3 }\nslot = \"default\"".to_owned(),
+            "use a text or a list of texts",
+        ),
+        (
+            format!("{CT}[[route]]\nslot = \"heart\""),
+            "rule 2: no slot is called `heart`; known are default and none",
+        ),
+        (
+            format!("{CT}[[route]]\nsource = \"pacs\"\nslot = \"default\""),
+            "rule 2: no source is called `pacs`; known are inbox",
+        ),
+        (
+            format!(
+                "{CT}[[route]]\nsource = \"inbox\"\nwhen = {{ Modality = \"ct\", ImageType = \"*\" }}\n\
+                 slot = \"default\""
+            ),
+            "`route`: rule 2 is never reached: rule 1 takes all of its images",
+        ),
+        (
+            format!("[[route]]\nslot = \"default\"\n{CT}"),
+            "rule 2 is never reached: rule 1",
+        ),
+        (
+            "[[route]]\nslot = \"none\"".to_owned(),
+            "rule 1: with slot = \"none\" say why in `reason`",
+        ),
+        (
+            "[[route]]\nslot = \"default\"\nreason = \"x\"".to_owned(),
+            "rule 1: only rules with slot = \"none\" have a reason",
+        ),
+        (
+            "[[slot]]\nname = \"default\"\nbundle = \"b\"".to_owned(),
+            "`slot.name`: `default` has a meaning of its own",
+        ),
+        (
+            "[[slot]]\nname = \"a\"\nbundle = \"b\"\n[[slot]]\nname = \"a\"\nbundle = \"b\""
+                .to_owned(),
+            "two slots are called `a`",
+        ),
+        (
+            "[models]\ntrusted_keys = [\"minisign.pub\"]".to_owned(),
+            "`models.trusted_keys`: `minisign.pub` is no minisign public key",
+        ),
+        (
+            format!("[models]\ntrusted_keys = [\"{key}\"]\nversions_max = 2"),
+            "`models.versions_max`: 2 is out of range",
+        ),
+    ];
+    for (lines, expected) in cases {
+        let words = message(&GOOD.replace("[mqtt]", &format!("{lines}\n[mqtt]")));
+        assert!(words.contains(expected), "{expected}: {words}");
+    }
+    // The other way round both are reached: the narrow one is asked first.
+    let narrow =
+        "[[route]]\nwhen = { Modality = \"CT\", ImageType = \"AXIAL\" }\nslot = \"default\"\n";
+    let text = GOOD.replace("[mqtt]", &format!("{narrow}{CT}[mqtt]"));
+    Config::parse(&text, Path::new("daemon.toml")).unwrap();
+}

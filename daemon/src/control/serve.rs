@@ -19,6 +19,7 @@ use super::{Answer, LOCK_PATIENCE, LOCK_PAUSE, Request, SOCKET, chain, perform};
 use crate::accept::{AcceptError, Shelves};
 use crate::config;
 use crate::job::Ticket;
+use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
 use crate::quarantine;
 use crate::shutdown::stopped;
@@ -32,12 +33,13 @@ pub enum ControlError {
 }
 
 /// What an answer is made from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Control {
     pub outbox: Arc<Outbox>,
     pub shelves: Shelves,
     pub limits: config::Quarantine,
     pub history_max_jobs: u64,
+    pub models: Arc<Models>,
 }
 
 /// Between two looks at the limits of quarantine and history.
@@ -110,7 +112,7 @@ pub async fn run(
             _ = tick.tick() => {
                 let control = control.clone();
                 spawn_blocking(move || {
-                    let Control { outbox, shelves, limits, history_max_jobs } = &control;
+                    let Control { outbox, shelves, limits, history_max_jobs, .. } = &control;
                     outbox.forget_lives(*history_max_jobs)?;
                     quarantine::expire(outbox, shelves, limits, SystemTime::now())
                 })
@@ -154,9 +156,11 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
         Ok(request) => {
             let control = control.clone();
             let retries = matches!(request, Request::Retry(_));
-            let performed =
-                spawn_blocking(move || perform(&control.outbox, &control.shelves, &request))
-                    .await?;
+            let performed = spawn_blocking(move || {
+                let models = (&control.models.store, Some(&*control.models));
+                perform(&control.outbox, &control.shelves, models, &request)
+            })
+            .await?;
             match performed {
                 Ok(answer) => {
                     let retried = match &answer {

@@ -90,6 +90,7 @@ async fn a_running_daemon_answers_and_works_on_what_is_retried() {
         shelves: Shelves::create(folder.path(), 0).unwrap(),
         limits: config::Quarantine::default(),
         history_max_jobs: 100,
+        models: Arc::new(Models::none(&config)),
     };
     // What a killed daemon left.
     fs::write(folder.path().join(SOCKET), b"").unwrap();

@@ -14,13 +14,16 @@ fn speaker(inline_max_bytes: usize) -> Speaker {
     Speaker {
         node: "box-1".into(),
         boot: Uuid::from_u128(7),
-        model: Model {
-            name: "lv".into(),
-            version: "1.0.0".into(),
-            digest: "d".repeat(64),
-            precision: contract::manifest::Precision::Int8,
-        },
         inline_max_bytes,
+    }
+}
+
+fn model() -> Model {
+    Model {
+        name: "lv".into(),
+        version: "1.0.0".into(),
+        digest: "d".repeat(64),
+        precision: contract::manifest::Precision::Int8,
     }
 }
 
@@ -61,7 +64,7 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
         received_at: "2026-11-24T00:00:00.000Z".into(),
         wait_ms: 1.0,
     };
-    speaker.report(found, &origin)
+    speaker.report(found, &origin, &model())
 }
 
 /// The part of JSON Schema that the shipped schema uses; another keyword is a failure.

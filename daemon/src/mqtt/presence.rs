@@ -1,4 +1,4 @@
-//! What the node says about itself: `availability`, `state` and `info` (retained), `health`.
+//! What the node says about itself: `availability`, `state`, `info` and `model/<slot>` (retained), `health`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,11 @@ use crate::clock;
 use crate::config::Config;
 use crate::disk;
 use crate::encode::Speaker;
+use crate::models::Models;
 use crate::outbox::{Message, Outbox, OutboxError};
 use crate::status::Status;
 
-fn info(config: &Config, speaker: &Speaker) -> Value {
+fn info(config: &Config, speaker: &Speaker, models: &Models) -> Value {
     let sources: Vec<&str> = config.sources().collect();
     json!({
         "schema": "info/1",
@@ -24,7 +25,8 @@ fn info(config: &Config, speaker: &Speaker) -> Value {
         "result_schema": "result/1",
         "node": speaker.node,
         "boot": speaker.boot,
-        "model": speaker.model,
+        "model": models.serving(0).model,
+        "models": models.serving_models(),
         "sources": sources,
         "formats": ["png", "jpeg", "tiff", "dicom"],
         "limits": {
@@ -39,7 +41,7 @@ fn info(config: &Config, speaker: &Speaker) -> Value {
 /// Blocking: reads the outbox.
 fn state(
     config: &Config,
-    speaker: &Speaker,
+    (speaker, models): (&Speaker, &Models),
     status: &Status,
     outbox: &Outbox,
 ) -> Result<Value, OutboxError> {
@@ -52,7 +54,8 @@ fn state(
         "at": clock::now(),
         "pending": ledger.pending,
         "disk_free_bytes": disk::free_bytes(&config.state.directory),
-        "model": speaker.model.digest,
+        "model": models.serving(0).model.digest,
+        "models": models.digests(),
     }))
 }
 
@@ -84,9 +87,10 @@ impl Publisher {
     /// After every CONNACK: a will of an earlier connection may have said `offline` since.
     pub(super) async fn greet(&mut self, session: &mut Session) -> Result<(), MqttError> {
         self.present(session, "availability", b"online".to_vec());
-        let info = info(&self.config, &self.speaker);
+        let info = info(&self.config, &self.speaker, &self.models);
         self.present(session, "info", info.to_string().into_bytes());
         session.said = None;
+        session.models_said = None;
         self.tell(session).await
     }
 
@@ -111,19 +115,22 @@ impl Publisher {
         if !session.is_connected() {
             return Ok(());
         }
+        self.status.set_model_fell_back(self.models.fell_back());
         let current = (self.status.word(), self.status.reasons());
         let healthy = Instant::now() >= session.health_due;
+        self.tell_models(session, healthy);
         if session.said.as_ref() == Some(&current) && !healthy {
             return Ok(());
         }
         let (config, status) = (Arc::clone(&self.config), Arc::clone(&self.status));
         let (outbox, speaker) = (Arc::clone(&self.outbox), self.speaker.clone());
+        let models = Arc::clone(&self.models);
         let (shelves, started) = (self.letters.shelves.clone(), self.started);
         let (state, health) = tokio::task::spawn_blocking(move || {
             if let Err(error) = shelves.expire() {
                 tracing::error!(%error, "kept inputs cannot be removed");
             }
-            let state = state(&config, &speaker, &status, &outbox)?;
+            let state = state(&config, (&speaker, &models), &status, &outbox)?;
             let health = health(&config, &status, &outbox, started)?;
             Ok::<_, OutboxError>((state, health))
         })
@@ -139,6 +146,25 @@ impl Publisher {
             }
         }
         Ok(())
+    }
+
+    /// `model/<slot>` when something changed, and with `health` for the figures of a shadow run. What
+    /// serves stands in `info` and `state` too.
+    fn tell_models(&mut self, session: &mut Session, healthy: bool) {
+        let revision = self.models.revision();
+        let figures = healthy && self.models.shadows();
+        if session.models_said == Some(revision) && !figures {
+            return;
+        }
+        if session.models_said.is_some_and(|said| said != revision) {
+            let info = info(&self.config, &self.speaker, &self.models);
+            self.present(session, "info", info.to_string().into_bytes());
+            session.said = None;
+        }
+        for (topic, payload) in self.models.messages() {
+            self.present(session, topic, payload);
+        }
+        session.models_said = Some(revision);
     }
 
     /// `stopped` instead of the will's `offline`.

@@ -27,6 +27,8 @@ pub(super) struct Session {
     pub(super) health_due: Instant,
     /// State as last published.
     pub(super) said: Option<(&'static str, Vec<&'static str>)>,
+    /// Revision of the models as last published.
+    pub(super) models_said: Option<u64>,
 }
 
 pub(super) struct Sent {
@@ -59,6 +61,7 @@ impl Session {
             sent: HashMap::new(),
             health_due: now + Duration::from_secs(mqtt.health_interval_s),
             said: None,
+            models_said: None,
         }
     }
 

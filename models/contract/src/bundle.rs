@@ -1,6 +1,6 @@
 //! A bundle on disk: a directory, or one `.tar` of it, with `manifest.json`, the graph and the golden pair
 //! (`golden.tif`: modality values as 32-bit floats, grey or RGB; `golden.rle.json`: its label map as
-//! `Vec<ClassMask>`).
+//! `Vec<ClassMask>`), and `manifest.minisig` where somebody signed it.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::Manifest;
 use crate::manifest::ManifestError;
 use crate::mask::Rle;
+use crate::signature::{SIGNATURE, SignatureError, TrustedKeys};
 
 pub const MANIFEST: &str = "manifest.json";
 pub const GOLDEN_IMAGE: &str = "golden.tif";
@@ -41,6 +42,13 @@ pub enum BundleError {
     NotAFile { path: PathBuf },
     #[error("{}: is larger than {limit} bytes; check what was put there", path.display())]
     TooLarge { path: PathBuf, limit: u64 },
+    #[error("{}: is missing, only signed bundles are accepted here; sign it with `trainer bundle sign`", path.display())]
+    Unsigned { path: PathBuf },
+    #[error("{}: {source}", path.display())]
+    Signature {
+        path: PathBuf,
+        source: SignatureError,
+    },
     #[error("{}: {source}", directory.display())]
     Manifest {
         directory: PathBuf,
@@ -56,6 +64,8 @@ pub enum BundleError {
 
 /// A manifest has a few kilobytes; more would be somebody else's file.
 const MANIFEST_LIMIT: u64 = 1 << 20;
+/// Four lines of text; the trusted comment may be long.
+const SIGNATURE_LIMIT: u64 = 1 << 14;
 /// A golden image of 2048 x 2048 px in colour and its mask stay below it.
 const READ_LIMIT: u64 = 64 << 20;
 
@@ -63,8 +73,20 @@ impl Bundle {
     /// Reads and verifies a bundle directory: manifest digest, schema, every file's SHA-256.
     /// Files the manifest does not name are left alone.
     pub fn open(directory: &Path) -> Result<Self, BundleError> {
+        Self::read_from(directory, None)
+    }
+
+    /// The same, with a signature of one of these keys over the manifest, which is checked first.
+    pub fn open_signed(directory: &Path, keys: &TrustedKeys) -> Result<Self, BundleError> {
+        Self::read_from(directory, Some(keys))
+    }
+
+    fn read_from(directory: &Path, keys: Option<&TrustedKeys>) -> Result<Self, BundleError> {
         let path = directory.join(MANIFEST);
         let json = read_limited(&path, MANIFEST_LIMIT)?;
+        if let Some(keys) = keys {
+            verify(directory, &json, keys)?;
+        }
         let directory = directory.to_path_buf();
         let manifest = Manifest::parse(&json).map_err(|source| BundleError::Manifest {
             directory: directory.clone(),
@@ -96,6 +118,19 @@ impl Bundle {
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
+}
+
+fn verify(directory: &Path, json: &[u8], keys: &TrustedKeys) -> Result<(), BundleError> {
+    let path = directory.join(SIGNATURE);
+    let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    if path.symlink_metadata().is_err_and(missing) {
+        return Err(BundleError::Unsigned { path });
+    }
+    let bytes = read_limited(&path, SIGNATURE_LIMIT)?;
+    let verified = std::str::from_utf8(&bytes)
+        .map_err(|_| SignatureError::Form)
+        .and_then(|text| keys.verify(json, text));
+    verified.map_err(|source| BundleError::Signature { path, source })
 }
 
 /// Hex SHA-256 of a file, as `files` of a manifest holds it.
@@ -176,6 +211,21 @@ mod tests {
         assert_eq!(bundle.manifest.name, "cine");
         assert_eq!(fs::read(bundle.path("graph.onnx")).unwrap(), b"graph.onnx");
         assert_eq!(bundle.read(GOLDEN_MASK).unwrap(), GOLDEN_MASK.as_bytes());
+    }
+
+    #[test]
+    fn a_signature_is_asked_for_before_the_manifest_is_read() {
+        let folder = complete();
+        let folder = folder.path();
+        fs::write(folder.join(MANIFEST), "{").unwrap();
+        let keys = TrustedKeys::default();
+        let error = Bundle::open_signed(folder, &keys).unwrap_err();
+        assert!(matches!(error, BundleError::Unsigned { .. }), "{error}");
+        for (text, expected) in [(&b"\xff"[..], "is no minisign"), (b"x", "is no minisign")] {
+            fs::write(folder.join(SIGNATURE), text).unwrap();
+            let error = Bundle::open_signed(folder, &keys).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
     }
 
     #[test]

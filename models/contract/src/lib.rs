@@ -9,6 +9,7 @@ pub mod manifest;
 pub mod mask;
 pub mod prompt;
 pub mod resample;
+pub mod signature;
 
 pub use image::Image;
 pub use manifest::Manifest;

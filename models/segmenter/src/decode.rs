@@ -10,8 +10,11 @@ mod pixels;
 mod raster;
 mod rle;
 pub mod storage;
+mod values;
 
 use contract::Image;
+
+pub use values::{Attribute, KeywordError, values};
 
 /// What an image file holds, without the patient.
 #[derive(Debug)]

@@ -12,4 +12,4 @@ mod segmenter;
 mod unpack;
 
 pub use segmenter::{OpenError, Segmenter, SelfTest, SelfTestError, Timing};
-pub use unpack::UnpackError;
+pub use unpack::{UnpackError, unpack};

@@ -7,6 +7,7 @@ use contract::bundle::{Bundle, BundleError, ClassMask, GOLDEN_IMAGE, GOLDEN_MASK
 use contract::geometry::Placement;
 use contract::manifest::Kind;
 use contract::mask::{Logits, Overlap, RleError};
+use contract::signature::TrustedKeys;
 use contract::{Image, LabelMap, Manifest};
 use tempfile::TempDir;
 
@@ -92,6 +93,9 @@ impl OpenError {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Unpack(_) => "bundle_unpack",
+            Self::Bundle(BundleError::Unsigned { .. } | BundleError::Signature { .. }) => {
+                "bundle_signature"
+            }
             Self::Bundle(_) => "bundle_damaged",
             Self::Graph { .. } => "bundle_graph",
             Self::SelfTest { .. } => "bundle_self_test",
@@ -102,13 +106,25 @@ impl OpenError {
 impl Segmenter {
     /// Opens a bundle directory or `.tar`, verifies every file, loads the graph and runs the self-test.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
+        Self::load(path, None)
+    }
+
+    /// The same for a bundle that one of these keys has to have signed.
+    pub fn open_signed(path: &Path, keys: &TrustedKeys) -> Result<Self, OpenError> {
+        Self::load(path, Some(keys))
+    }
+
+    fn load(path: &Path, keys: Option<&TrustedKeys>) -> Result<Self, OpenError> {
         let (unpacked, directory) = if path.is_file() {
             let (holder, directory) = unpack(path)?;
             (Some(holder), directory)
         } else {
             (None, path.to_path_buf())
         };
-        let bundle = Bundle::open(&directory)?;
+        let bundle = match keys {
+            Some(keys) => Bundle::open_signed(&directory, keys)?,
+            None => Bundle::open(&directory)?,
+        };
         let Kind::Automatic { graph, .. } = &bundle.manifest.kind;
         let onnx = bundle.path(graph);
         let graph = Graph::open(&onnx, &bundle.manifest)

@@ -29,7 +29,7 @@ pub enum UnpackError {
 
 /// The unpacked bundle and the directory in it that holds the files: the archive's root, or the one
 /// folder that all entries share.
-pub(crate) fn unpack(path: &Path) -> Result<(TempDir, PathBuf), UnpackError> {
+pub fn unpack(path: &Path) -> Result<(TempDir, PathBuf), UnpackError> {
     let broken = |source| UnpackError::Archive {
         path: path.to_path_buf(),
         source,

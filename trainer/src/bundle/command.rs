@@ -9,6 +9,7 @@ use contract::bundle::GOLDEN_IMAGE;
 use segmenter::Segmenter;
 use segmenter::decode::{Limits, decode};
 
+use super::sign;
 use crate::cli::BundleCommand;
 use crate::report;
 
@@ -16,6 +17,8 @@ pub fn run(command: &BundleCommand) -> Result<()> {
     match command {
         BundleCommand::Inspect { bundle } => inspect(bundle),
         BundleCommand::Pack { bundle, out } => super::pack(bundle, out),
+        BundleCommand::Keygen { key, no_password } => sign::keygen(key, *no_password),
+        BundleCommand::Sign { bundle, key } => sign::sign(bundle, key),
         BundleCommand::Dump {
             bundle,
             out,

@@ -120,6 +120,7 @@ fn parse(
     dataset: &[u8],
     syntax: &TransferSyntax,
     limits: &Limits,
+    before: Option<u16>,
 ) -> Result<InMemDicomObject, DecodeError> {
     let (dataset, syntax) = match syntax.codec() {
         Codec::Dataset(Some(adapter)) => {
@@ -148,8 +149,12 @@ fn parse(
         explicit: syntax.uid() != uids::IMPLICIT_VR_LITTLE_ENDIAN,
         big_endian: syntax.endianness() == Endianness::Big,
     };
-    elements::check_lengths(&dataset, encoding)?;
-    InMemDicomObject::read_dataset_with_ts(&*dataset, syntax).map_err(|error| {
+    let dataset = match before {
+        Some(group) => elements::before_group(&dataset, encoding, group)?,
+        None => &dataset,
+    };
+    elements::check_lengths(dataset, encoding)?;
+    InMemDicomObject::read_dataset_with_ts(dataset, syntax).map_err(|error| {
         // Only the outermost words: inner ones may repeat a value.
         DecodeError::Malformed {
             format: Format::Dicom,
@@ -158,9 +163,19 @@ fn parse(
     })
 }
 
+/// The data set up to the first element of `group`.
+pub(super) fn header(
+    bytes: &[u8],
+    limits: &Limits,
+    group: u16,
+) -> Result<InMemDicomObject, DecodeError> {
+    let (dataset, syntax) = split(bytes)?;
+    parse(dataset, syntax, limits, Some(group))
+}
+
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
     let (dataset, syntax) = split(bytes)?;
-    let object = parse(dataset, syntax, limits)?;
+    let object = parse(dataset, syntax, limits, None)?;
     let spacing = functional_group(&object, tags::PIXEL_MEASURES_SEQUENCE, 0).unwrap_or(&object);
     Ok(Scan {
         frames: frames(&object, syntax, limits)?,

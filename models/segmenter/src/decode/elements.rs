@@ -59,6 +59,32 @@ pub(super) fn check_lengths(bytes: &[u8], encoding: Encoding) -> Result<(), Deco
     .elements(bytes.len(), 0)
 }
 
+/// The data set up to the first element of `group` or above.
+pub(super) fn before_group(
+    bytes: &[u8],
+    encoding: Encoding,
+    group: u16,
+) -> Result<&[u8], DecodeError> {
+    let mut walk = Walk {
+        bytes,
+        position: 0,
+        encoding,
+    };
+    while bytes.len() - walk.position >= 8 {
+        let start = walk.position;
+        let header = walk.header()?;
+        if header.tag.group() >= group {
+            return Ok(&bytes[..start]);
+        }
+        if header.length == UNDEFINED || walk.is_sequence(&header) {
+            walk.sequence(&header, bytes.len(), 0)?;
+        } else {
+            walk.skip(header.length)?;
+        }
+    }
+    Ok(bytes)
+}
+
 impl<'a> Walk<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
         let end = self.position.checked_add(count).ok_or_else(truncated)?;

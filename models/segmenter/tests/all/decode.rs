@@ -46,7 +46,7 @@ fn us(value: u16) -> Vec<u8> {
 }
 
 /// A 2 x 3 image of 12 bits; `changed` replaces or adds elements, an empty value removes one.
-fn small_dicom(changed: &[(u32, &'static [u8; 2], Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn small_dicom(changed: &[(u32, &'static [u8; 2], Vec<u8>)]) -> Vec<u8> {
     let pixels = [0u16, 1, 2, 3, 4, 4095]
         .iter()
         .flat_map(|value| value.to_le_bytes())

@@ -11,3 +11,4 @@ mod decode;
 mod pile;
 #[path = "../../../../tests/sample_bundle.rs"]
 mod sample_bundle;
+mod values;

@@ -1,0 +1,345 @@
+//! Which bundle serves in each slot. The inference thread takes what serves anew for each image, so a
+//! swap falls between two images and holds up none; whoever still works with the old one keeps it until
+//! the image is done.
+
+mod change;
+mod error;
+mod record;
+mod shadow;
+mod store;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use segmenter::Segmenter;
+use serde_json::{Value, json};
+
+use crate::clock;
+use crate::config::{self, Config};
+use crate::encode;
+use crate::failure::chain;
+
+pub use change::{Change, Reply, SlotView, perform};
+pub use error::ModelsError;
+pub use record::{Mark, Record, Stand, Version};
+pub use shadow::{Glimpse, Shadow};
+pub use store::Store;
+
+use shadow::Tally;
+
+/// A loaded bundle and what messages say of it.
+pub struct Serving {
+    pub segmenter: Segmenter,
+    pub model: encode::Model,
+}
+
+impl Serving {
+    fn new(segmenter: Segmenter) -> Arc<Self> {
+        let model = segmenter.manifest().into();
+        Arc::new(Self { segmenter, model })
+    }
+}
+
+/// Everything that serves, by the number of its slot: that of `[model]` is 0.
+pub struct Models {
+    pub store: Store,
+    slots: Vec<Slot>,
+    compares: bool,
+    /// Moves when there is something to publish.
+    revision: AtomicU64,
+}
+
+struct Slot {
+    name: String,
+    /// Below the node's root.
+    topic: &'static str,
+    state: Mutex<State>,
+}
+
+struct State {
+    serving: Arc<Serving>,
+    /// What served before, since the start: a rollback need not load it.
+    before: Option<Arc<Serving>>,
+    record: Record,
+    candidate: Option<Version>,
+    problem: Option<Problem>,
+    /// The record's version does not open; what served before does its work.
+    fell_back: bool,
+    tally: Tally,
+}
+
+#[derive(Debug, Clone)]
+struct Problem {
+    at: String,
+    words: String,
+}
+
+impl Problem {
+    fn new(words: String) -> Self {
+        Self {
+            at: clock::now(),
+            words,
+        }
+    }
+}
+
+impl Models {
+    /// Opens what serves in each slot. Blocking, for as long as the golden pairs take.
+    pub fn open(config: &Config) -> Result<Self, ModelsError> {
+        let store = Store::new(config);
+        let mut slots = Vec::new();
+        for name in store.slots() {
+            let state = State::open(&store, name)?;
+            slots.push(Slot {
+                name: name.to_owned(),
+                // As many as the configuration names, once in a process.
+                topic: Box::leak(format!("model/{name}").into_boxed_str()),
+                state: Mutex::new(state),
+            });
+        }
+        Ok(Self {
+            store,
+            slots,
+            compares: config.models.shadow == config::Shadow::Candidate,
+            revision: AtomicU64::new(1),
+        })
+    }
+
+    /// Without slots, for tests of what does not concern them.
+    #[cfg(test)]
+    pub(crate) fn none(config: &Config) -> Self {
+        Self {
+            store: Store::new(config),
+            slots: Vec::new(),
+            compares: false,
+            revision: AtomicU64::new(1),
+        }
+    }
+
+    /// Takes possession once the outbox is open, and nobody else writes: a command may have changed what
+    /// serves since `open`, and what it left is cleared away.
+    pub fn settle(&self) -> Result<(), ModelsError> {
+        for slot in &self.slots {
+            self.store.recover(&slot.name)?;
+            let mut state = slot.lock();
+            if self.store.record(&slot.name)? != state.record {
+                *state = State::open(&self.store, &slot.name)?;
+            }
+            state.settle(&self.store, &slot.name)?;
+            let digest = &state.serving.model.digest;
+            tracing::info!(
+                slot = slot.name,
+                model = state.serving.model.name,
+                version = state.serving.model.version,
+                digest,
+                "model serves"
+            );
+        }
+        Ok(())
+    }
+
+    /// What serves now; taken once for each image.
+    pub fn serving(&self, slot: usize) -> Arc<Serving> {
+        Arc::clone(&self.slots[slot].lock().serving)
+    }
+
+    /// The candidate of a slot and what serves there, where images are compared.
+    fn candidate(&self, slot: usize) -> Option<Version> {
+        let wanted = self
+            .compares
+            .then(|| self.slots[slot].lock().candidate.clone());
+        wanted.flatten()
+    }
+
+    /// Is there somebody to compare with?
+    pub fn compares(&self, slot: usize) -> bool {
+        self.candidate(slot).is_some()
+    }
+
+    fn find(&self, name: &str) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.name == name)
+    }
+
+    /// The next image of this slot meets another model.
+    fn serve(&self, slot: &str, next: Arc<Serving>) {
+        if let Some(slot) = self.find(slot) {
+            let mut state = slot.lock();
+            state.before = Some(std::mem::replace(&mut state.serving, next));
+            state.fell_back = false;
+            state.tally = Tally::default();
+        }
+    }
+
+    /// What served before, if it is still loaded and this version.
+    fn before(&self, slot: &str, version: &Version) -> Option<Arc<Serving>> {
+        let before = self.find(slot)?.lock().before.clone();
+        before.filter(|before| before.model.digest == version.digest)
+    }
+
+    /// After a command: what is on the disk now, and what went wrong.
+    fn changed(&self, slot: &str, error: Option<&ModelsError>) {
+        let Some(slot) = self.find(slot) else { return };
+        let mut state = slot.lock();
+        match error {
+            Some(error) => state.problem = Some(Problem::new(chain(error))),
+            None if !state.fell_back => state.problem = None,
+            None => {}
+        }
+        if let Ok(record) = self.store.record(&slot.name) {
+            let candidate = self
+                .store
+                .candidate(&slot.name, &record)
+                .unwrap_or_default();
+            if candidate != state.candidate {
+                state.tally = Tally::default();
+            }
+            state.candidate = candidate;
+            state.record = record;
+        }
+        drop(state);
+        self.touch();
+    }
+
+    pub fn problem(&self, slot: &str) -> Option<String> {
+        let state = self.find(slot)?.lock();
+        state.problem.as_ref().map(|problem| problem.words.clone())
+    }
+
+    fn touch(&self) {
+        self.revision.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
+    /// A slot serves what served before, because its own version does not open.
+    pub fn fell_back(&self) -> bool {
+        self.slots.iter().any(|slot| slot.lock().fell_back)
+    }
+
+    fn slot_fell_back(&self, slot: &str) -> bool {
+        self.find(slot).is_some_and(|slot| slot.lock().fell_back)
+    }
+
+    /// Are there figures that change with every image?
+    pub fn shadows(&self) -> bool {
+        self.compares
+    }
+
+    /// Digest of what serves, by slot.
+    pub fn digests(&self) -> Value {
+        let digest = |slot: &Slot| (slot.name.clone(), json!(slot.lock().serving.model.digest));
+        self.slots
+            .iter()
+            .map(digest)
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+
+    /// What serves, by slot.
+    pub fn serving_models(&self) -> Value {
+        let model = |slot: &Slot| (slot.name.clone(), json!(slot.lock().serving.model));
+        self.slots
+            .iter()
+            .map(model)
+            .collect::<serde_json::Map<_, _>>()
+            .into()
+    }
+
+    /// Topic and payload of the retained message of each slot.
+    pub fn messages(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let message = |slot: &Slot| {
+            let text = slot.lock().report(&slot.name, self.compares).to_string();
+            (slot.topic, text.into_bytes())
+        };
+        self.slots.iter().map(message).collect()
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn open(store: &Store, slot: &str) -> Result<Self, ModelsError> {
+        let record = store.record(slot)?;
+        let mut problem = None;
+        let opened = match &record.active {
+            Some(active) if !active.version.configured => store.open(slot, &active.version),
+            _ => store.open_configured(slot),
+        };
+        let segmenter = match (opened, record.fallback()) {
+            (Ok(segmenter), _) => segmenter,
+            (Err(error), None) => return Err(error),
+            (Err(error), Some(previous)) => {
+                let words = chain(&error);
+                tracing::error!(slot, error = words, version = %previous,
+                    "the model that should serve does not open, the one before it serves");
+                problem = Some(Problem::new(words));
+                store.open(slot, previous)?
+            }
+        };
+        Ok(Self {
+            serving: Serving::new(segmenter),
+            before: None,
+            candidate: store.candidate(slot, &record)?,
+            record,
+            fell_back: problem.is_some(),
+            problem,
+            tally: Tally::default(),
+        })
+    }
+
+    /// Puts a configured bundle that came without a command into the record.
+    fn settle(&mut self, store: &Store, slot: &str) -> Result<(), ModelsError> {
+        let active = self.record.active.as_ref().map(|stand| &stand.version);
+        if active.is_some_and(|version| !version.configured) {
+            return Ok(());
+        }
+        let version = Store::configured_version(&self.serving.segmenter);
+        if active == Some(&version) {
+            return Ok(());
+        }
+        // Whoever may write there unsigned may as well write an older one.
+        if store.asks_for_signatures() {
+            self.record.check(slot, &version)?;
+        }
+        self.record.raise(&version);
+        self.record.active = Some(Stand::now(version));
+        store.write_record(slot, &self.record)?;
+        self.candidate = store.candidate(slot, &self.record)?;
+        Ok(())
+    }
+
+    /// `model/1`.
+    fn report(&self, slot: &str, compares: bool) -> Value {
+        let serving = &self.serving.model;
+        let active = self.record.active.as_ref();
+        let active = active.filter(|stand| stand.version.digest == serving.digest);
+        let stand = active.or(self.record.previous.as_ref());
+        let candidate = self.candidate.as_ref();
+        let shadow = candidate
+            .filter(|_| compares)
+            .map(|candidate| self.tally.report(candidate));
+        json!({
+            "schema": "model/1",
+            "slot": slot,
+            "name": serving.name,
+            "version": serving.version,
+            "digest": serving.digest,
+            "precision": serving.precision,
+            "counter": self.serving.segmenter.manifest().counter,
+            "since": stand.map(|stand| &stand.since),
+            "configured": stand.is_none_or(|stand| stand.version.configured),
+            "previous": active.and(self.record.previous.as_ref()),
+            "candidate": candidate,
+            "highest_counter": self.record.highest.as_ref().map(|mark| mark.counter),
+            "fell_back": self.fell_back,
+            "problem": self.problem.as_ref().map(|p| json!({ "at": p.at, "words": p.words })),
+            "shadow": shadow,
+        })
+    }
+}

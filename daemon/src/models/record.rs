@@ -1,0 +1,110 @@
+//! What `slot.json` says: which version serves, which served before, and the highest counter.
+
+use contract::Manifest;
+use serde::{Deserialize, Serialize};
+
+use super::ModelsError;
+use crate::clock;
+
+/// A bundle that serves, served or may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    pub name: String,
+    pub version: String,
+    pub counter: u64,
+    pub digest: String,
+    /// The bundle that the configuration names, not an installed one.
+    pub configured: bool,
+}
+
+impl Version {
+    pub(super) fn of(manifest: &Manifest, configured: bool) -> Self {
+        Self {
+            name: manifest.name.clone(),
+            version: manifest.version.clone(),
+            counter: manifest.counter,
+            digest: manifest.digest.clone(),
+            configured,
+        }
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digest = self.digest.get(..12).unwrap_or(&self.digest);
+        let (name, version, counter) = (&self.name, &self.version, self.counter);
+        write!(f, "{name} {version}, counter {counter}, {digest}")
+    }
+}
+
+/// A version and since when it has its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stand {
+    #[serde(flatten)]
+    pub version: Version,
+    pub since: String,
+}
+
+impl Stand {
+    pub(super) fn now(version: Version) -> Self {
+        Self {
+            version,
+            since: clock::now(),
+        }
+    }
+}
+
+/// The highest counter that ever served, and whose it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub counter: u64,
+    pub digest: String,
+}
+
+/// What a slot knows; empty before the first start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub active: Option<Stand>,
+    /// What a rollback goes back to.
+    pub previous: Option<Stand>,
+    pub highest: Option<Mark>,
+}
+
+impl Record {
+    /// No counter below the highest, and no other content under the same one.
+    pub(super) fn check(&self, slot: &str, version: &Version) -> Result<(), ModelsError> {
+        let Some(highest) = &self.highest else {
+            return Ok(());
+        };
+        let older = version.counter < highest.counter;
+        let other = version.counter == highest.counter && version.digest != highest.digest;
+        if older || other {
+            return Err(ModelsError::Counter {
+                slot: slot.to_owned(),
+                version: version.to_string(),
+                highest: highest.counter,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn raise(&mut self, version: &Version) {
+        let counter = version.counter;
+        if self
+            .highest
+            .as_ref()
+            .is_none_or(|mark| mark.counter < counter)
+        {
+            let digest = version.digest.clone();
+            self.highest = Some(Mark { counter, digest });
+        }
+    }
+
+    /// What may serve when the active version does not open: what it replaced, but nothing that somebody
+    /// rolled back from.
+    pub(super) fn fallback(&self) -> Option<&Version> {
+        let (active, previous) = (self.active.as_ref()?, self.previous.as_ref()?);
+        let older = previous.version.counter <= active.version.counter;
+        older.then_some(&previous.version)
+    }
+}

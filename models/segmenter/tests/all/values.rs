@@ -1,0 +1,27 @@
+use segmenter::decode::{Attribute, KeywordError, Limits, values};
+
+use crate::decode::small_dicom;
+
+#[test]
+fn attributes_are_read_without_the_pixels() {
+    let named = |keyword| Attribute::by_keyword(keyword).unwrap();
+    let asked = ["Modality", "SeriesDescription", "Rows", "ImageType"].map(named);
+    let file = small_dicom(&[(0x0008_0008, b"CS", b"ORIGINAL\\PRIMARY ".to_vec())]);
+    let whole = values(&file, &Limits::STANDARD, &asked).unwrap().unwrap();
+    let expected: [&[&str]; 4] = [&["MR"], &[], &["2"], &["ORIGINAL", "PRIMARY"]];
+    assert_eq!(whole, expected);
+    // Cut within the pixels, which are not looked at.
+    let cut = values(&file[..file.len() - 4], &Limits::STANDARD, &asked);
+    assert_eq!(cut.unwrap().unwrap(), expected);
+    let early = values(&file[..200], &Limits::STANDARD, &asked).unwrap_err();
+    assert_eq!(early.kind(), "truncated");
+    assert_eq!(values(b"GIF89a", &Limits::STANDARD, &asked), Ok(None));
+    for (keyword, expected) in [
+        ("Modalty", KeywordError::Unknown),
+        ("PixelData", KeywordError::Elsewhere),
+        ("TransferSyntaxUID", KeywordError::Elsewhere),
+        ("ReferencedImageSequence", KeywordError::NoText),
+    ] {
+        assert_eq!(Attribute::by_keyword(keyword), Err(expected));
+    }
+}

@@ -1,0 +1,107 @@
+//! `trainer bundle keygen` and `sign`: keys and signatures in the files of the `minisign` tool, which
+//! makes and checks the same ones.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use contract::bundle::{Bundle, MANIFEST};
+use contract::signature::SIGNATURE;
+use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
+
+use super::{save, sibling};
+use crate::report;
+
+/// Writes a secret key and beside it its public key, `FILE.pub`.
+pub(super) fn keygen(key: &Path, no_password: bool) -> Result<()> {
+    let public = public_of(key);
+    for path in [key, &public] {
+        ensure!(
+            !path.exists(),
+            "{} exists; what it signed would be worth nothing without it: name another file",
+            path.display()
+        );
+    }
+    let pair = if no_password {
+        KeyPair::generate_unencrypted_keypair()
+    } else {
+        KeyPair::generate_encrypted_keypair(None)
+    };
+    let pair = pair.context("cannot make a key pair")?;
+    let write = || {
+        let mut file = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(key)?;
+        file.write_all(
+            &pair
+                .sk
+                .to_box(None)
+                .map_err(std::io::Error::other)?
+                .to_bytes(),
+        )?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", key.display()))?;
+    save(&public, &pair.pk.to_box()?.to_bytes())?;
+    report::say(&format!(
+        "secret key {}; keep it off the box\npublic key {}; for config/daemon.toml:\n\n[models]\ntrusted_keys = [\"{}\"]",
+        key.display(),
+        public.display(),
+        pair.pk.to_base64()
+    ));
+    Ok(())
+}
+
+/// `box.key` -> `box.key.pub`.
+fn public_of(key: &Path) -> PathBuf {
+    let mut name = key.as_os_str().to_owned();
+    name.push(".pub");
+    name.into()
+}
+
+/// Signs the manifest of a bundle folder whose files are as it says. A key with a password asks for it.
+pub(super) fn sign(directory: &Path, key: &Path) -> Result<()> {
+    if directory.is_file() {
+        bail!(
+            "{} is a file; sign the bundle's folder, then `trainer bundle pack` it",
+            directory.display()
+        );
+    }
+    let manifest = Bundle::open(directory)?.manifest;
+    let secret = secret_key(key)?;
+    let bytes = fs::read(directory.join(MANIFEST))
+        .with_context(|| format!("cannot read the manifest of {}", directory.display()))?;
+    let comment = format!(
+        "{} {} counter {}",
+        manifest.name, manifest.version, manifest.counter
+    );
+    let comment: String = comment.chars().filter(|c| !c.is_control()).collect();
+    let public = PublicKey::from_secret_key(&secret)?;
+    let signature = minisign::sign(Some(&public), &secret, &*bytes, Some(&comment), None)
+        .context("cannot sign")?;
+    let path = directory.join(SIGNATURE);
+    let partial = sibling(&path, "partial")?;
+    save(&partial, signature.to_string().as_bytes())?;
+    fs::rename(&partial, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    report::say(&format!("{}: {comment}", path.display()));
+    Ok(())
+}
+
+fn secret_key(path: &Path) -> Result<SecretKey> {
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let boxed = SecretKeyBox::from_string(&text)?;
+    if let Ok(key) = boxed.clone().into_unencrypted_secret_key() {
+        return Ok(key);
+    }
+    boxed.into_secret_key(None).with_context(|| {
+        format!(
+            "{} is no minisign secret key, or the password is another one",
+            path.display()
+        )
+    })
+}
