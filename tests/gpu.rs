@@ -45,7 +45,9 @@ fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
     let (found, expected) = (values(found), values(expected));
     let square = |x: f64| x * x;
     let pairs = found.iter().zip(&expected);
-    let off: f64 = pairs.map(|(&f, &e)| square(f64::from(f) - f64::from(e))).sum();
+    let off: f64 = pairs
+        .map(|(&f, &e)| square(f64::from(f) - f64::from(e)))
+        .sum();
     let all: f64 = expected.iter().map(|&e| square(f64::from(e))).sum();
     if off == 0.0 { 0.0 } else { (off / all).sqrt() }
 }

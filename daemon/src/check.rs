@@ -10,6 +10,7 @@ use segmenter::Segmenter;
 use crate::config::{self, Config};
 use crate::failure::chain;
 use crate::outbox::{Outbox, OutboxError};
+use crate::seg;
 use crate::source::dicom::bind;
 
 /// Prints a line for each thing that was tried; false when one failed.
@@ -42,6 +43,7 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
             .map(|_| format!("credentials: {}", file.display()))
             .map_err(|error| format!("credentials: cannot read {}: {error}", file.display()))
     }));
+    findings.extend(config.seg.iter().flat_map(seg::check));
     findings.push(bundle(&config.model.bundle));
     let mut good = true;
     for finding in findings {

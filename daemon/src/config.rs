@@ -8,6 +8,7 @@ mod error;
 mod mqtt;
 mod overlap;
 mod quarantine;
+mod seg;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use dicom::Dicom;
 pub use error::ConfigError;
 pub use mqtt::Mqtt;
 pub use quarantine::Quarantine;
+pub use seg::{Seg, SendTo};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +40,8 @@ pub struct Config {
     #[serde(default)]
     pub pipeline: Pipeline,
     pub mqtt: Mqtt,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seg: Option<Seg>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -251,6 +255,9 @@ impl Config {
             .for_each(|folder| resolve(&mut folder.directory));
         self.mqtt.username_file.iter_mut().for_each(resolve);
         self.mqtt.password_file.iter_mut().for_each(resolve);
+        let seg = self.seg.iter_mut();
+        seg.filter_map(|seg| seg.directory.as_mut())
+            .for_each(resolve);
     }
 
     /// Names of the sources, in the order of the file's sections.
@@ -308,6 +315,7 @@ impl Config {
         at_least("decode.frame_max_pixels", self.decode.frame_max_pixels, 1)?;
         at_least("decode.frames_max", self.decode.frames_max.into(), 1)?;
         self.quarantine.validate()?;
+        self.seg.as_ref().map_or(Ok(()), Seg::validate)?;
         self.mqtt.validate()
     }
 }

@@ -23,6 +23,7 @@ use crate::job::{Input, Job, Ticket, boot_id, job_id, sha256};
 use crate::mqtt;
 use crate::outbox::{Lease, Outbox};
 use crate::quarantine::{self, Ending};
+use crate::seg::{self, SeriesError};
 use crate::segment::segment;
 use crate::shutdown::stopped;
 use crate::source::Door;
@@ -43,6 +44,8 @@ pub enum PipelineError {
     Dicom(#[from] DicomError),
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
+    #[error(transparent)]
+    Series(#[from] SeriesError),
     #[error("cannot start the inference thread: {0}")]
     Thread(std::io::Error),
     #[error("a task of the daemon ended by a panic; see the log above")]
@@ -59,6 +62,8 @@ struct Worker {
     status: Arc<Status>,
     attempts_max: u32,
     fresh: Arc<Notify>,
+    /// Present where segmentations of series are wanted.
+    notes: Option<seg::Notes>,
 }
 
 /// Runs until `shutdown`, or until the box cannot keep its promise any more. `started`: when the
@@ -92,6 +97,9 @@ pub async fn run(
     let (stop_sources, sources_stopped) = watch::channel(false);
     let (stop_mqtt, mqtt_stopped) = watch::channel(false);
     let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
+    let (releases, released) = seg::Releases::new();
+    let keeper = seg::Keeper::open(&config, &outbox, &speaker, &fresh)?;
+    let notes = seg::Notes::new(Limits::from(&config.decode), segmenter.manifest());
     let mut inference = start_inference(
         Worker {
             outbox: Arc::clone(&outbox),
@@ -102,6 +110,7 @@ pub async fn run(
             status: Arc::clone(&status),
             attempts_max: config.pipeline.attempts_max,
             fresh: Arc::clone(&fresh),
+            notes: keeper.is_some().then_some(notes),
         },
         queue,
         sources_stopped.clone(),
@@ -112,6 +121,7 @@ pub async fn run(
         shelves: shelves.clone(),
         status: Arc::clone(&status),
         min_free_bytes: config.state.min_free_bytes,
+        releases: keeper.is_some().then_some(releases),
     };
     let sources = Sources {
         folders: config.folder.clone(),
@@ -119,6 +129,8 @@ pub async fn run(
         waiting,
         door,
     };
+    let keeping = seg::run(keeper, released, sources_stopped.clone());
+    let mut keeping = tokio::spawn(keeping);
     let mut sources = tokio::spawn(sources.run(tickets, sources_stopped));
     let desk = Control {
         outbox: Arc::clone(&outbox),
@@ -140,6 +152,7 @@ pub async fn run(
         () = shutdown => None,
         ended = &mut sources => Some(flatten(ended)),
         ended = &mut desk => Some(flatten(ended)),
+        ended = &mut keeping => Some(flatten(ended)),
         ended = &mut inference => Some(ended.unwrap_or(Err(PipelineError::Panicked))),
         ended = &mut publishing => Some(flatten(ended)),
     };
@@ -154,6 +167,7 @@ pub async fn run(
     }
     flatten(sources.await)?;
     flatten(desk.await)?;
+    flatten(keeping.await)?;
     inference.await.unwrap_or(Err(PipelineError::Panicked))?;
     let _ = stop_mqtt.send(true);
     flatten(publishing.await)
@@ -288,6 +302,8 @@ impl Worker {
             Ok(found) => found,
             Err(failure) => return self.quarantine(ticket, Some(&bytes), &failure),
         };
+        let notes = self.notes.as_ref();
+        let slice = notes.and_then(|notes| notes.slice(&bytes, &found, &job.source));
         let origin = Origin {
             source: job.source.clone(),
             received_at: job.received_at.clone(),
@@ -300,7 +316,7 @@ impl Worker {
             sha256: report.image.sha256.clone(),
         };
         self.outbox
-            .append(ticket, &input, |seq| {
+            .append_with(ticket, &input, slice.as_ref(), |seq| {
                 report.seq = seq;
                 self.speaker.messages(report)
             })

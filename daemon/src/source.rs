@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::accept::Shelves;
 use crate::outbox::Outbox;
+use crate::seg::Releases;
 use crate::status::Status;
 
 /// What every source needs to accept an image.
@@ -16,4 +17,6 @@ pub struct Door {
     pub shelves: Shelves,
     pub status: Arc<Status>,
     pub min_free_bytes: u64,
+    /// Who wants to know what an association delivered.
+    pub releases: Option<Releases>,
 }

@@ -68,16 +68,13 @@ fn train(
     checkpointed: bool,
     compute: &Compute,
 ) -> Result<Trained> {
-    let trains =
-        move |name: &str| trainable(name, Scope::EncoderDecoder, method, Freezing::Own);
+    let trains = move |name: &str| trainable(name, Scope::EncoderDecoder, method, Freezing::Own);
     let params = Params::new(BTreeMap::new(), trains, 7).with_compute(compute);
     let sam = Sam::new(config, &params)?;
     let loaded = params.finish();
     let mut optimizer = AdamW::new(&loaded.vars, AdamWConfig::reference())?;
     let images = spread(&[2, 3, SIDE, SIDE], 1).to_device(&compute.device)?;
-    let labels: Vec<u32> = (0..2 * SIDE * SIDE)
-        .map(|i| (i / 40 % 3) as u32)
-        .collect();
+    let labels: Vec<u32> = (0..2 * SIDE * SIDE).map(|i| (i / 40 % 3) as u32).collect();
     let labels = Tensor::from_vec(labels, (2, SIDE, SIDE), &compute.device)?;
     let (mut first, mut losses) = (None, Vec::new());
     for _ in 0..3 {
@@ -142,7 +139,10 @@ fn largest(found: &BTreeMap<String, Tensor>, expected: &BTreeMap<String, Tensor>
     let errors = expected.iter().map(|(name, expected)| {
         let own = length(expected);
         let error = relative_error(&found[name], expected) * own / own.max(1e-3 * scale);
-        (if error.is_nan() { f64::INFINITY } else { error }, name.clone())
+        (
+            if error.is_nan() { f64::INFINITY } else { error },
+            name.clone(),
+        )
     });
     errors.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap()
 }
@@ -151,7 +151,13 @@ fn same(name: &str, encoder: &EncoderConfig, method: Method, checkpointed: bool)
     let Some(device) = gpu() else { return };
     let config = sam_config(encoder.clone(), method);
     let run = |device: Device, precision| {
-        train(&config, method, checkpointed, &Compute { device, precision }).unwrap()
+        train(
+            &config,
+            method,
+            checkpointed,
+            &Compute { device, precision },
+        )
+        .unwrap()
     };
     let expected = run(Device::Cpu, DType::F32);
     for (precision, bound) in [(DType::F32, 1e-3), (DType::BF16, 5e-2)] {
@@ -167,7 +173,10 @@ fn same(name: &str, encoder: &EncoderConfig, method: Method, checkpointed: bool)
             "{name}, {precision:?}: logits {logits:.1e}, gradients {gradient:.1e} ({of}), weights {weight:.1e} \
              ({after}), losses {losses:?}"
         );
-        assert!(logits < bound && gradient < 5.0 * bound, "{name}, {precision:?}");
+        assert!(
+            logits < bound && gradient < 5.0 * bound,
+            "{name}, {precision:?}"
+        );
         for (found, expected) in losses[0].iter().zip(&losses[1]) {
             let error = f64::from((found - expected).abs() / expected);
             assert!(error < bound, "{name}, {precision:?}: {losses:?}");

@@ -92,9 +92,12 @@ fn attention_with_every_bias() {
     same("attention", &[q, k, k], 3, |t| {
         attention(&t[0], &t[1], &t[2], None, 0.11)
     });
-    same("attention, shared bias", &[q, k, k, &[4, 49, 196]], 3, |t| {
-        attention(&t[0], &t[1], &t[2], Some(&t[3]), 0.11)
-    });
+    same(
+        "attention, shared bias",
+        &[q, k, k, &[4, 49, 196]],
+        3,
+        |t| attention(&t[0], &t[1], &t[2], Some(&t[3]), 0.11),
+    );
     for [rows, cols] in [[14, 14], [3, 5], [32, 32]] {
         let x: &[usize] = &[2, 2, rows * cols, 16];
         let relative: &[usize] = &[2, 2, rows * cols, rows + cols];
@@ -164,8 +167,12 @@ fn convolutions() {
 
 #[test]
 fn resizing() {
-    same("down", &[&[2, 3, 64, 48]], 1, |t| resize_bilinear(&t[0], 17, 31));
-    same("up", &[&[2, 3, 64, 48]], 1, |t| resize_bilinear(&t[0], 256, 255));
+    same("down", &[&[2, 3, 64, 48]], 1, |t| {
+        resize_bilinear(&t[0], 17, 31)
+    });
+    same("up", &[&[2, 3, 64, 48]], 1, |t| {
+        resize_bilinear(&t[0], 256, 255)
+    });
 }
 
 #[test]

@@ -11,6 +11,8 @@ pub(super) fn find(config: &Config) -> Result<(), Problem> {
         ("state.directory", String::new(), &config.state.directory),
         ("model.bundle", String::new(), &config.model.bundle),
     ];
+    let directory = config.seg.iter().filter_map(|seg| seg.directory.as_ref());
+    others.extend(directory.map(|path| ("seg.directory", String::new(), path)));
     for folder in &config.folder {
         for (key, whose, path) in &others {
             if overlap(&folder.directory, path) {

@@ -37,6 +37,7 @@ fn fixture(stable_ms: u64) -> Fixture {
         shelves: Shelves::create(&state, 0).unwrap(),
         status: Arc::new(Status::default()),
         min_free_bytes: 0,
+        releases: None,
     };
     Fixture {
         folder,

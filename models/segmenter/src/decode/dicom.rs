@@ -57,7 +57,7 @@ fn bare_encoding(bytes: &[u8]) -> Option<Encoding> {
 }
 
 /// The data set's bytes, and how they are encoded.
-fn split(bytes: &[u8]) -> Result<(&[u8], &'static TransferSyntax), DecodeError> {
+pub(super) fn split(bytes: &[u8]) -> Result<(&[u8], &'static TransferSyntax), DecodeError> {
     let start = match bytes {
         _ if bytes.get(128..132) == Some(b"DICM") => 132,
         _ if bytes.starts_with(b"DICM") => 4,
@@ -116,7 +116,7 @@ fn bare_transfer_syntax(encoding: Encoding) -> &'static TransferSyntax {
         .expect("the three native syntaxes are always registered")
 }
 
-fn parse(
+pub(super) fn parse(
     dataset: &[u8],
     syntax: &TransferSyntax,
     limits: &Limits,

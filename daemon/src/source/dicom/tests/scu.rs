@@ -34,6 +34,7 @@ pub(super) fn open(edit: impl FnOnce(&mut config::Dicom, &mut Door)) -> Box {
         shelves: Shelves::create(folder.path(), 0).unwrap(),
         status: Arc::new(Status::default()),
         min_free_bytes: 0,
+        releases: None,
     };
     edit(&mut config, &mut door);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
