@@ -27,6 +27,8 @@ mod quarantine;
 mod sample_bundle;
 #[path = "faults/script.rs"]
 mod script;
+#[path = "faults/seg.rs"]
+mod seg;
 #[path = "faults/sender.rs"]
 mod sender;
 #[path = "faults/site.rs"]

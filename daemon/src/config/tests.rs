@@ -168,6 +168,53 @@ fn keys_of_a_port_are_held_to_their_range() {
     }
 }
 
+const SEG: &str = r#"
+[seg]
+directory = "segmentations"
+
+[seg.send_to]
+host = "127.0.0.1"
+called_ae_title = "PACS"
+"#;
+
+#[test]
+fn segmentations_have_somewhere_to_go() {
+    let good = format!("{GOOD}{SEG}");
+    let seg = Config::parse(&good, Path::new("daemon.toml")).unwrap().seg;
+    assert_eq!(seg.unwrap().send_to.unwrap().port, 11_112);
+    for (from, to, expected) in [
+        (
+            SEG,
+            "\n[seg]\n",
+            "daemon.toml:16: `seg`: name a `directory` to write to, a [seg.send_to] to send to, or both",
+        ),
+        (
+            "directory = \"segmentations\"",
+            "quiet_s = 0",
+            "daemon.toml:17: `seg.quiet_s`: 0 is out of range; use 1 to 86400",
+        ),
+        (
+            "called_ae_title",
+            "calling_ae_title",
+            "daemon.toml:19: `seg.send_to`: missing key `called_ae_title`",
+        ),
+        (
+            "called_ae_title = \"PACS\"",
+            "called_ae_title = \"\"",
+            "daemon.toml:21: `seg.send_to.called_ae_title`: `` must be 1 to 16 ASCII characters without \
+             backslash, and no space at its ends",
+        ),
+        (
+            "host = \"127.0.0.1\"\ncalled",
+            "host = \"pacs\"\ncalled",
+            "daemon.toml:20: `seg.send_to.host`: `pacs` is another machine and the connection is not \
+             encrypted; set `allow_plaintext = true` in [seg.send_to] if the network is trusted",
+        ),
+    ] {
+        assert_eq!(message(&good.replace(from, to)), expected);
+    }
+}
+
 #[test]
 fn a_key_unlike_all_others_lists_them() {
     let text = GOOD.replace("[model]", "[model]\nzzzzzzzzzzzz = 1");
@@ -210,6 +257,11 @@ fn folders_that_lie_in_each_other_are_refused() {
         ),
         ("[mqtt]", &second("inbox"), "of folder `inbox`"),
         ("[mqtt]", &second("new/../inbox/sub"), "of folder `inbox`"),
+        (
+            "[mqtt]",
+            "[seg]\ndirectory = \"inbox/out\"\n\n[mqtt]",
+            "`seg.directory`",
+        ),
     ];
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("state")).unwrap();
@@ -233,7 +285,7 @@ fn folders_that_lie_in_each_other_are_refused() {
 /// Every key that a configuration can have.
 fn full() -> toml::Value {
     let credentials = "[mqtt]\nusername_file = \"user\"\npassword_file = \"password\"";
-    let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}"));
+    let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}")) + SEG;
     let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
     toml::Value::try_from(&config).unwrap()
 }
@@ -252,6 +304,9 @@ fn compare(
         "folder.name",
         "folder.directory",
         "dicom.name",
+        "seg.directory",
+        "seg.send_to.host",
+        "seg.send_to.called_ae_title",
         "mqtt.host",
         "node",
     ];
@@ -281,9 +336,9 @@ fn compare(
     }
 }
 
-/// With the section that the file shows in comments, as its reader would turn it on.
-fn with_port(text: &str) -> String {
-    let (before, section) = text.split_once("# [[dicom]]\n").unwrap();
+/// With a section that the file shows in comments, as its reader would turn it on.
+fn with_section(text: &str, header: &str) -> String {
+    let (before, section) = text.split_once(&format!("# {header}\n")).unwrap();
     let (section, after) = section.split_once("\n\n").unwrap();
     let turn_on = |line: &str| match line.strip_prefix("# ") {
         Some(key)
@@ -296,7 +351,7 @@ fn with_port(text: &str) -> String {
         _ => line.to_owned(),
     };
     let section: Vec<String> = section.lines().map(turn_on).collect();
-    format!("{before}[[dicom]]\n{}\n\n{after}", section.join("\n"))
+    format!("{before}{header}\n{}\n\n{after}", section.join("\n"))
 }
 
 #[test]
@@ -304,7 +359,10 @@ fn the_reference_file_shows_every_key_with_its_default() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/daemon.toml");
     Config::read(&path).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
-    let text = with_port(&text);
+    let sections = ["[[dicom]]", "[seg]", "[seg.send_to]"];
+    let text = sections
+        .iter()
+        .fold(text, |text, header| with_section(&text, header));
     Config::parse(&text, &path).unwrap();
     let reference: toml::Value = toml::from_str(&text).unwrap();
     let mut missing = Vec::new();
