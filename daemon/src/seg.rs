@@ -289,3 +289,99 @@ pub fn check(config: &config::Seg) -> Vec<Result<String, String>> {
     });
     folder.into_iter().chain(pacs).collect()
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use contract::LabelMap;
+
+    use super::*;
+    use crate::encode::SeriesFacts;
+
+    /// An image of 2 x 3 px of 1 mm² whose first `area` px are of class 1, at 5 mm times its number.
+    pub(crate) fn slice(number: u8, area: usize) -> Slice {
+        let mut labels = LabelMap::new(2, 3);
+        labels.data[..area].fill(1);
+        let found = seg::Found {
+            frame: 0,
+            class: 1,
+            area_px: area,
+            mask: labels.rle(1),
+        };
+        let plane = source::Plane {
+            position: format!("0\\0\\{}", 5 * number),
+            orientation: "1\\0\\0\\0\\1\\0".into(),
+            spacing: "1\\1".into(),
+            thickness: None,
+        };
+        Slice {
+            job_id: job::job_id(&number.to_string(), "model"),
+            source: "ward".into(),
+            finished_at: format!("2026-11-24T00:40:{number:02}.000Z"),
+            model: Model {
+                name: "cardiac".into(),
+                version: "1.0".into(),
+                digest: "digest".into(),
+                precision: contract::manifest::Precision::F32,
+            },
+            classes: vec![Class {
+                id: 1,
+                label: "left ventricle".into(),
+                snomed: None,
+                color: [1, 2, 3],
+            }],
+            image: seg::Slice {
+                source: source::Source {
+                    sop_class_uid: "1.2.840.10008.5.1.4.1.1.4".into(),
+                    sop_instance_uid: format!("2.25.{number}"),
+                    study_instance_uid: "2.25.1000".into(),
+                    series_instance_uid: "2.25.1001".into(),
+                    frame_of_reference_uid: Some("2.25.1002".into()),
+                    instance_number: number.into(),
+                    is_multi_frame: false,
+                    planes: vec![plane],
+                    copied: vec![(0x0010_0010, "DOE^JANE".into())],
+                    deidentified: vec![],
+                    lossy: None,
+                },
+                rows: 2,
+                cols: 3,
+                frames: 1,
+                masks: if area == 0 { vec![] } else { vec![found] },
+            },
+        }
+    }
+
+    #[test]
+    fn a_series_is_said_without_its_patient() {
+        let made = series::make(&[slice(1, 2), slice(2, 3)], "box-1");
+        let mut speaker = Speaker {
+            node: "box-1".into(),
+            boot: Uuid::nil(),
+            model: slice(1, 1).model,
+            inline_max_bytes: 120_000,
+        };
+        let said = |speaker: &Speaker, facts: &SeriesFacts| {
+            let payload = speaker.series(facts, 7).payload;
+            let text = String::from_utf8(payload.clone()).unwrap();
+            assert!(!text.contains("DOE") && !text.contains("2.25."), "{text}");
+            serde_json::from_slice::<serde_json::Value>(&payload).unwrap()
+        };
+        let event = said(&speaker, &made[0].facts);
+        assert_eq!(
+            (&event["event"], &event["seq"]),
+            (&"series".into(), &7.into())
+        );
+        assert_eq!(event["jobs"].as_array().unwrap().len(), 2);
+        assert_eq!(event["volumes"][0]["label"], "left ventricle");
+        let debug = format!("{:?}", slice(1, 1));
+        assert!(
+            !debug.contains("DOE") && !debug.contains("2.25."),
+            "{debug}"
+        );
+        speaker.inline_max_bytes = 100;
+        assert_eq!(
+            said(&speaker, &made[0].facts)["jobs"],
+            serde_json::json!([])
+        );
+    }
+}

@@ -187,3 +187,34 @@ fn a_series_from_a_sender_is_sent_to_the_pacs() {
     compare(&stored[0], &site, SLICES);
     site.settle(SLICES, 0);
 }
+
+/// The PACS is a port of the daemon itself, which has no room for anything.
+#[test]
+fn what_the_pacs_refuses_is_kept_aside() {
+    if mosquitto().is_none() {
+        return;
+    }
+    let port = free_port();
+    let seg = format!(
+        "[[dicom]]\nname = \"full\"\nport = {port}\nobject_max_bytes = 100\n\
+         [seg]\nquiet_s = 1\n[seg.send_to]\nhost = \"127.0.0.1\"\nport = {port}\n\
+         called_ae_title = \"SCANSIDE\"\nretry_min_ms = 10\nretry_max_ms = 100\nattempts_max = 3"
+    );
+    let site = Site::new("", &seg);
+    let folder = tempfile::tempdir().unwrap();
+    for file in sender::one_series(folder.path(), 3) {
+        site.station.drop_file(&file);
+    }
+    site.station.wait_for_word("segmentation refused");
+    let tries = site.station.said(&["segmentation not stored", "A700H"]);
+    assert_eq!(tries, 2, "{}", site.station.log());
+    let shelf = site.station.path().join("state/segmentations");
+    wait_for("the refusal", PATIENCE, || segmentations(&shelf).is_empty());
+    assert_eq!(segmentations(&shelf.join("refused")).len(), 1);
+    let (code, words) = site.station.ask(&["check"]);
+    assert!(
+        words.contains("ok    seg: SCANSIDE at 127.0.0.1"),
+        "{code}: {words}"
+    );
+    site.settle(3, 0);
+}

@@ -249,7 +249,7 @@ def orthanc(work: Path, files: list[Path]) -> list[str]:
     server = subprocess.Popen([program, work / "orthanc.json"], stdout=log, stderr=log)
     try:
         wait_for("Orthanc", lambda: listens(dicom_port) and listens(http_port))
-        send = ["storescu", "-aec", "ORTHANC", "127.0.0.1", str(dicom_port), *files]
+        send = ["storescu", "-R", "-aec", "ORTHANC", "127.0.0.1", str(dicom_port), *files]
         if subprocess.run(send).returncode != 0:
             return ["Orthanc does not take the segmentations"]
 

@@ -95,3 +95,44 @@ fn named(parts: &[&str]) -> Uuid {
 fn uid(id: Uuid) -> String {
     format!("2.25.{}", id.as_u128())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seg::tests::slice;
+
+    #[test]
+    fn a_segmentation_is_a_function_of_its_images() {
+        let slices = [slice(1, 2), slice(2, 3), slice(3, 0)];
+        let made = make(&slices, "box-1");
+        assert_eq!((made.len(), made[0].facts.images), (1, 3));
+        let turned: Vec<Slice> = slices.iter().rev().cloned().collect();
+        let again = make(&turned, "box-1");
+        assert_eq!(again[0].bytes, made[0].bytes);
+        assert_eq!(again[0].sop_instance_uid, uid(made[0].facts.series));
+        let fewer = make(&slices[1..], "box-1");
+        assert_ne!(fewer[0].facts.series, made[0].facts.series);
+        // 5 px of 1 mm² in planes 5 mm apart.
+        let volume = made[0].facts.volumes[0].volume_ml;
+        assert!((volume - 0.025).abs() < 1e-9, "{volume}");
+    }
+
+    #[test]
+    fn what_does_not_go_together_has_segmentations_of_its_own() {
+        let mut scout = slice(2, 0);
+        scout.image.rows = 4;
+        let mut flat = slice(3, 0);
+        flat.image.source.planes.clear();
+        let mut other = slice(4, 0);
+        other.model.digest = "other".into();
+        let made = make(&[slice(1, 2), scout, flat, other], "box-1");
+        assert_eq!(made.len(), 4);
+        // An object that came twice counts once, and a mask that is wrong gives nothing.
+        let mut copy = slice(1, 3);
+        copy.job_id = Uuid::nil();
+        assert_eq!(make(&[slice(1, 2), copy], "box-1")[0].facts.images, 1);
+        let mut broken = slice(1, 2);
+        broken.image.cols = 7;
+        assert_eq!(make(&[broken, slice(2, 1)], "box-1").len(), 1);
+    }
+}

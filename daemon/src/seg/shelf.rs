@@ -192,3 +192,67 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), ShelfError> {
     }
     sync_folder(folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seg::series;
+    use crate::seg::tests::slice;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let paths = files(folder, "dcm").unwrap().into_iter();
+        let stem =
+            |(path, _): (PathBuf, u64)| path.file_stem().unwrap().to_str().unwrap().to_owned();
+        paths.map(stem).collect()
+    }
+
+    #[test]
+    fn what_waits_and_what_is_refused_has_a_limit() {
+        let state = tempfile::tempdir().unwrap();
+        let mut config: config::Seg =
+            toml::from_str("[send_to]\nhost = \"localhost\"\ncalled_ae_title = \"PACS\"").unwrap();
+        let made: Vec<Segmentation> = (1..=4)
+            .flat_map(|number| series::make(&[slice(number, 1)], "box-1"))
+            .collect();
+        let bytes = made[0].bytes.len() as u64;
+        if let Some(to) = &mut config.send_to {
+            to.waiting_max_bytes = 2 * bytes + bytes / 2;
+            to.refused_max_bytes = bytes + bytes / 2;
+        }
+        config.directory = Some(state.path().join("absent"));
+        let shelf = Shelf::open(&config, state.path()).unwrap();
+        let trouble = shelf.place(&made[0]).unwrap().unwrap();
+        assert!(
+            trouble.contains("seg.directory") && trouble.contains("create it"),
+            "{trouble}"
+        );
+        let outgoing = shelf.outgoing().unwrap();
+        assert_eq!(names(&outgoing.waiting), [""; 0], "not half placed");
+        config.directory = None;
+        let shelf = Shelf::open(&config, state.path()).unwrap();
+        let uid = |index: usize| made[index].sop_instance_uid.clone();
+        for segmentation in &made {
+            assert_eq!(shelf.place(segmentation).unwrap(), None);
+            // Files of one moment have no order.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        assert_eq!(names(&outgoing.waiting), [uid(2), uid(3)]);
+        assert_eq!(names(&outgoing.refused), [uid(1)]);
+        let first = outgoing.waiting().unwrap().remove(0);
+        outgoing.sent(&first).unwrap();
+        outgoing.sent(&first).unwrap();
+        assert_eq!(names(&outgoing.waiting), [uid(3)]);
+    }
+
+    #[test]
+    fn what_a_kill_left_half_written_goes() {
+        let state = tempfile::tempdir().unwrap();
+        let text = "[send_to]\nhost = \"localhost\"\ncalled_ae_title = \"PACS\"";
+        let config: config::Seg = toml::from_str(text).unwrap();
+        Shelf::open(&config, state.path()).unwrap();
+        let part = state.path().join("segmentations/.2.25.1.dcm.part");
+        fs::write(&part, b"half").unwrap();
+        Shelf::open(&config, state.path()).unwrap();
+        assert!(!part.exists());
+    }
+}

@@ -60,6 +60,8 @@ pub struct Source {
     pub planes: Vec<Plane>,
     /// Numbers of the tags of [`COPIED`] with their values.
     pub copied: Vec<(u32, String)>,
+    /// By what methods the patient's identity was removed: value, scheme and meaning of each code.
+    pub deidentified: Vec<[String; 3]>,
     /// Ratio and method of a lossy compression, as the image has them.
     pub lossy: Option<(String, String)>,
 }
@@ -156,6 +158,14 @@ fn source(object: &InMemDicomObject, limits: &Limits) -> Result<Option<Source>, 
         let number = u32::from(tag.group()) << 16 | u32::from(tag.element());
         text(object, tag).map(|value| (number, value))
     });
+    let methods = object
+        .get(tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE)
+        .and_then(|element| element.items());
+    let deidentified = methods.into_iter().flatten().filter_map(|code| {
+        let word = |tag| text(code, tag);
+        let scheme = word(tags::CODING_SCHEME_DESIGNATOR)?;
+        Some([word(tags::CODE_VALUE)?, scheme, word(tags::CODE_MEANING)?])
+    });
     Ok(Some(Source {
         sop_class_uid,
         sop_instance_uid,
@@ -168,6 +178,7 @@ fn source(object: &InMemDicomObject, limits: &Limits) -> Result<Option<Source>, 
         is_multi_frame: count.is_some(),
         planes: planes.unwrap_or_default(),
         copied: copied.collect(),
+        deidentified: deidentified.collect(),
         lossy: lossy.map(|_| {
             let words = |tag| text(object, tag).unwrap_or_default();
             (

@@ -175,6 +175,11 @@ fn patient_and_study(object: &mut Object, slices: &[Slice]) {
             text(object, tag, vr, value);
         }
     }
+    if !source.deidentified.is_empty() {
+        let codes = source.deidentified.iter();
+        let codes = codes.map(|[value, scheme, meaning]| code(value, scheme, meaning));
+        put_items(object, tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE, codes);
+    }
     text(
         object,
         tags::STUDY_INSTANCE_UID,

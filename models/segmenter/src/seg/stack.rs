@@ -36,6 +36,8 @@ const MM3_PER_ML: f64 = 1e3;
 const STEPS_OF_COSINES: f64 = 1e3;
 /// Scanners repeat a position with noise in its last digits.
 const SAME_PLACE_MM: f64 = 0.01;
+/// One plane that is missing is bridged by its neighbours, in distances of the stack.
+const MISSING_PLANES: f64 = 2.5;
 
 impl Key {
     fn of(slices: &[Slice], slice: usize, frame: usize) -> Option<Self> {
@@ -124,7 +126,7 @@ pub struct Volumes {
 }
 
 /// The planes are taken for a stack: each stands for what lies nearer to it than to its neighbours,
-/// and the outer ones reach as far outwards as half of the median distance.
+/// and the outer ones, and those at a wide gap, reach as far outwards as half of the median distance.
 pub(super) fn volumes(slices: &[Slice], places: &[Place], classes: &[Class]) -> Volumes {
     let nothing = |why: &str| Volumes {
         volumes: Vec::new(),
@@ -203,7 +205,9 @@ fn extents(at: &[f64], thickness: Option<f64>) -> Option<(Vec<f64>, bool)> {
     let Some(&median) = sorted.get(sorted.len() / 2) else {
         return thickness.map(|thickness| (vec![thickness; at.len()], true));
     };
-    let half = |gap: Option<&f64>| gap.copied().unwrap_or(median) / 2.0;
+    // Over a wider gap nobody knows what lies there.
+    let known = |gap: &&f64| **gap <= MISSING_PLANES * median;
+    let half = |gap: Option<&f64>| gap.filter(known).copied().unwrap_or(median) / 2.0;
     let extent = |index: usize| {
         let before = index.checked_sub(1).and_then(|index| gaps.get(index));
         half(before) + half(gaps.get(index))
@@ -248,6 +252,7 @@ pub(super) mod tests {
                 is_multi_frame: false,
                 planes: z.map(plane).into_iter().collect(),
                 copied: vec![(0x0010_0010, "DOE^JANE".into())],
+                deidentified: vec![],
                 lossy: None,
             },
             rows: 2,
@@ -330,6 +335,13 @@ pub(super) mod tests {
             "{volumes:?}"
         );
         assert_eq!(volumes.warnings, ["planes_uneven"]);
+        // Two stacks.
+        let wide = [0.0, 5.0, 100.0, 105.0].map(|z| slice(z as i64, Some(z), 2));
+        let volumes = volume(&wide);
+        assert!(
+            (volumes.volumes[0].volume_ml - 0.04).abs() < 1e-9,
+            "{volumes:?}"
+        );
         assert_eq!(even_distance(&gap, &places(&gap)), None);
         // Alone, it is as thick as it says.
         let volumes = volume(&[slice(1, Some(0.0), 2)]);
