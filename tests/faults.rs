@@ -40,6 +40,8 @@ mod routes;
 mod sample_bundle;
 #[path = "faults/script.rs"]
 mod script;
+#[path = "faults/seg.rs"]
+mod seg;
 #[path = "faults/sender.rs"]
 mod sender;
 #[path = "faults/signer.rs"]

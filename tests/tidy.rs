@@ -194,12 +194,15 @@ const HOMES: [Home; 12] = [
         inside: "",
         homes: &[
             "models/segmenter/src/decode",
+            "models/segmenter/src/seg",
             "models/segmenter/tests/",
             "models/phantom/",
             "daemon/src/source/dicom",
+            "daemon/src/seg/send.rs",
             "tests/faults/",
         ],
-        because: "images are decoded in one place, and one source speaks DICOM's protocol",
+        because: "images are decoded and segmentations made in one place each, and one source and one \
+                  sender speak DICOM's protocol",
     },
     Home {
         word: "std::fs",

@@ -11,6 +11,7 @@ use crate::encode::Model;
 use crate::failure::chain;
 use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
+use crate::seg;
 use crate::source::dicom::bind;
 
 /// Prints a line for each thing that was tried; false when one failed.
@@ -54,6 +55,7 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
             .map(|_| format!("credentials: {}", file.display()))
             .map_err(|error| format!("credentials: cannot read {}: {error}", file.display()))
     }));
+    findings.extend(config.seg.iter().flat_map(seg::check));
     findings.extend(models(&config));
     let mut good = true;
     for finding in findings {

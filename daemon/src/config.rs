@@ -12,6 +12,7 @@ mod overlap;
 mod paths;
 mod quarantine;
 mod route;
+mod seg;
 mod tls;
 
 use std::collections::HashSet;
@@ -27,6 +28,7 @@ pub use models::{DEFAULT_SLOT, Models, NO_SLOT, Shadow, Slot};
 pub use mqtt::Mqtt;
 pub use quarantine::Quarantine;
 pub use route::{Route, Texts};
+pub use seg::{Seg, SendTo};
 pub use tls::Tls;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -55,6 +57,8 @@ pub struct Config {
     #[serde(default)]
     pub pipeline: Pipeline,
     pub mqtt: Mqtt,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seg: Option<Seg>,
     /// Where it was read from; what SIGHUP reads again.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -341,6 +345,7 @@ impl Config {
         at_least("decode.frame_max_pixels", self.decode.frame_max_pixels, 1)?;
         at_least("decode.frames_max", self.decode.frames_max.into(), 1)?;
         self.quarantine.validate()?;
+        self.seg.as_ref().map_or(Ok(()), Seg::validate)?;
         self.mqtt.validate()
     }
 }

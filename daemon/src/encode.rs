@@ -5,6 +5,7 @@
 //! parts 1 to n joined are the JSON array of its instances with masks.
 
 use segmenter::result::Instance;
+use segmenter::seg::Volume;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -123,6 +124,33 @@ struct Event<'a> {
     reason: &'a Reason,
 }
 
+/// What is said of a series whose segmentation was made. No UID: `series` follows from the jobs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SeriesFacts {
+    pub series: Uuid,
+    pub source: String,
+    pub images: usize,
+    pub model: Model,
+    /// Of every class, where the planes tell.
+    pub volumes: Vec<Volume>,
+    pub warnings: Vec<String>,
+    /// Of the images; empty where they would make the message too large.
+    pub jobs: Vec<Uuid>,
+}
+
+#[derive(Serialize)]
+struct SeriesEvent<'a> {
+    schema: &'static str,
+    #[serde(rename = "event")]
+    kind: &'static str,
+    seq: u64,
+    node: &'a str,
+    boot: Uuid,
+    at: String,
+    #[serde(flatten)]
+    facts: &'a SeriesFacts,
+}
+
 /// Where and when an image came in.
 #[derive(Debug, Clone)]
 pub struct Origin {
@@ -188,6 +216,34 @@ impl Speaker {
         Message {
             topic: "event".to_owned(),
             payload: json(&event),
+        }
+    }
+}
+
+impl Speaker {
+    /// What tells subscribers that the images of a series have a segmentation.
+    pub fn series(&self, facts: &SeriesFacts, seq: u64) -> Message {
+        let event = |facts| {
+            json(&SeriesEvent {
+                schema: "event/1",
+                kind: "series",
+                seq,
+                node: &self.node,
+                boot: self.boot,
+                at: clock::now(),
+                facts,
+            })
+        };
+        let mut payload = event(facts);
+        if payload.len() > self.inline_max_bytes {
+            payload = event(&SeriesFacts {
+                jobs: Vec::new(),
+                ..facts.clone()
+            });
+        }
+        Message {
+            topic: "event".to_owned(),
+            payload,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Modules in the order an image meets them; `ARCHITECTURE.md` has the promise.
 
 pub mod accept;
+mod backoff;
 pub mod check;
 pub mod cli;
 mod clock;
@@ -24,6 +25,7 @@ pub mod pipeline;
 pub mod quarantine;
 mod reload;
 pub mod route;
+pub mod seg;
 pub mod segment;
 pub mod shutdown;
 pub mod source;

@@ -6,7 +6,6 @@
 //! `model/<slot>` (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`.
 
 mod answers;
-mod backoff;
 mod connection;
 mod feed;
 mod letters;
@@ -23,6 +22,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::accept::{AcceptError, Shelves};
+use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::encode::Speaker;
@@ -32,7 +32,6 @@ use crate::outbox::{Outbox, OutboxError};
 use crate::shutdown::stopped;
 use crate::status::Status;
 
-use backoff::Backoff;
 use connection::Connection;
 use letters::Letters;
 use session::{End, Session};

@@ -9,6 +9,7 @@
 //!   one message. `seq` numbers the durable messages of this node, so a subscriber sees a gap.
 //! - `lives`: ticket -> [`Life`] as JSON, for people; it outlives the job's row.
 //! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
+//! - `slices`: images whose series has no DICOM segmentation yet, see [`slices`].
 //!
 //! Invariants:
 //! - A counter moves in the same transaction as the state it counts, so
@@ -23,6 +24,7 @@ mod ledger;
 mod lives;
 mod messages;
 mod quarantined;
+mod slices;
 #[cfg(test)]
 mod tests;
 
@@ -138,6 +140,7 @@ impl Outbox {
             transaction.open_table(messages::MESSAGES)?;
             transaction.open_table(quarantined::QUARANTINE)?;
             transaction.open_table(lives::LIVES)?;
+            transaction.open_table(slices::SLICES)?;
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("format")?.map(|value| value.value());
             if found.is_none() {

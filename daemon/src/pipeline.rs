@@ -28,6 +28,7 @@ use crate::outbox::{Lease, Outbox};
 use crate::quarantine::{self, Ending};
 use crate::reload;
 use crate::route::{Router, Target};
+use crate::seg::{self, SeriesError};
 use crate::segment::segment;
 use crate::shutdown::stopped;
 use crate::source::Door;
@@ -54,6 +55,8 @@ pub enum PipelineError {
     Models(#[from] ModelsError),
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
+    #[error(transparent)]
+    Series(#[from] SeriesError),
     #[error("cannot start the inference thread: {0}")]
     Thread(std::io::Error),
     #[error("a task of the daemon ended by a panic; see the log above")]
@@ -72,6 +75,8 @@ struct Worker {
     status: Arc<Status>,
     attempts_max: u32,
     fresh: Arc<Notify>,
+    /// For segmentations of series.
+    keeps_slices: bool,
 }
 
 /// Runs until `shutdown`, or until the box cannot keep its promise any more. `started`: when the
@@ -112,6 +117,8 @@ pub async fn run(
     let (stop_sources, sources_stopped) = watch::channel(false);
     let (stop_mqtt, mqtt_stopped) = watch::channel(false);
     let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
+    let (releases, released) = seg::Releases::new();
+    let keeper = seg::Keeper::open(&config, &outbox, &speaker, &fresh)?;
     let mut inference = start_inference(
         Worker {
             outbox: Arc::clone(&outbox),
@@ -124,6 +131,7 @@ pub async fn run(
             status: Arc::clone(&status),
             attempts_max: config.pipeline.attempts_max,
             fresh: Arc::clone(&fresh),
+            keeps_slices: keeper.is_some(),
         },
         queue,
         sources_stopped.clone(),
@@ -135,6 +143,7 @@ pub async fn run(
         status: Arc::clone(&status),
         credentials: credentials.clone(),
         min_free_bytes: config.state.min_free_bytes,
+        releases: keeper.is_some().then_some(releases),
     };
     let sources = Sources {
         folders: config.folder.clone(),
@@ -143,6 +152,8 @@ pub async fn run(
         waiting,
         door,
     };
+    let keeping = seg::run(keeper, released, sources_stopped.clone());
+    let mut keeping = tokio::spawn(keeping);
     let mut sources = tokio::spawn(sources.run(tickets, sources_stopped));
     let desk = Control {
         outbox: Arc::clone(&outbox),
@@ -174,6 +185,7 @@ pub async fn run(
         () = shutdown => None,
         ended = &mut sources => Some(flatten(ended)),
         ended = &mut desk => Some(flatten(ended)),
+        ended = &mut keeping => Some(flatten(ended)),
         ended = &mut inference => Some(ended.unwrap_or(Err(PipelineError::Panicked))),
         ended = &mut publishing => Some(flatten(ended)),
     };
@@ -188,6 +200,7 @@ pub async fn run(
     }
     flatten(sources.await)?;
     flatten(desk.await)?;
+    flatten(keeping.await)?;
     inference.await.unwrap_or(Err(PipelineError::Panicked))?;
     let _ = stop_mqtt.send(true);
     flatten(publishing.await)
@@ -349,6 +362,10 @@ impl Worker {
                 return self.quarantine(ticket, Some(id), &failure);
             }
         };
+        let slice = self.keeps_slices.then(|| {
+            let by = (&serving.model, serving.segmenter.manifest());
+            seg::Slice::note(&bytes, &found, &job.source, by, &self.limits)
+        });
         let glimpse = self.models.compares(slot).then(|| Glimpse {
             slot,
             digest: serving.model.digest.clone(),
@@ -368,7 +385,7 @@ impl Worker {
             sha256: report.image.sha256.clone(),
         };
         self.outbox
-            .append(ticket, &input, |seq| {
+            .append_with(ticket, &input, slice.flatten().as_ref(), |seq| {
                 report.seq = seq;
                 self.speaker.messages(report)
             })

@@ -14,6 +14,7 @@ use crate::credentials::Credentials;
 use crate::disk;
 use crate::job::Ticket;
 use crate::outbox::{Arrival, Outbox, OutboxError};
+use crate::seg::Releases;
 use crate::status::Status;
 
 /// How often a port looks again at a low disk.
@@ -27,6 +28,8 @@ pub struct Door {
     pub status: Arc<Status>,
     pub credentials: watch::Receiver<Credentials>,
     pub min_free_bytes: u64,
+    /// Who wants to know what an association delivered.
+    pub releases: Option<Releases>,
 }
 
 impl Door {

@@ -63,6 +63,19 @@ pub(crate) fn phantoms(folder: &Path, count: u32) -> Vec<PathBuf> {
     (0..count).map(write).collect()
 }
 
+/// One patient's slices, as a scanner would send them: one series.
+pub(crate) fn one_series(folder: &Path, n_slices: usize) -> Vec<PathBuf> {
+    let heart = Heart::new(7);
+    let write = |index: usize| {
+        let phantom = heart.slice_sized(index, n_slices, 0.0, 128);
+        let path = folder.join(format!("{index}.dcm"));
+        let ids = Ids::new(&phantom, 1, index as u32 + 1);
+        phantom::dicom::write(&path, &phantom, &ids).unwrap();
+        path
+    };
+    (0..n_slices).map(write).collect()
+}
+
 /// Series of real scanners where they are, phantoms elsewhere.
 pub(crate) fn series(folder: &Path) -> Vec<PathBuf> {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/dicom_live");

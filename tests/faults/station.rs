@@ -172,6 +172,13 @@ impl Station {
         fs::rename(&part, part.with_extension("dcm")).unwrap();
     }
 
+    /// Copies a file into the inbox, as a careful sender does.
+    pub(crate) fn drop_file(&self, file: &Path) {
+        let part = self.inbox().join("copy.part");
+        fs::copy(file, &part).unwrap();
+        fs::rename(&part, self.inbox().join(file.file_name().unwrap())).unwrap();
+    }
+
     /// A file that ends in quarantine with an event.
     pub(crate) fn drop_garbage(&self, number: usize) {
         let part = self.inbox().join(format!("garbage-{number}.part"));

@@ -93,7 +93,7 @@ impl Dicom {
 }
 
 /// PS3.5 6.2: 16 characters without backslash and control characters, outer spaces without meaning.
-fn ae_title(key: &'static str, title: &str) -> Result<(), Problem> {
+pub(super) fn ae_title(key: &'static str, title: &str) -> Result<(), Problem> {
     let allowed = |c: char| (' '..='~').contains(&c) && c != '\\';
     let good = (1..=16).contains(&title.len()) && title.trim() == title;
     if good && title.chars().all(allowed) {

@@ -15,6 +15,8 @@ pub(super) fn find(config: &Config) -> Result<(), Problem> {
         let whose = format!(" of slot `{}`", slot.name);
         others.push(("slot.bundle", whose, &slot.bundle));
     }
+    let directory = config.seg.iter().filter_map(|seg| seg.directory.as_ref());
+    others.extend(directory.map(|path| ("seg.directory", String::new(), path)));
     for folder in &config.folder {
         for (key, whose, path) in &others {
             if overlap(&folder.directory, path) {

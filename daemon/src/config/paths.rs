@@ -18,6 +18,9 @@ impl Config {
         self.folder
             .iter_mut()
             .for_each(|folder| resolve(&mut folder.directory));
+        let seg = self.seg.iter_mut();
+        seg.filter_map(|seg| seg.directory.as_mut())
+            .for_each(resolve);
         let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
         for path in self.secrets() {
             *path = secret(path, base, credentials.as_deref());

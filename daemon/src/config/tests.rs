@@ -171,6 +171,53 @@ fn keys_of_a_port_are_held_to_their_range() {
     }
 }
 
+const SEG: &str = r#"
+[seg]
+directory = "segmentations"
+
+[seg.send_to]
+host = "127.0.0.1"
+called_ae_title = "PACS"
+"#;
+
+#[test]
+fn segmentations_have_somewhere_to_go() {
+    let good = format!("{GOOD}{SEG}");
+    let seg = Config::parse(&good, Path::new("daemon.toml")).unwrap().seg;
+    assert_eq!(seg.unwrap().send_to.unwrap().port, 11_112);
+    for (from, to, expected) in [
+        (
+            SEG,
+            "\n[seg]\n",
+            "daemon.toml:16: `seg`: name a `directory` to write to, a [seg.send_to] to send to, or both",
+        ),
+        (
+            "directory = \"segmentations\"",
+            "quiet_s = 0",
+            "daemon.toml:17: `seg.quiet_s`: 0 is out of range; use 1 to 86400",
+        ),
+        (
+            "called_ae_title",
+            "calling_ae_title",
+            "daemon.toml:19: `seg.send_to`: missing key `called_ae_title`",
+        ),
+        (
+            "called_ae_title = \"PACS\"",
+            "called_ae_title = \"\"",
+            "daemon.toml:21: `seg.send_to.called_ae_title`: `` must be 1 to 16 ASCII characters without \
+             backslash, and no space at its ends",
+        ),
+        (
+            "host = \"127.0.0.1\"\ncalled",
+            "host = \"pacs\"\ncalled",
+            "daemon.toml:20: `seg.send_to.host`: `pacs` is another machine and the connection is not \
+             encrypted; set `allow_plaintext = true` in [seg.send_to] if the network is trusted",
+        ),
+    ] {
+        assert_eq!(message(&good.replace(from, to)), expected);
+    }
+}
+
 #[test]
 fn what_leaves_this_machine_is_encrypted_or_said_not_to_be() {
     struct Case {
@@ -272,6 +319,11 @@ fn folders_that_lie_in_each_other_are_refused() {
         ),
         ("[mqtt]", &second("inbox"), "of folder `inbox`"),
         ("[mqtt]", &second("new/../inbox/sub"), "of folder `inbox`"),
+        (
+            "[mqtt]",
+            "[seg]\ndirectory = \"inbox/out\"\n\n[mqtt]",
+            "`seg.directory`",
+        ),
     ];
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("state")).unwrap();
@@ -299,7 +351,7 @@ fn full() -> toml::Value {
         "[dicom.tls]\n{tls}[http]\ntoken_file = \"token\"\n[http.tls]\n{tls}[mqtt.tls]\n{tls}\
          [mqtt]\nusername_file = \"user\"\npassword_file = \"password\""
     );
-    let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}"));
+    let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}")) + SEG;
     let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
     toml::Value::try_from(&config).unwrap()
 }
@@ -318,6 +370,9 @@ fn compare(
         "folder.name",
         "folder.directory",
         "dicom.name",
+        "seg.directory",
+        "seg.send_to.host",
+        "seg.send_to.called_ae_title",
         "mqtt.host",
         "node",
     ];

@@ -4,8 +4,9 @@ use std::ops::Bound;
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{Outbox, OutboxError, add, get, lives, put, take_numbers};
+use super::{Outbox, OutboxError, add, get, lives, put, slices, take_numbers};
 use crate::job::{Input, Job, State, Ticket};
+use crate::seg::Slice;
 
 /// Sequence number and part.
 pub type Key = (u64, u32);
@@ -44,6 +45,17 @@ impl Outbox {
         input: &Input,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<(), OutboxError> {
+        self.append_with(ticket, input, None, encode)
+    }
+
+    /// Also keeps what a segmentation of the image's series will need.
+    pub fn append_with(
+        &self,
+        ticket: Ticket,
+        input: &Input,
+        slice: Option<&Slice>,
+        encode: impl FnOnce(u64) -> Vec<Message>,
+    ) -> Result<(), OutboxError> {
         self.write(|transaction| {
             let Some(mut job) = get(transaction, ticket)? else {
                 return Ok(());
@@ -58,6 +70,9 @@ impl Outbox {
             }
             job.state = State::Inferred { seq };
             put(transaction, ticket, &job)?;
+            if let Some(slice) = slice {
+                slices::keep(transaction, ticket, slice)?;
+            }
             lives::segmented(transaction, ticket, input)?;
             lives::queued(transaction, ticket, (seq, &messages))
         })

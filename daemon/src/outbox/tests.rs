@@ -4,6 +4,7 @@ use uuid::Uuid;
 use super::{Arrival, JOBS, Lease, Ledger, META, Message, Outbox};
 use crate::failure::Reason;
 use crate::job::{Input, State};
+use crate::seg::tests::slice;
 
 const BOOT: Uuid = Uuid::from_u128(1);
 const NEXT_BOOT: Uuid = Uuid::from_u128(2);
@@ -256,4 +257,44 @@ fn one_process_at_a_time() {
     let _first = Outbox::open(directory.path()).unwrap();
     let second = Outbox::open(directory.path()).unwrap_err().to_string();
     assert!(second.contains("in use by another scansided"), "{second}");
+}
+
+#[test]
+fn a_series_is_open_from_its_first_result_to_its_segmentation() {
+    let mut site = Site::new();
+    let files = ["a", "b", "copy of b"];
+    site.outbox.accept(&files.map(arrival)).unwrap();
+    let slices = [1, 2, 2].map(|number| slice(number, 1));
+    let keep = |site: &Site, ticket: u64| {
+        let slice = &slices[ticket as usize - 1];
+        let input = Input::of(b"");
+        let outbox = &site.outbox;
+        outbox
+            .append_with(ticket, &input, Some(slice), |seq| messages(seq, 1))
+            .unwrap();
+        // Again, it is ended already.
+        outbox
+            .append_with(ticket, &input, Some(slice), |seq| messages(seq, 1))
+            .unwrap();
+    };
+    assert_eq!(site.outbox.unfinished().unwrap().len(), 3);
+    (1..=3).for_each(|ticket| keep(&site, ticket));
+    site = site.crash();
+    assert!(site.outbox.unfinished().unwrap().is_empty());
+    let open = site.outbox.open_series().unwrap();
+    assert_eq!(
+        open.into_iter().collect::<Vec<_>>(),
+        [("2.25.1001".into(), [1, 3].into())]
+    );
+    let kept = site.outbox.slices("2.25.1001").unwrap();
+    assert_eq!(kept, [slices[0].clone(), slices[2].clone()]);
+    assert!(site.outbox.slices("2.25.100").unwrap().is_empty());
+    let events = || site.outbox.messages(None, 10).unwrap().len();
+    assert_eq!(events(), 3);
+    site.outbox.close_series(&kept, vec![event]).unwrap();
+    assert_eq!(events(), 4);
+    // A second time, nothing is said.
+    site.outbox.close_series(&kept, vec![event]).unwrap();
+    assert_eq!(events(), 4);
+    assert!(site.crash().outbox.open_series().unwrap().is_empty());
 }

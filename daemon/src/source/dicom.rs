@@ -5,7 +5,7 @@
 //! read whole, a message is put together from its PDUs, a data set goes to the disk as it comes.
 
 mod association;
-mod command;
+pub(crate) mod command;
 mod line;
 mod negotiate;
 mod object;

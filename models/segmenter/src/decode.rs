@@ -9,6 +9,7 @@ mod pixel_data;
 mod pixels;
 mod raster;
 mod rle;
+pub mod source;
 pub mod storage;
 mod values;
 

@@ -8,6 +8,7 @@ pub mod decode;
 pub mod infer;
 pub mod overlay;
 pub mod result;
+pub mod seg;
 mod segmenter;
 mod unpack;
 

@@ -13,6 +13,7 @@ use super::negotiate::{Context, negotiate};
 use super::object::{Object, Refusal, SUCCESS, UNRECOGNIZED_OPERATION};
 use super::wire::{Lost, Wire};
 use crate::accept::AcceptError;
+use crate::job::Ticket;
 
 /// A peer that connected says within this time who it is (ARTIM of PS3.8).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -77,7 +78,7 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
         calling,
         contexts,
         message: Message::None,
-        stored: 0,
+        stored: Vec::new(),
         refused: 0,
     };
     let ended = wire
@@ -86,11 +87,16 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
     let Association {
         stored,
         refused,
-        ref calling,
+        calling,
+        message,
         ..
     } = association;
+    let n_stored = stored.len() as u64;
+    if let (Ok(()), Some(releases)) = (&ended, &scp.door.releases) {
+        releases.tell(stored);
+    }
     if let Err(lost) = ended {
-        let cut = matches!(association.message, Message::Data(..));
+        let cut = matches!(message, Message::Data(..));
         if cut {
             tracing::warn!(
                 source = config.name,
@@ -98,13 +104,13 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
                 "object cut off, nothing of it is kept"
             );
         }
-        abort(scp, &mut wire, Some(calling), &lost);
+        abort(scp, &mut wire, Some(&calling), &lost);
     }
-    if stored + refused > 0 {
+    if n_stored + refused > 0 {
         tracing::info!(
             source = config.name,
             calling,
-            stored,
+            stored = n_stored,
             refused,
             "association ended"
         );
@@ -153,7 +159,7 @@ struct Association<'a> {
     calling: String,
     contexts: Vec<Context>,
     message: Message,
-    stored: u64,
+    stored: Vec<Ticket>,
     refused: u64,
 }
 
@@ -275,10 +281,13 @@ impl Association<'_> {
         Ok(Some(Pdu::PData { data: vec![value] }))
     }
 
-    fn count(&mut self, finished: Result<(), Refusal>) -> (u16, String) {
-        let Err(refusal) = finished else {
-            self.stored += 1;
-            return (SUCCESS, String::new());
+    fn count(&mut self, finished: Result<Ticket, Refusal>) -> (u16, String) {
+        let refusal = match finished {
+            Ok(ticket) => {
+                self.stored.push(ticket);
+                return (SUCCESS, String::new());
+            }
+            Err(refusal) => refusal,
         };
         self.refused += 1;
         let metrics = &self.scp.door.status.metrics;

@@ -1,20 +1,24 @@
 //! Command sets of DIMSE (PS3.7): group 0000 in implicit VR little endian.
 
-/// What the peer asks for, as far as it matters here.
+/// What the peer asks for or answers, as far as it matters here.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(super) struct Request {
-    pub(super) field: u16,
+pub(crate) struct Request {
+    pub(crate) field: u16,
     pub(super) message_id: u16,
     pub(super) has_data_set: bool,
     pub(super) sop_class_uid: String,
     pub(super) sop_instance_uid: String,
+    /// Of a response.
+    pub(crate) status: Option<u16>,
 }
 
-pub(super) const C_STORE: u16 = 0x0001;
+pub(crate) const C_STORE: u16 = 0x0001;
 pub(super) const C_ECHO: u16 = 0x0030;
 pub(super) const C_CANCEL: u16 = 0x0fff;
-const IS_RESPONSE: u16 = 0x8000;
+pub(crate) const IS_RESPONSE: u16 = 0x8000;
 const NO_DATA_SET: u16 = 0x0101;
+const DATA_SET: u16 = 0x0001;
+const MEDIUM_PRIORITY: u16 = 0x0000;
 
 /// Elements of group 0000.
 mod element {
@@ -23,6 +27,7 @@ mod element {
     pub(super) const COMMAND_FIELD: u16 = 0x0100;
     pub(super) const MESSAGE_ID: u16 = 0x0110;
     pub(super) const MESSAGE_ID_RESPONDED_TO: u16 = 0x0120;
+    pub(super) const PRIORITY: u16 = 0x0700;
     pub(super) const DATA_SET_TYPE: u16 = 0x0800;
     pub(super) const STATUS: u16 = 0x0900;
     pub(super) const ERROR_COMMENT: u16 = 0x0902;
@@ -30,7 +35,7 @@ mod element {
 }
 
 /// `None` when it is no command set, or one without what every request has.
-pub(super) fn parse(mut bytes: &[u8]) -> Option<Request> {
+pub(crate) fn parse(mut bytes: &[u8]) -> Option<Request> {
     let mut request = Request::default();
     let (mut field, mut message_id, mut data_set) = (None, None, None);
     while !bytes.is_empty() {
@@ -47,6 +52,7 @@ pub(super) fn parse(mut bytes: &[u8]) -> Option<Request> {
             element::COMMAND_FIELD => field = Some(number(value)?),
             element::MESSAGE_ID => message_id = Some(number(value)?),
             element::DATA_SET_TYPE => data_set = Some(number(value)?),
+            element::STATUS => request.status = Some(number(value)?),
             _ => {}
         }
     }
@@ -68,35 +74,65 @@ fn number(value: &[u8]) -> Option<u16> {
 
 /// The response to a request; `comment` is for the sender's log.
 pub(super) fn respond(request: &Request, status: u16, comment: &str) -> Vec<u8> {
-    let mut elements = Vec::new();
-    let mut put = |element: u16, value: &[u8], pad: u8| {
-        if value.is_empty() {
-            return;
-        }
-        let padding = value.len() % 2;
-        elements.extend([0, 0]);
-        elements.extend(element.to_le_bytes());
-        elements.extend(((value.len() + padding) as u32).to_le_bytes());
-        elements.extend(value);
-        elements.extend(std::iter::repeat_n(pad, padding));
-    };
     let field = request.field | IS_RESPONSE;
-    let class = request.sop_class_uid.as_bytes();
-    put(element::AFFECTED_SOP_CLASS_UID, class, 0);
-    put(element::COMMAND_FIELD, &field.to_le_bytes(), 0);
-    let id = request.message_id.to_le_bytes();
-    put(element::MESSAGE_ID_RESPONDED_TO, &id, 0);
-    put(element::DATA_SET_TYPE, &NO_DATA_SET.to_le_bytes(), 0);
-    put(element::STATUS, &status.to_le_bytes(), 0);
-    put(element::ERROR_COMMENT, comment.as_bytes(), b' ');
-    let instance = request.sop_instance_uid.as_bytes();
-    put(element::AFFECTED_SOP_INSTANCE_UID, instance, 0);
-    let mut command = vec![0, 0];
-    command.extend(element::GROUP_LENGTH.to_le_bytes());
-    command.extend(4_u32.to_le_bytes());
-    command.extend((elements.len() as u32).to_le_bytes());
-    command.append(&mut elements);
-    command
+    let mut set = Set::default();
+    set.text(element::AFFECTED_SOP_CLASS_UID, &request.sop_class_uid, 0);
+    set.number(element::COMMAND_FIELD, field);
+    set.number(element::MESSAGE_ID_RESPONDED_TO, request.message_id);
+    set.number(element::DATA_SET_TYPE, NO_DATA_SET);
+    set.number(element::STATUS, status);
+    set.text(element::ERROR_COMMENT, comment, b' ');
+    let instance = &request.sop_instance_uid;
+    set.text(element::AFFECTED_SOP_INSTANCE_UID, instance, 0);
+    set.finish()
+}
+
+/// The request to store an object.
+pub(crate) fn store(message_id: u16, sop_class_uid: &str, sop_instance_uid: &str) -> Vec<u8> {
+    let mut set = Set::default();
+    set.text(element::AFFECTED_SOP_CLASS_UID, sop_class_uid, 0);
+    set.number(element::COMMAND_FIELD, C_STORE);
+    set.number(element::MESSAGE_ID, message_id);
+    set.number(element::PRIORITY, MEDIUM_PRIORITY);
+    set.number(element::DATA_SET_TYPE, DATA_SET);
+    set.text(element::AFFECTED_SOP_INSTANCE_UID, sop_instance_uid, 0);
+    set.finish()
+}
+
+/// Elements of a command, in ascending order.
+#[derive(Default)]
+struct Set(Vec<u8>);
+
+impl Set {
+    /// Left out when empty.
+    fn text(&mut self, element: u16, value: &str, pad: u8) {
+        if !value.is_empty() {
+            self.put(element, value.as_bytes(), pad);
+        }
+    }
+
+    fn number(&mut self, element: u16, value: u16) {
+        self.put(element, &value.to_le_bytes(), 0);
+    }
+
+    fn put(&mut self, element: u16, value: &[u8], pad: u8) {
+        let padding = value.len() % 2;
+        self.0.extend([0, 0]);
+        self.0.extend(element.to_le_bytes());
+        self.0
+            .extend(((value.len() + padding) as u32).to_le_bytes());
+        self.0.extend(value);
+        self.0.extend(std::iter::repeat_n(pad, padding));
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let mut command = vec![0, 0];
+        command.extend(element::GROUP_LENGTH.to_le_bytes());
+        command.extend(4_u32.to_le_bytes());
+        command.extend((self.0.len() as u32).to_le_bytes());
+        command.append(&mut self.0);
+        command
+    }
 }
 
 #[cfg(test)]
@@ -111,12 +147,23 @@ mod tests {
             has_data_set: true,
             sop_class_uid: "1.2.840.10008.5.1.4.1.1.4".into(),
             sop_instance_uid: "2.25.17".into(),
+            status: None,
         };
         let response = parse(&respond(&request, 0xa700, "no room")).unwrap();
         assert_eq!(response.field, 0x8001);
         assert!(!response.has_data_set);
+        assert_eq!(response.status, Some(0xa700));
         assert!(response.sop_class_uid == request.sop_class_uid);
         assert!(response.sop_instance_uid == request.sop_instance_uid);
+    }
+
+    #[test]
+    fn a_request_to_store_reads_back() {
+        let request = parse(&store(7, "1.2.840", "2.25.17")).unwrap();
+        assert_eq!((request.field, request.message_id), (C_STORE, 7));
+        assert!(request.has_data_set && request.status.is_none());
+        assert_eq!(request.sop_class_uid, "1.2.840");
+        assert_eq!(request.sop_instance_uid, "2.25.17");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::command::Request;
 use super::negotiate::Context;
 use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Scp};
 use crate::accept::{AcceptError, Incoming, PartError};
+use crate::job::Ticket;
 
 /// SOP class and instance stand within the first bytes of every data set.
 const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -138,7 +139,7 @@ impl Object {
     }
 
     /// The data set is complete: flush, rename, flush the folder, commit the row.
-    pub(super) fn finish(self, scp: &Scp) -> Result<Result<(), Refusal>, AcceptError> {
+    pub(super) fn finish(self, scp: &Scp) -> Result<Result<Ticket, Refusal>, AcceptError> {
         let incoming = match self.compare().and(self.sink) {
             Ok(incoming) => incoming,
             Err(refusal) => return Ok(Err(refusal)),
@@ -150,10 +151,9 @@ impl Object {
             Ok(arrival) => arrival,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        if let [ticket] = scp.door.accept(&scp.config.name, &[arrival])?[..] {
-            place_in_queue.send(ticket);
-        }
-        Ok(Ok(()))
+        let ticket = scp.door.accept(&scp.config.name, &[arrival])?[0];
+        place_in_queue.send(ticket);
+        Ok(Ok(ticket))
     }
 
     /// The data set is what the request says it is.

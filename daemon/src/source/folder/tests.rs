@@ -39,6 +39,7 @@ fn fixture(stable_ms: u64) -> Fixture {
         status: Arc::new(Status::default()),
         credentials: watch::channel(Credentials::default()).1,
         min_free_bytes: 0,
+        releases: None,
     };
     Fixture {
         folder,

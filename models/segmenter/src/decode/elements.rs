@@ -251,7 +251,7 @@ impl<'a> Walk<'a> {
         Ok(end)
     }
 
-    fn is_sequence(&self, header: &Header) -> bool {
+    pub(super) fn is_sequence(&self, header: &Header) -> bool {
         if self.encoding.explicit {
             return header.vr == Some(VR::SQ);
         }

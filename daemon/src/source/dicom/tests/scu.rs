@@ -36,6 +36,7 @@ pub(super) fn open(edit: impl FnOnce(&mut config::Dicom, &mut Door)) -> Box {
         status: Arc::new(Status::default()),
         credentials: watch::channel(Credentials::default()).1,
         min_free_bytes: 0,
+        releases: None,
     };
     edit(&mut config, &mut door);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -5,14 +5,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     least: Duration,
     most: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(least_ms: u64, most_ms: u64) -> Self {
+    pub(crate) fn new(least_ms: u64, most_ms: u64) -> Self {
         let least = Duration::from_millis(least_ms);
         Self {
             least,
@@ -21,12 +21,12 @@ impl Backoff {
         }
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.next = self.least;
     }
 
     /// Half of the time plus a random part of the other half.
-    pub(super) fn wait(&mut self) -> Duration {
+    pub(crate) fn wait(&mut self) -> Duration {
         let full = self.next;
         self.next = (full * 2).min(self.most);
         // Each RandomState has other keys; no random number crate for one number.

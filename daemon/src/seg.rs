@@ -1,0 +1,375 @@
+//! The masks of a whole series as one DICOM Segmentation, for those who work with a PACS.
+//!
+//! inference thread -> `slices` of the outbox, in the transaction of the result -> [`completion`] says
+//! when a series is complete -> [`series`] makes the objects -> [`shelf`] puts them into the folder and
+//! beside the outbox -> rows go, an event comes -> [`send`] delivers what lies beside the outbox.
+//!
+//! Whatever dies in between, the rows are there, and the same images give the same object under the
+//! same UID: a copy is no other segmentation. Slices hold patient attributes, which go into the objects
+//! and nowhere else.
+
+mod completion;
+mod send;
+mod series;
+mod shelf;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use contract::Manifest;
+use contract::manifest::Class;
+use segmenter::decode::{Limits, source};
+use segmenter::seg;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc, watch};
+use uuid::Uuid;
+
+use crate::accept::ShelfError;
+use crate::config;
+use crate::encode::{Model, Speaker};
+use crate::job::{self, Ticket};
+use crate::outbox::{Outbox, OutboxError};
+use crate::segment::Found;
+use crate::shutdown::stopped;
+use crate::{clock, disk};
+use completion::Completion;
+use shelf::Shelf;
+
+/// How often series are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// Releases that are not looked at yet; one more is forgotten, and quiet time ends its series.
+const RELEASES_MAX: usize = 256;
+
+/// One image of a series and what a segmentation says of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slice {
+    pub job_id: Uuid,
+    /// Name of the source it came from.
+    pub source: String,
+    pub finished_at: String,
+    pub model: Model,
+    pub classes: Vec<Class>,
+    pub image: seg::Slice,
+}
+
+impl Slice {
+    /// Of what `segmenter` found in an image; `None` for one to which no segmentation can refer.
+    pub fn note(
+        bytes: &[u8],
+        found: &Found,
+        source_name: &str,
+        serving: (&Model, &Manifest),
+        limits: &Limits,
+    ) -> Option<Self> {
+        let source = source::read(bytes, limits)
+            .inspect_err(|error| {
+                tracing::warn!(code = error.kind(), "an image has no segmentation");
+            })
+            .ok()
+            .flatten()?;
+        let masks = found.instances.iter().map(|instance| seg::Found {
+            frame: instance.frame,
+            class: instance.id,
+            area_px: instance.area_px,
+            mask: instance.mask.clone(),
+        });
+        let (model, manifest) = serving;
+        Some(Self {
+            job_id: job::job_id(&found.sha256, &model.digest),
+            source: source_name.to_owned(),
+            finished_at: clock::now(),
+            model: model.clone(),
+            classes: manifest.classes.clone(),
+            image: seg::Slice {
+                source,
+                rows: found.image.rows,
+                cols: found.image.cols,
+                frames: found.image.frames,
+                masks: masks.collect(),
+            },
+        })
+    }
+
+    /// UID of its series.
+    pub(crate) fn series(&self) -> &str {
+        &self.image.source.series_instance_uid
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SeriesError {
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    #[error(transparent)]
+    Shelf(#[from] ShelfError),
+    #[error("cannot start the thread that sends segmentations: {0}")]
+    Thread(std::io::Error),
+    #[error("the thread that makes segmentations ended by a panic; see the log above")]
+    Panicked,
+}
+
+/// Tells that an association was released, with the tickets of what it delivered.
+#[derive(Debug, Clone)]
+pub struct Releases(mpsc::Sender<Vec<Ticket>>);
+
+impl Releases {
+    pub fn new() -> (Self, mpsc::Receiver<Vec<Ticket>>) {
+        let (sender, receiver) = mpsc::channel(RELEASES_MAX);
+        (Self(sender), receiver)
+    }
+
+    pub(crate) fn tell(&self, tickets: Vec<Ticket>) {
+        // Full or closed: quiet time ends the series.
+        let _ = self.0.try_send(tickets);
+    }
+}
+
+/// Everything that the making of segmentations needs.
+#[derive(Debug)]
+pub struct Keeper {
+    config: config::Seg,
+    outbox: Arc<Outbox>,
+    speaker: Speaker,
+    shelf: Shelf,
+    state: PathBuf,
+    min_free_bytes: u64,
+    /// Woken when an event waits for the broker.
+    fresh: Arc<Notify>,
+    /// A trouble that was said already.
+    said: Option<String>,
+}
+
+/// Closes complete series until `stop`; what is open then is open at the next start. Without a keeper
+/// nothing happens.
+pub async fn run(
+    keeper: Option<Keeper>,
+    releases: mpsc::Receiver<Vec<Ticket>>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), SeriesError> {
+    if let Some(keeper) = keeper {
+        return keeper.run(releases, stop).await;
+    }
+    stopped(&mut stop).await;
+    Ok(())
+}
+
+impl Keeper {
+    /// `None` without a section `[seg]`.
+    pub fn open(
+        config: &config::Config,
+        outbox: &Arc<Outbox>,
+        speaker: &Speaker,
+        fresh: &Arc<Notify>,
+    ) -> Result<Option<Self>, SeriesError> {
+        let Some(seg) = &config.seg else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            config: seg.clone(),
+            outbox: Arc::clone(outbox),
+            speaker: speaker.clone(),
+            shelf: Shelf::open(seg, &config.state.directory)?,
+            state: config.state.directory.clone(),
+            min_free_bytes: config.state.min_free_bytes,
+            fresh: Arc::clone(fresh),
+            said: None,
+        }))
+    }
+
+    async fn run(
+        mut self,
+        mut releases: mpsc::Receiver<Vec<Ticket>>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), SeriesError> {
+        let mail = match &self.config.send_to {
+            Some(to) => Some(send::start(to, &self.shelf).map_err(SeriesError::Thread)?),
+            None => None,
+        };
+        let mut completion = Completion::new(&self.config);
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                () = stopped(&mut stop) => return Ok(()),
+            }
+            while let Ok(tickets) = releases.try_recv() {
+                completion.released(tickets);
+            }
+            let looked = tokio::task::spawn_blocking(move || {
+                let made = self.look(&mut completion);
+                (self, completion, made)
+            });
+            let made;
+            (self, completion, made) = looked.await.map_err(|_| SeriesError::Panicked)?;
+            if let (true, Some(mail)) = (made?, &mail) {
+                // Full: it will look anyway.
+                let _ = mail.try_send(());
+            }
+        }
+    }
+
+    /// Whether a segmentation was made.
+    fn look(&mut self, completion: &mut Completion) -> Result<bool, SeriesError> {
+        let open = self.outbox.open_series()?;
+        if open.is_empty() && completion.is_idle() {
+            return Ok(false);
+        }
+        let unfinished = self.outbox.unfinished()?;
+        let complete = completion.look(Instant::now(), &open, &unfinished);
+        let mut made = false;
+        for series in complete {
+            made |= self.close(&series)?;
+        }
+        Ok(made)
+    }
+
+    /// Makes, places and announces the segmentations of a series. False when there is no room for
+    /// them now: the series stays open and is tried again.
+    fn close(&mut self, series: &str) -> Result<bool, SeriesError> {
+        if disk::below(&self.state, self.min_free_bytes) {
+            self.say("the disk is below `min_free_bytes`");
+            return Ok(false);
+        }
+        let slices = self.outbox.slices(series)?;
+        let made = series::make(&slices, &self.speaker.node);
+        for segmentation in &made {
+            if let Some(trouble) = self.shelf.place(segmentation)? {
+                self.say(&trouble);
+                return Ok(false);
+            }
+        }
+        self.said = None;
+        let events = made
+            .iter()
+            .map(|made| |seq| self.speaker.series(&made.facts, seq));
+        self.outbox.close_series(&slices, events.collect())?;
+        self.fresh.notify_one();
+        for made in &made {
+            let (series, images) = (made.facts.series, made.facts.images);
+            tracing::info!(%series, images, bytes = made.bytes.len(), "segmentation of a series made");
+        }
+        Ok(true)
+    }
+
+    /// Once for each trouble.
+    fn say(&mut self, trouble: &str) {
+        if self.said.as_deref() != Some(trouble) {
+            tracing::warn!(why = trouble, "segmentations wait");
+            self.said = Some(trouble.to_owned());
+        }
+    }
+}
+
+/// Whether segmentations can be written to this folder and the PACS can be reached, for `check`.
+pub fn check(config: &config::Seg) -> Vec<Result<String, String>> {
+    let folder = config.directory.as_deref().map(|path: &Path| {
+        let written = crate::check::writable(path).map(|()| format!("seg: {}", path.display()));
+        written.map_err(|problem| format!("seg: {problem}"))
+    });
+    let pacs = config.send_to.as_ref().map(|to| {
+        let place = format!("{} at {}:{}", to.called_ae_title, to.host, to.port);
+        match send::Line::open(to) {
+            Ok(line) => {
+                line.close();
+                Ok(format!("seg: {place} takes segmentations"))
+            }
+            Err(error) => Err(format!("seg: {place}: {error}")),
+        }
+    });
+    folder.into_iter().chain(pacs).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use contract::LabelMap;
+
+    use super::*;
+    use crate::encode::SeriesFacts;
+
+    /// An image of 2 x 3 px of 1 mm² whose first `area` px are of class 1, at 5 mm times its number.
+    pub(crate) fn slice(number: u8, area: usize) -> Slice {
+        let mut labels = LabelMap::new(2, 3);
+        labels.data[..area].fill(1);
+        let found = seg::Found {
+            frame: 0,
+            class: 1,
+            area_px: area,
+            mask: labels.rle(1),
+        };
+        let plane = source::Plane {
+            position: format!("0\\0\\{}", 5 * number),
+            orientation: "1\\0\\0\\0\\1\\0".into(),
+            spacing: "1\\1".into(),
+            thickness: None,
+        };
+        Slice {
+            job_id: job::job_id(&number.to_string(), "model"),
+            source: "ward".into(),
+            finished_at: format!("2026-11-24T00:40:{number:02}.000Z"),
+            model: Model {
+                name: "cardiac".into(),
+                version: "1.0".into(),
+                digest: "digest".into(),
+                precision: contract::manifest::Precision::F32,
+            },
+            classes: vec![Class {
+                id: 1,
+                label: "left ventricle".into(),
+                snomed: None,
+                color: [1, 2, 3],
+            }],
+            image: seg::Slice {
+                source: source::Source {
+                    sop_class_uid: "1.2.840.10008.5.1.4.1.1.4".into(),
+                    sop_instance_uid: format!("2.25.{number}"),
+                    study_instance_uid: "2.25.1000".into(),
+                    series_instance_uid: "2.25.1001".into(),
+                    frame_of_reference_uid: Some("2.25.1002".into()),
+                    instance_number: number.into(),
+                    is_multi_frame: false,
+                    planes: vec![plane],
+                    copied: vec![(0x0010_0010, "DOE^JANE".into())],
+                    deidentified: vec![],
+                    lossy: None,
+                },
+                rows: 2,
+                cols: 3,
+                frames: 1,
+                masks: if area == 0 { vec![] } else { vec![found] },
+            },
+        }
+    }
+
+    #[test]
+    fn a_series_is_said_without_its_patient() {
+        let made = series::make(&[slice(1, 2), slice(2, 3)], "box-1");
+        let mut speaker = Speaker {
+            node: "box-1".into(),
+            boot: Uuid::nil(),
+            inline_max_bytes: 120_000,
+        };
+        let said = |speaker: &Speaker, facts: &SeriesFacts| {
+            let payload = speaker.series(facts, 7).payload;
+            let text = String::from_utf8(payload.clone()).unwrap();
+            assert!(!text.contains("DOE") && !text.contains("2.25."), "{text}");
+            serde_json::from_slice::<serde_json::Value>(&payload).unwrap()
+        };
+        let event = said(&speaker, &made[0].facts);
+        assert_eq!(
+            (&event["event"], &event["seq"]),
+            (&"series".into(), &7.into())
+        );
+        assert_eq!(event["jobs"].as_array().unwrap().len(), 2);
+        assert_eq!(event["volumes"][0]["label"], "left ventricle");
+        let debug = format!("{:?}", slice(1, 1));
+        assert!(
+            !debug.contains("DOE") && !debug.contains("2.25."),
+            "{debug}"
+        );
+        speaker.inline_max_bytes = 100;
+        assert_eq!(
+            said(&speaker, &made[0].facts)["jobs"],
+            serde_json::json!([])
+        );
+    }
+}

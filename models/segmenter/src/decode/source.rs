@@ -1,0 +1,228 @@
+//! What a DICOM Segmentation repeats of the image it was made from: whose it is, which object, and
+//! where its frames lie.
+//!
+//! This is patient data. It is `Serialize`, unlike [`super::Identifiers`], because a segmentation is
+//! written when its series is complete, perhaps after a restart; it belongs into the state directory
+//! and into the segmentation, and nowhere else. `Debug` says nothing.
+
+use std::fmt;
+
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::tags;
+use dicom_object::InMemDicomObject;
+use serde::{Deserialize, Serialize};
+
+use super::attributes::{functional_group, integer, text};
+use super::dicom::header;
+use super::{DecodeError, Format, Limits, sniff};
+
+/// Every element of these is text; what is empty or absent in the image is left out of [`Source`].
+pub const COPIED: [(Tag, VR); 24] = [
+    (tags::STUDY_DATE, VR::DA),
+    (tags::STUDY_TIME, VR::TM),
+    (tags::ACCESSION_NUMBER, VR::SH),
+    (tags::REFERRING_PHYSICIAN_NAME, VR::PN),
+    (tags::STUDY_DESCRIPTION, VR::LO),
+    (tags::PATIENT_NAME, VR::PN),
+    (tags::PATIENT_ID, VR::LO),
+    (tags::ISSUER_OF_PATIENT_ID, VR::LO),
+    (tags::PATIENT_BIRTH_DATE, VR::DA),
+    (tags::PATIENT_SEX, VR::CS),
+    (tags::PATIENT_AGE, VR::AS),
+    (tags::PATIENT_SIZE, VR::DS),
+    (tags::PATIENT_WEIGHT, VR::DS),
+    (tags::PATIENT_IDENTITY_REMOVED, VR::CS),
+    (tags::DEIDENTIFICATION_METHOD, VR::LO),
+    (tags::CLINICAL_TRIAL_SPONSOR_NAME, VR::LO),
+    (tags::CLINICAL_TRIAL_PROTOCOL_ID, VR::LO),
+    (tags::CLINICAL_TRIAL_PROTOCOL_NAME, VR::LO),
+    (tags::CLINICAL_TRIAL_SITE_ID, VR::LO),
+    (tags::CLINICAL_TRIAL_SITE_NAME, VR::LO),
+    (tags::CLINICAL_TRIAL_SUBJECT_ID, VR::LO),
+    (tags::STUDY_ID, VR::SH),
+    (tags::POSITION_REFERENCE_INDICATOR, VR::LO),
+    (tags::TIMEZONE_OFFSET_FROM_UTC, VR::SH),
+];
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    pub sop_class_uid: String,
+    pub sop_instance_uid: String,
+    pub study_instance_uid: String,
+    pub series_instance_uid: String,
+    pub frame_of_reference_uid: Option<String>,
+    pub instance_number: i64,
+    /// Frames of this object are referred to by their number.
+    pub is_multi_frame: bool,
+    /// One for each frame, or none: then the object does not say where each of its frames lies.
+    pub planes: Vec<Plane>,
+    /// Numbers of the tags of [`COPIED`] with their values.
+    pub copied: Vec<(u32, String)>,
+    /// By what methods the patient's identity was removed: value, scheme and meaning of each code.
+    pub deidentified: Vec<[String; 3]>,
+    /// Ratio and method of a lossy compression, as the image has them.
+    pub lossy: Option<(String, String)>,
+}
+
+/// Where a frame lies, in the words of its image, so that no digit changes.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plane {
+    pub position: String,
+    pub orientation: String,
+    /// Between rows, between columns.
+    pub spacing: String,
+    pub thickness: Option<String>,
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source(hidden)")
+    }
+}
+
+impl fmt::Debug for Plane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Plane(hidden)")
+    }
+}
+
+const GROUP_OF_PIXELS: u16 = 0x7fe0;
+
+/// Reads everything but the pixels. `None` for what is no DICOM object, or lacks a UID by which a
+/// segmentation would refer to it.
+pub fn read(bytes: &[u8], limits: &Limits) -> Result<Option<Source>, DecodeError> {
+    if sniff(bytes) != Some(Format::Dicom) {
+        return Ok(None);
+    }
+    let read = std::panic::catch_unwind(|| {
+        let object = header(bytes, limits, GROUP_OF_PIXELS)?;
+        source(&object, limits)
+    });
+    read.unwrap_or(Err(DecodeError::DecoderPanicked {
+        format: Format::Dicom,
+    }))
+}
+
+fn source(object: &InMemDicomObject, limits: &Limits) -> Result<Option<Source>, DecodeError> {
+    let uid = |tag| text(object, tag).filter(|uid| is_uid(uid));
+    let (Some(sop_class_uid), Some(sop_instance_uid)) =
+        (uid(tags::SOP_CLASS_UID), uid(tags::SOP_INSTANCE_UID))
+    else {
+        return Ok(None);
+    };
+    let (Some(study_instance_uid), Some(series_instance_uid)) = (
+        uid(tags::STUDY_INSTANCE_UID),
+        uid(tags::SERIES_INSTANCE_UID),
+    ) else {
+        return Ok(None);
+    };
+    let count = integer(object, tags::NUMBER_OF_FRAMES, "NumberOfFrames")?;
+    let n_frames = count.unwrap_or(1).clamp(1, limits.max_frames) as usize;
+    let planes: Option<Vec<Plane>> = (0..n_frames)
+        .map(|frame| Plane::read(object, frame, n_frames))
+        .collect();
+    let lossy = text(object, tags::LOSSY_IMAGE_COMPRESSION).filter(|word| word == "01");
+    let copied = COPIED.iter().filter_map(|&(tag, _)| {
+        let number = u32::from(tag.group()) << 16 | u32::from(tag.element());
+        text(object, tag).map(|value| (number, value))
+    });
+    let methods = object
+        .get(tags::DEIDENTIFICATION_METHOD_CODE_SEQUENCE)
+        .and_then(|element| element.items());
+    let deidentified = methods.into_iter().flatten().filter_map(|code| {
+        let word = |tag| text(code, tag);
+        let scheme = word(tags::CODING_SCHEME_DESIGNATOR)?;
+        Some([word(tags::CODE_VALUE)?, scheme, word(tags::CODE_MEANING)?])
+    });
+    Ok(Some(Source {
+        sop_class_uid,
+        sop_instance_uid,
+        study_instance_uid,
+        series_instance_uid,
+        frame_of_reference_uid: uid(tags::FRAME_OF_REFERENCE_UID),
+        instance_number: text(object, tags::INSTANCE_NUMBER)
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_default(),
+        is_multi_frame: count.is_some(),
+        planes: planes.unwrap_or_default(),
+        copied: copied.collect(),
+        deidentified: deidentified.collect(),
+        lossy: lossy.map(|_| {
+            let words = |tag| text(object, tag).unwrap_or_default();
+            (
+                words(tags::LOSSY_IMAGE_COMPRESSION_RATIO),
+                words(tags::LOSSY_IMAGE_COMPRESSION_METHOD),
+            )
+        }),
+    }))
+}
+
+fn is_uid(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+}
+
+impl Plane {
+    fn read(object: &InMemDicomObject, frame: usize, n_frames: usize) -> Option<Self> {
+        let words = |group: Tag, tag: Tag, count: usize| {
+            let group = functional_group(object, group, frame);
+            // One position at the top of many frames is not the position of each.
+            let group = group.or((n_frames == 1).then_some(object))?;
+            let text = text(group, tag)?;
+            numbers(&text).filter(|numbers| numbers.len() == count)?;
+            Some(text)
+        };
+        let measures = tags::PIXEL_MEASURES_SEQUENCE;
+        let plane = Self {
+            position: words(
+                tags::PLANE_POSITION_SEQUENCE,
+                tags::IMAGE_POSITION_PATIENT,
+                3,
+            )?,
+            orientation: words(
+                tags::PLANE_ORIENTATION_SEQUENCE,
+                tags::IMAGE_ORIENTATION_PATIENT,
+                6,
+            )?,
+            spacing: words(measures, tags::PIXEL_SPACING, 2)?,
+            thickness: words(measures, tags::SLICE_THICKNESS, 1)
+                .filter(|text| numbers(text).is_some_and(|value| value[0] > 0.0)),
+        };
+        let orientation = numbers(&plane.orientation)?;
+        let length = |axis: &[f64]| axis.iter().map(|value| value * value).sum::<f64>().sqrt();
+        let unit = |axis: &[f64]| (length(axis) - 1.0).abs() < 1e-2;
+        let dot: f64 = (0..3).map(|i| orientation[i] * orientation[i + 3]).sum();
+        let flat = unit(&orientation[..3]) && unit(&orientation[3..]) && dot.abs() < 1e-2;
+        let spaced = numbers(&plane.spacing)?.iter().all(|value| *value > 0.0);
+        (flat && spaced).then_some(plane)
+    }
+}
+
+/// Values of a decimal string, all of them finite.
+pub fn numbers(text: &str) -> Option<Vec<f64>> {
+    let number = |word: &str| {
+        let value: f64 = word.trim().parse().ok()?;
+        value.is_finite().then_some(value)
+    };
+    text.split('\\').map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decimal_strings_are_read_strictly() {
+        assert_eq!(numbers("1\\ -2.5 \\3e-1"), Some(vec![1.0, -2.5, 0.3]));
+        for text in ["", "1\\\\2", "nan", "1\\inf", "one"] {
+            assert_eq!(numbers(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_dicom_has_no_source() {
+        let png = b"\x89PNG\r\n\x1a\n";
+        assert!(read(png, &Limits::STANDARD).unwrap().is_none());
+        assert!(read(b"", &Limits::STANDARD).unwrap().is_none());
+    }
+}

@@ -1,0 +1,220 @@
+//! DICOM Segmentations: whatever is killed, a series has exactly one, of the masks that MQTT carried.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use dicom_dictionary_std::tags;
+use dicom_object::{DefaultDicomObject, InMemDicomObject};
+use serde_json::Value;
+
+use crate::sender;
+use crate::site::{Site, mosquitto};
+use crate::station::{PATIENCE, Process, free_port, wait_for};
+
+const SLICES: usize = 40;
+
+fn segmentations(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        // storescp names its files after modality and UID.
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if path.is_file() && !name.starts_with('.') {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn items(object: &InMemDicomObject, tag: dicom_object::Tag) -> Vec<InMemDicomObject> {
+    object.element(tag).unwrap().items().unwrap().to_vec()
+}
+
+fn word(object: &InMemDicomObject, tag: dicom_object::Tag) -> String {
+    let text = object.element(tag).unwrap().to_str().unwrap();
+    text.trim_end_matches(['\0', ' ']).to_owned()
+}
+
+/// Area in each frame, by the position along the patient's first axis as text.
+fn areas(object: &DefaultDicomObject) -> Vec<usize> {
+    let size = |tag| object.element(tag).unwrap().to_int::<usize>().unwrap();
+    let frame_px = size(tags::ROWS) * size(tags::COLUMNS);
+    let pixels = object
+        .element(tags::PIXEL_DATA)
+        .unwrap()
+        .to_bytes()
+        .unwrap();
+    let bit = |index: usize| usize::from(pixels[index / 8] >> (index % 8) & 1);
+    (0..size(tags::NUMBER_OF_FRAMES))
+        .map(|frame| {
+            (0..frame_px)
+                .map(|index| bit(frame * frame_px + index))
+                .sum()
+        })
+        .collect()
+}
+
+/// The segmentation tells of every image, and its frames are the masks that the subscriber got.
+fn compare(file: &Path, site: &Site, n_images: usize) {
+    let object = dicom_object::open_file(file).unwrap();
+    let series = &items(&object, tags::REFERENCED_SERIES_SEQUENCE)[0];
+    let referenced = items(series, tags::REFERENCED_INSTANCE_SEQUENCE).len();
+    assert_eq!(referenced, n_images);
+    let groups = items(&object, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE);
+    let sources: std::collections::BTreeSet<String> = groups
+        .iter()
+        .map(|group| {
+            let derivation = &items(group, tags::DERIVATION_IMAGE_SEQUENCE)[0];
+            let source = &items(derivation, tags::SOURCE_IMAGE_SEQUENCE)[0];
+            word(source, tags::REFERENCED_SOP_INSTANCE_UID)
+        })
+        .collect();
+    assert_eq!(sources.len(), groups.len(), "a frame for each image");
+    let mut carried: BTreeMap<String, usize> = BTreeMap::new();
+    for line in site.lines.lock().unwrap().iter() {
+        let report: Value = serde_json::from_str(line).unwrap();
+        let instances = report["instances"].as_array().unwrap();
+        if let Some(instance) = instances.first() {
+            let job = report["job_id"].as_str().unwrap().to_owned();
+            carried.insert(job, instance["area_px"].as_u64().unwrap() as usize);
+        }
+    }
+    let mut carried: Vec<usize> = carried.into_values().collect();
+    let mut found = areas(&object);
+    carried.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, carried);
+    assert!(!found.is_empty(), "the phantom is bright somewhere");
+}
+
+#[test]
+fn a_series_from_the_inbox_has_one_segmentation() {
+    if mosquitto().is_none() {
+        return;
+    }
+    let mut site = Site::new("", "[seg]\ndirectory = \"segs\"\nquiet_s = 4");
+    let folder = tempfile::tempdir().unwrap();
+    let files = sender::one_series(folder.path(), SLICES);
+    let segs = site.station.path().join("segs");
+    for half in files.chunks(SLICES / 2) {
+        for file in half {
+            site.station.drop_file(file);
+        }
+        sleep(Duration::from_millis(300));
+        site.station.kill_daemon();
+        site.station.start_daemon();
+    }
+    site.wait_for_results(SLICES);
+    // Complete, and nowhere to go: it waits, also through a kill.
+    site.station.wait_for_word("segmentations wait");
+    site.station.kill_daemon();
+    fs::create_dir(&segs).unwrap();
+    site.station.start_daemon();
+    wait_for("a segmentation", PATIENCE, || {
+        segmentations(&segs).len() == 1
+    });
+    site.station.wait_for_word("segmentation of a series made");
+    let bytes = fs::read(&segmentations(&segs)[0]).unwrap();
+    compare(&segmentations(&segs)[0], &site, SLICES);
+
+    // The whole series once more is the same segmentation, to the name.
+    for file in &files {
+        site.station.drop_file(file);
+    }
+    wait_for("the copy", PATIENCE, || {
+        site.station.said(&["segmentation of a series made"]) == 2
+    });
+    assert_eq!(segmentations(&segs).len(), 1);
+    let copy = fs::read(&segmentations(&segs)[0]).unwrap();
+    assert_eq!(bytes.len(), copy.len());
+    for uid in ["2.25.", "PHANTOM-"] {
+        assert_eq!(site.station.said(&[uid]), 0, "{uid} is in the log");
+    }
+    site.settle(SLICES, 0);
+}
+
+fn start_storescp(port: u16, folder: &Path) -> Process {
+    let mut command = Command::new("storescp");
+    command
+        .args(["-aet", "PACS", "-od"])
+        .arg(folder)
+        .arg(port.to_string());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let pacs = Process(command.spawn().unwrap());
+    wait_for("the PACS", PATIENCE, || {
+        let mut echo = Command::new("echoscu");
+        echo.args(["-to", "2", "-aec", "PACS", "127.0.0.1", &port.to_string()]);
+        echo.stderr(Stdio::null()).status().unwrap().success()
+    });
+    pacs
+}
+
+#[test]
+fn a_series_from_a_sender_is_sent_to_the_pacs() {
+    if !sender::dcmtk() {
+        return;
+    }
+    let (port, pacs_port) = (free_port(), free_port());
+    let seg = format!(
+        "[seg]\nquiet_s = 3600\n[seg.send_to]\nhost = \"127.0.0.1\"\nport = {pacs_port}\n\
+         called_ae_title = \"PACS\"\nretry_max_ms = 1000\n{}",
+        sender::section(port)
+    );
+    let mut site = Site::new("", &seg);
+    let folder = tempfile::tempdir().unwrap();
+    let files = sender::one_series(folder.path(), SLICES);
+    site.station.wait_for_word("ready");
+    // The PACS is away: what the release completed waits, also through a kill.
+    assert!(sender::deliver(port, &files, &[]));
+    site.station.wait_for_word("segmentations cannot be sent");
+    site.station.kill_daemon();
+    let waiting = site.station.path().join("state/segmentations");
+    assert_eq!(segmentations(&waiting).len(), 1);
+    site.station.start_daemon();
+    site.station.wait_for_word("segmentations cannot be sent");
+    let pacs = tempfile::tempdir().unwrap();
+    let running = start_storescp(pacs_port, pacs.path());
+    wait_for("an empty shelf", PATIENCE, || {
+        segmentations(&waiting).is_empty()
+    });
+    drop(running);
+    let stored = segmentations(pacs.path());
+    assert_eq!(stored.len(), 1);
+    compare(&stored[0], &site, SLICES);
+    site.settle(SLICES, 0);
+}
+
+/// The PACS is a port of the daemon itself, which has no room for anything.
+#[test]
+fn what_the_pacs_refuses_is_kept_aside() {
+    if mosquitto().is_none() {
+        return;
+    }
+    let port = free_port();
+    let seg = format!(
+        "[[dicom]]\nname = \"full\"\nport = {port}\nobject_max_bytes = 100\n\
+         [seg]\nquiet_s = 1\n[seg.send_to]\nhost = \"127.0.0.1\"\nport = {port}\n\
+         called_ae_title = \"SCANSIDE\"\nretry_min_ms = 10\nretry_max_ms = 100\nattempts_max = 3"
+    );
+    let site = Site::new("", &seg);
+    let folder = tempfile::tempdir().unwrap();
+    for file in sender::one_series(folder.path(), 3) {
+        site.station.drop_file(&file);
+    }
+    site.station.wait_for_word("segmentation refused");
+    let tries = site.station.said(&["segmentation not stored", "A700H"]);
+    assert_eq!(tries, 2, "{}", site.station.log());
+    let shelf = site.station.path().join("state/segmentations");
+    wait_for("the refusal", PATIENCE, || segmentations(&shelf).is_empty());
+    assert_eq!(segmentations(&shelf.join("refused")).len(), 1);
+    let (code, words) = site.station.ask(&["check"]);
+    assert!(
+        words.contains("ok    seg: SCANSIDE at 127.0.0.1"),
+        "{code}: {words}"
+    );
+    site.settle(3, 0);
+}
