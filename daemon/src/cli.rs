@@ -55,6 +55,11 @@ pub enum Command {
         #[arg(long)]
         config: PathBuf,
     },
+    /// What `check` tries, then the broker's limits and rights, the clock, the disk's speed, the PACS.
+    Doctor {
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// The count of everything that came in.
     Ledger {
         #[command(subcommand)]

@@ -17,6 +17,11 @@ pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Files that can still be made; 0 where the file system sets no limit.
+pub(crate) fn free_files(path: &Path) -> Option<u64> {
+    rustix::fs::statvfs(path).ok().map(|stat| stat.f_favail)
+}
+
 /// Whether the disk is below its watermark; unknown counts as room.
 pub(crate) fn below(path: &Path, watermark_bytes: u64) -> bool {
     free_bytes(path).is_some_and(|free| free < watermark_bytes)

@@ -13,6 +13,7 @@ mod credentials;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod disk;
+pub mod doctor;
 pub mod encode;
 pub mod failure;
 pub mod http;

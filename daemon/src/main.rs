@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use daemon::cli::{self, Cli, Command};
-use daemon::{Config, check, encode, shutdown};
+use daemon::{Config, check, doctor, encode, shutdown};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -40,6 +40,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         }
         Command::Segment(args) => Ok(cli::segment_files(&args, out)?),
         Command::Check { config } => Ok(check::check(&config, out)?),
+        Command::Doctor { config } => Ok(runtime()?.block_on(doctor::doctor(&config, out))?),
         Command::Ledger { action } => Ok(cli::ledger(&action, out)?),
         Command::Quarantine { action } => Ok(cli::quarantine(&action, out)?),
         Command::Models { action } => Ok(cli::models(&action, out)?),

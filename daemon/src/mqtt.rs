@@ -10,6 +10,7 @@ mod connection;
 mod feed;
 mod letters;
 mod presence;
+pub(crate) mod probe;
 mod refusals;
 mod session;
 mod silence;

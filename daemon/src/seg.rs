@@ -279,6 +279,19 @@ pub fn check(config: &config::Seg) -> Vec<Result<String, String>> {
     folder.into_iter().chain(pacs).collect()
 }
 
+/// C-ECHO to the PACS, for `doctor`.
+pub fn echo(config: &config::Seg) -> Option<Result<String, String>> {
+    let to = config.send_to.as_ref()?;
+    let place = format!("{} at {}:{}", to.called_ae_title, to.host, to.port);
+    Some(match send::echo(to) {
+        Ok(time) => Ok(format!(
+            "seg: {place} answers C-ECHO after {} ms",
+            time.as_millis()
+        )),
+        Err(error) => Err(format!("seg: {place}: C-ECHO: {error}")),
+    })
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use contract::LabelMap;

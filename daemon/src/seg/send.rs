@@ -23,7 +23,8 @@ use crate::accept::ShelfError;
 use crate::backoff::Backoff;
 use crate::config::SendTo;
 use crate::failure::chain;
-use crate::source::dicom::command::{self, C_STORE, IS_RESPONSE};
+use crate::source::dicom::command::{self, C_ECHO, C_STORE, IS_RESPONSE};
+use crate::source::dicom::negotiate::VERIFICATION;
 
 const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
 /// Which everybody has to offer and to take (PS3.5 section 10.1).
@@ -73,13 +74,18 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// To send segmentations.
     pub(super) fn open(to: &SendTo) -> Result<Self, SendError> {
+        Self::open_for(to, seg::SOP_CLASS_UID)
+    }
+
+    fn open_for(to: &SendTo, abstract_syntax: &str) -> Result<Self, SendError> {
         let patience = Duration::from_secs(to.timeout_s);
-        let syntaxes = vec![EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN];
+        let syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN].map(str::to_owned);
         let association = ClientAssociationOptions::new()
             .calling_ae_title(to.calling_ae_title.clone())
             .called_ae_title(to.called_ae_title.clone())
-            .with_presentation_context(seg::SOP_CLASS_UID, syntaxes)
+            .with_presentation_context(abstract_syntax.to_owned(), syntaxes.into())
             .connection_timeout(patience)
             .read_timeout(patience)
             .write_timeout(patience)
@@ -108,24 +114,29 @@ impl Line {
     fn store(&mut self, object: &Object, message_id: u16) -> Result<u16, SendError> {
         let broken = |error: &dyn std::error::Error| SendError::Broken(error.to_string());
         let request = command::store(message_id, seg::SOP_CLASS_UID, &object.sop_instance_uid);
-        let value = PDataValue {
-            presentation_context_id: self.context,
-            value_type: PDataValueType::Command,
-            is_last: true,
-            data: request,
-        };
-        let pdu = Pdu::PData { data: vec![value] };
-        self.association
-            .send(&pdu)
-            .map_err(|error| broken(&error))?;
+        self.ask(request)?;
         let data_set = object.data_set(self.implicit)?;
         let mut writer = self.association.send_pdata(self.context);
         let written = writer.write_all(&data_set).and_then(|()| writer.finish());
         written.map_err(|error| broken(&error))?;
-        self.answer()
+        self.answer(C_STORE)
     }
 
-    fn answer(&mut self) -> Result<u16, SendError> {
+    fn ask(&mut self, command: Vec<u8>) -> Result<(), SendError> {
+        let value = PDataValue {
+            presentation_context_id: self.context,
+            value_type: PDataValueType::Command,
+            is_last: true,
+            data: command,
+        };
+        let pdu = Pdu::PData { data: vec![value] };
+        self.association
+            .send(&pdu)
+            .map_err(|error| SendError::Broken(error.to_string()))
+    }
+
+    /// The status that answers a command.
+    fn answer(&mut self, field: u16) -> Result<u16, SendError> {
         /// A command set has a dozen short elements.
         const COMMAND_MAX_BYTES: usize = 16 * 1024;
         let mut bytes = Vec::new();
@@ -143,11 +154,25 @@ impl Line {
                     let answer = command::parse(&bytes).ok_or(SendError::Answer)?;
                     let status = answer
                         .status
-                        .filter(|_| answer.field == C_STORE | IS_RESPONSE);
+                        .filter(|_| answer.field == field | IS_RESPONSE);
                     return status.ok_or(SendError::Answer);
                 }
             }
         }
+    }
+}
+
+/// C-ECHO; gives the time to its answer.
+pub(super) fn echo(to: &SendTo) -> Result<Duration, SendError> {
+    let mut line = Line::open_for(to, VERIFICATION)?;
+    let start = Instant::now();
+    line.ask(command::echo(1))?;
+    let status = line.answer(C_ECHO)?;
+    line.close();
+    if status == 0 {
+        Ok(start.elapsed())
+    } else {
+        Err(SendError::Answer)
     }
 }
 

@@ -7,7 +7,7 @@
 mod association;
 pub(crate) mod command;
 mod line;
-mod negotiate;
+pub(crate) mod negotiate;
 mod object;
 mod wire;
 

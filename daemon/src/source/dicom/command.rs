@@ -1,5 +1,7 @@
 //! Command sets of DIMSE (PS3.7): group 0000 in implicit VR little endian.
 
+use super::negotiate::VERIFICATION;
+
 /// What the peer asks for or answers, as far as it matters here.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -13,7 +15,7 @@ pub(crate) struct Request {
 }
 
 pub(crate) const C_STORE: u16 = 0x0001;
-pub(super) const C_ECHO: u16 = 0x0030;
+pub(crate) const C_ECHO: u16 = 0x0030;
 pub(super) const C_CANCEL: u16 = 0x0fff;
 pub(crate) const IS_RESPONSE: u16 = 0x8000;
 const NO_DATA_SET: u16 = 0x0101;
@@ -96,6 +98,16 @@ pub(crate) fn store(message_id: u16, sop_class_uid: &str, sop_instance_uid: &str
     set.number(element::PRIORITY, MEDIUM_PRIORITY);
     set.number(element::DATA_SET_TYPE, DATA_SET);
     set.text(element::AFFECTED_SOP_INSTANCE_UID, sop_instance_uid, 0);
+    set.finish()
+}
+
+/// The request to answer.
+pub(crate) fn echo(message_id: u16) -> Vec<u8> {
+    let mut set = Set::default();
+    set.text(element::AFFECTED_SOP_CLASS_UID, VERIFICATION, 0);
+    set.number(element::COMMAND_FIELD, C_ECHO);
+    set.number(element::MESSAGE_ID, message_id);
+    set.number(element::DATA_SET_TYPE, NO_DATA_SET);
     set.finish()
 }
 

@@ -12,7 +12,7 @@ use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION};
 use crate::config;
 
 const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
-pub(super) const VERIFICATION: &str = "1.2.840.10008.1.1";
+pub(crate) const VERIFICATION: &str = "1.2.840.10008.1.1";
 /// Every composite storage SOP class of the standard begins like this.
 const STORAGE: &str = "1.2.840.10008.5.1.4.1.1.";
 /// Has to stand in the answer where no transfer syntax was chosen; nobody reads it.
