@@ -78,6 +78,14 @@ impl Metrics {
             .inc();
     }
 
+    #[cfg(test)]
+    pub(crate) fn refusals(&self, source: &str, reason: &'static str) -> u64 {
+        let source = source.to_owned();
+        self.refused
+            .get_or_create(&Refused { source, reason })
+            .get()
+    }
+
     pub fn inferred(&self, seconds: f64) {
         self.inference.observe(seconds);
     }

@@ -123,7 +123,7 @@ impl Publisher {
                 End::Distrusted(error) => {
                     self.window.closed();
                     self.status.disconnected(Some(error.clone()));
-                    self.mourn(error);
+                    self.complain(error);
                 }
                 End::Broken(error) => {
                     self.status.disconnected(None);
@@ -150,6 +150,19 @@ impl Publisher {
             tracing::debug!(error, "no connection to the broker");
         } else {
             tracing::warn!(error, "no connection to the broker, results are kept");
+        }
+        self.outage = error;
+    }
+
+    /// As [`Self::mourn`], of what does not pass by itself.
+    fn complain(&mut self, error: String) {
+        if error == self.outage {
+            tracing::debug!(error, "no connection to the broker");
+        } else {
+            tracing::error!(
+                error,
+                "no connection to the broker until an operator helps, results are kept"
+            );
         }
         self.outage = error;
     }

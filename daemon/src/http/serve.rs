@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Desk, HttpError, Port, router};
@@ -76,12 +76,12 @@ pub async fn run(
                 }
                 Err(error) => {
                     tracing::warn!(source = desk.config.name, %error, "a connection cannot be taken");
-                    tokio::time::sleep(BREATH).await;
+                    sleep(BREATH).await;
                 }
             },
             Some(_) = connections.join_next() => {}
             Some(error) = failures.recv() => return Err(error.into()),
-            () = tokio::time::sleep(DISK_CHECK), if desk.watermark.was_low() => {
+            () = sleep(DISK_CHECK), if desk.watermark.was_low() => {
                 desk.watermark.is_low(&desk.door);
             }
             () = stopped(&mut stop) => break,
@@ -98,7 +98,7 @@ pub async fn run(
     }
     // A file whose client is gone ends by itself; who hears of the end may open the outbox at once.
     while Arc::strong_count(&desk) > 1 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        sleep(Duration::from_millis(5)).await;
     }
     match failures.try_recv() {
         Ok(error) => Err(error.into()),
@@ -129,6 +129,7 @@ async fn converse(
 ) {
     let patience = Duration::from_secs(desk.config.idle_timeout_s);
     let mut stop = desk.stop.clone();
+    let lifetime = Duration::from_secs(desk.config.request_timeout_s);
     let grace = desk.grace;
     let service = TowerToHyperService::new(router(desk, full));
     let connection = http1::Builder::new()
@@ -137,16 +138,19 @@ async fn converse(
         .max_buf_size(HEAD_MAX_BYTES)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            match timeout(grace, connection.as_mut()).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
-        }
+    let patience = tokio::select! {
+        ended = connection.as_mut() => return told(ended),
+        () = stopped(&mut stop) => grace,
+        // Who keeps a connection for ever, or reads no answer, gives its place to others.
+        () = sleep(lifetime) => lifetime,
     };
+    connection.as_mut().graceful_shutdown();
+    if let Ok(ended) = timeout(patience, connection).await {
+        told(ended);
+    }
+}
+
+fn told(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         // Clients leave at any byte.
         tracing::debug!(%error, "an HTTP connection ended");

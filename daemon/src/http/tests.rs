@@ -321,6 +321,23 @@ fn probes_answer_beside_a_full_house_of_senders() {
     port.close();
 }
 
+/// It asks again and again on one connection and reads nothing of what is answered.
+#[test]
+fn a_client_that_does_not_listen_gives_its_place_back() {
+    let port = open(|config, _| {
+        config.connections_max = 1;
+        config.request_timeout_s = 1;
+    });
+    let mut deaf = TcpStream::connect(port.address).unwrap();
+    deaf.set_write_timeout(Some(Duration::from_millis(200)))
+        .unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: box\r\n\r\n".repeat(100);
+    while deaf.write_all(&request).is_ok() {}
+    assert_eq!(port.post("", PNG).0, 503);
+    wait_for("its place", || port.post("", PNG).0 == 202);
+    port.close();
+}
+
 #[test]
 fn health_follows_the_inference_thread() {
     let port = open(|_, _| ());

@@ -41,6 +41,10 @@ impl Publisher {
                     delivered.extend(self.answered(session, answer).await?);
                 }
                 Signal::Broken(error) => end = Some(End::Broken(error)),
+                // Both ends trusted each other already.
+                Signal::Distrusted(error) if session.is_connected() => {
+                    end = Some(End::Broken(error));
+                }
                 Signal::Distrusted(error) => end = Some(End::Distrusted(error)),
                 Signal::Silent(error) => end = Some(End::Silent(error)),
             }

@@ -149,6 +149,7 @@ fn without_room_or_queue_the_sender_keeps_the_object() {
     let objects = [object(1), object(2), object(3)];
     let answers: Vec<u16> = objects.iter().map(|object| scu.store(object)).collect();
     assert_eq!(answers, [0, 0, 0xa700]);
+    assert_eq!(busy.door.status.metrics.refusals("pacs", "queue_full"), 1);
     assert_eq!((busy.pending(), busy.files().len()), (2, 2));
     busy.queue.blocking_recv().unwrap();
     assert_eq!(scu.store(&objects[2]), 0);
