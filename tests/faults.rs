@@ -25,14 +25,24 @@ use station::{PATIENCE, Station, free_port, wait_for};
 mod bad_models;
 #[path = "faults/certificates.rs"]
 mod certificates;
+#[path = "faults/clock.rs"]
+mod clock;
+#[path = "faults/full.rs"]
+mod full;
 #[path = "faults/http.rs"]
 mod http;
+#[path = "faults/link.rs"]
+mod link;
 #[path = "faults/models.rs"]
 mod models;
 #[path = "faults/power.rs"]
 mod power;
+#[path = "faults/preload.rs"]
+mod preload;
 #[path = "faults/quarantine.rs"]
 mod quarantine;
+#[path = "faults/random.rs"]
+mod random;
 #[path = "faults/routes.rs"]
 mod routes;
 #[expect(dead_code, reason = "other tests use the rest of it")]

@@ -1,6 +1,28 @@
 //! Wall time as RFC 3339 text. Durations are measured with monotonic clocks elsewhere.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// When the daemon began, by both clocks.
+static START: LazyLock<(Instant, SystemTime)> =
+    LazyLock::new(|| (Instant::now(), SystemTime::now()));
+/// More than clocks drift, less than a wrong one is off.
+const JUMP: Duration = Duration::from_hours(1);
+
+/// Before this program was written: a time below it is that of a clock that was not set yet.
+pub(crate) const PAST: &str = "2026-01-01T00:00:00.000Z";
+
+/// Until when files are old enough to go: now, or never once the wall clock was set since the start. A box without a
+/// battery begins in 1970, and a jump is no age.
+pub(crate) fn for_expiry() -> SystemTime {
+    let (started, began) = *START;
+    let expected = began + started.elapsed();
+    let now = SystemTime::now();
+    let off = now
+        .duration_since(expected)
+        .unwrap_or_else(|earlier| earlier.duration());
+    if off > JUMP { UNIX_EPOCH } else { now }
+}
 
 /// UTC with milliseconds, e.g. `2026-11-24T00:40:05.123Z`.
 pub(crate) fn now() -> String {

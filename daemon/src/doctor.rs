@@ -6,9 +6,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::check;
+use crate::clock;
 use crate::config::Config;
 use crate::credentials::Credentials;
 use crate::disk;
@@ -28,9 +29,6 @@ enum Finding {
 const N_FLUSHES: usize = 32;
 /// Every accepted image waits for two or three.
 const SLOW_FLUSH: Duration = Duration::from_millis(100);
-/// Before this program was written.
-const TOO_EARLY_S: u64 = 1_767_225_600; // 2026-01-01
-
 /// Prints a line for each thing; false when one does not work.
 pub async fn doctor(path: &Path, out: &mut impl Write) -> io::Result<bool> {
     let mut good = check::check(path, out)?;
@@ -38,7 +36,7 @@ pub async fn doctor(path: &Path, out: &mut impl Write) -> io::Result<bool> {
         return Ok(false);
     };
     let mut findings = vec![broker(&config).await];
-    findings.push(clock());
+    findings.push(clock_is_set());
     let state = &config.state.directory;
     findings.push(flushes(state));
     findings.extend(room(state, config.state.min_free_bytes));
@@ -103,9 +101,8 @@ fn judge(place: &str, probe: Probe, config: &Config) -> Finding {
     ))
 }
 
-fn clock() -> Finding {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    if now.map_or(0, |now| now.as_secs()) < TOO_EARLY_S {
+fn clock_is_set() -> Finding {
+    if clock::now().as_str() < clock::PAST {
         return Finding::Bad("clock: it is before 2026; times in results will be wrong".into());
     }
     let asked = Command::new("timedatectl")

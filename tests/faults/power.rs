@@ -1,4 +1,4 @@
-//! F2, a power cut: the daemon's own writes are recorded (`record.c`), then the disk is put together as it may be after
+//! F2, a power cut: the daemon's own writes are recorded (`preload.c`), then the disk is put together as it may be after
 //! any of them: with all that was flushed, and of the rest nothing, or some of it, torn at 512 bytes.
 //!
 //! The model is POSIX's, stricter than any file system in use: a name is on the disk once its folder was flushed, content
@@ -7,13 +7,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use daemon::accept::{Shelves, recover};
 use daemon::outbox::Outbox;
 
-use crate::sender;
+use crate::random::Random;
 use crate::station::{PATIENCE, Station, free_port, wait_for};
+use crate::{preload, sender};
 
 const IMAGES: usize = 12;
 const OBJECTS: u32 = 12;
@@ -38,17 +38,14 @@ fn the_power_is_cut() {
     let images = start.contents("inbox");
 
     let scratch = tempfile::tempdir().unwrap();
-    let (library, record) = (
-        scratch.path().join("record.so"),
-        scratch.path().join("record"),
-    );
-    if !compile(&library) {
+    let record = scratch.path().join("record");
+    let Some(library) = preload::library(scratch.path()) else {
         return;
-    }
+    };
     let root = station.path().to_str().unwrap().to_owned();
     station.start_daemon_in(&[
         ("LD_PRELOAD", library.to_str().unwrap()),
-        ("RECORD_ROOT", &root),
+        ("FAULT_ROOT", &root),
         ("RECORD_TO", record.to_str().unwrap()),
     ]);
     station.wait_for_word("ready");
@@ -152,43 +149,6 @@ fn memory() -> PathBuf {
     }
 }
 
-fn compile(library: &Path) -> bool {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/faults/record.c");
-    let mut command = Command::new("gcc");
-    command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(library);
-    match command.args([source, "-ldl"]).status() {
-        Ok(status) => {
-            assert!(status.success());
-            true
-        }
-        Err(error) => {
-            assert!(
-                std::env::var_os("SCANSIDE_REQUIRE_PEERS").is_none(),
-                "gcc is required: {error}"
-            );
-            eprintln!("SKIPPED: no gcc ({error}), so power cuts are NOT tested");
-            false
-        }
-    }
-}
-
-/// Splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn coin(&mut self) -> bool {
-        self.number() & 1 == 1
-    }
-}
-
 /// What the daemon asked for; `end` is where its entry ends in the record.
 struct Entry {
     operation: u32,
@@ -200,7 +160,7 @@ struct Entry {
     end: usize,
 }
 
-/// As `record.c` has them.
+/// As `preload.c` has them.
 mod operation {
     pub(super) const OPEN: u32 = 1;
     pub(super) const CLOSE: u32 = 2;

@@ -137,6 +137,12 @@ impl Station {
         fs::write(path, text.replace(from, to)).unwrap();
     }
 
+    /// Whether it ended by itself.
+    pub(crate) fn daemon_ended(&mut self) -> bool {
+        let daemon = self.daemon.as_mut().unwrap();
+        daemon.0.try_wait().unwrap().is_some()
+    }
+
     pub(crate) fn kill_daemon(&mut self) {
         self.daemon.as_mut().unwrap().kill();
     }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -17,6 +17,7 @@ use tokio::time::{interval, timeout};
 
 use super::{Answer, LOCK_PATIENCE, LOCK_PAUSE, Request, SOCKET, chain, perform};
 use crate::accept::{AcceptError, Shelves};
+use crate::clock;
 use crate::config;
 use crate::job::Ticket;
 use crate::models::Models;
@@ -114,7 +115,7 @@ pub async fn run(
                 spawn_blocking(move || {
                     let Control { outbox, shelves, limits, history_max_jobs, .. } = &control;
                     outbox.forget_lives(*history_max_jobs)?;
-                    quarantine::expire(outbox, shelves, limits, SystemTime::now())
+                    quarantine::expire(outbox, shelves, limits, clock::for_expiry())
                 })
                 .await??;
             }

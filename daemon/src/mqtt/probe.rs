@@ -11,7 +11,7 @@ use crate::credentials::Broker;
 
 /// What a broker said and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Probe {
+pub(crate) struct Probe {
     pub packet_max_bytes: usize,
     pub receive_max: usize,
     /// From a publish to its PUBACK.

@@ -28,12 +28,13 @@ pub fn expire(
     let oldest = clock::rfc3339(now.checked_sub(keep).unwrap_or(UNIX_EPOCH));
     let mut total_bytes: u64 = entries.iter().map(size).sum();
     for entry in &entries {
-        let key = if entry.quarantined_at < oldest {
+        let aged = entry.quarantined_at < oldest && entry.quarantined_at.as_str() >= clock::PAST;
+        let key = if aged {
             "quarantine.keep_days"
         } else if total_bytes > limits.max_bytes {
             "quarantine.max_bytes"
         } else {
-            break;
+            continue;
         };
         let bytes = size(entry);
         if discard(outbox, shelves, entry)? {
