@@ -39,7 +39,7 @@ fn word(object: &InMemDicomObject, tag: dicom_object::Tag) -> String {
     text.trim_end_matches(['\0', ' ']).to_owned()
 }
 
-/// Area in each frame, by the position along the patient's first axis as text.
+/// Pixels of the class in each frame.
 fn areas(object: &DefaultDicomObject) -> Vec<usize> {
     let size = |tag| object.element(tag).unwrap().to_int::<usize>().unwrap();
     let frame_px = size(tags::ROWS) * size(tags::COLUMNS);

@@ -1,7 +1,8 @@
 //! When a series is complete. A guess, by its nature: nobody says how many images a series has.
 //!
-//! It is released, or quiet, or large. Released: an association that delivered more than one image of
-//! it has ended; one image says nothing, because some senders take an association for each. Quiet: none
+//! It is released, or quiet, or large. Released: the association that delivered all of its images has
+//! ended; one image says nothing, because some senders take an association for each, and with images
+//! from elsewhere nobody knows what else is on its way. Quiet: none
 //! of its images came for `quiet_s`. In both cases what had been accepted by then must be through the
 //! inference thread, so a backlog splits no series. Counted from this start: a clock that jumps changes
 //! nothing, and a restart begins the quiet time anew.
@@ -118,8 +119,9 @@ impl Completion {
         let through = |release: &BTreeSet<Ticket>| release.is_disjoint(unfinished);
         let mut complete = Vec::new();
         for release in self.releases.iter().filter(|release| through(release)) {
-            let delivered = |tickets: &BTreeSet<Ticket>| tickets.intersection(release).count();
-            let series = open.iter().filter(|(_, tickets)| delivered(tickets) > 1);
+            let all_of =
+                |tickets: &BTreeSet<Ticket>| tickets.len() > 1 && tickets.is_subset(release);
+            let series = open.iter().filter(|(_, tickets)| all_of(tickets));
             complete.extend(series.map(|(series, _)| series.clone()));
         }
         self.releases.retain(|release| !through(release));
@@ -183,6 +185,8 @@ mod tests {
         assert_eq!(complete, BTreeSet::from(["a".to_owned()]));
         // An association of one image says nothing, and nothing is said twice.
         completion.released(vec![3]);
+        // Nor does one of several that deliver a series.
+        completion.released(vec![3, 6]);
         assert!(completion.look(now, &series, &tickets(&[])).is_empty());
     }
 

@@ -243,6 +243,10 @@ fn image(object: &mut Object, slices: &[Slice], about: &About) {
     ] {
         text(object, tag, vr, value);
     }
+    if !slices.iter().all(Slice::has_planes) {
+        // Required where there are no planes, and each image may have another.
+        text(object, tags::PATIENT_ORIENTATION, VR::CS, "");
+    }
     let lossy = slices.iter().find_map(|slice| slice.source.lossy.as_ref());
     let word = if lossy.is_some() { "01" } else { "00" };
     text(object, tags::LOSSY_IMAGE_COMPRESSION, VR::CS, word);

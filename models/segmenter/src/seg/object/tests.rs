@@ -115,6 +115,7 @@ fn images_in_one_place_are_told_apart() {
         ]
     );
     assert!(flat.get(tags::FRAME_OF_REFERENCE_UID).is_none());
+    assert!(flat.get(tags::PATIENT_ORIENTATION).is_some());
     let group = &items(&flat, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)[0];
     assert!(group.get(tags::PLANE_POSITION_SEQUENCE).is_none());
 }
