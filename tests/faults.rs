@@ -35,6 +35,8 @@ mod http;
 mod link;
 #[path = "faults/models.rs"]
 mod models;
+#[path = "faults/outage.rs"]
+mod outage;
 #[path = "faults/power.rs"]
 mod power;
 #[path = "faults/preload.rs"]
@@ -65,13 +67,17 @@ mod tls;
 
 const IMAGES: usize = 200;
 
+/// Whether the faults are the long ones: more of them, for longer.
+fn long() -> bool {
+    std::env::var_os("SCANSIDE_LONG").is_some()
+}
+
 #[test]
 fn the_broker_is_away() {
     if mosquitto().is_none() {
         return;
     }
-    let long = std::env::var_os("SCANSIDE_LONG").is_some();
-    let away = Duration::from_secs(if long { 30 } else { 5 });
+    let away = Duration::from_secs(if long() { 30 } else { 5 });
     let mut site = Site::new("", "");
     (0..IMAGES / 2).for_each(|number| site.station.drop_image(number));
     site.wait_for_results(IMAGES / 8);
@@ -88,21 +94,24 @@ fn the_broker_hangs_and_is_killed() {
     if mosquitto().is_none() {
         return;
     }
+    let rounds = if long() { 20 } else { 1 };
     let mut site = Site::new("", "");
-    // A stream, so that publishes are under way at every moment.
-    for number in 0..IMAGES {
-        site.station.drop_image(number);
-        if number == IMAGES / 4 {
-            site.wait_for_results(IMAGES / 8);
-            site.broker.signal("-STOP");
+    for round in 0..rounds {
+        // A stream, so that publishes are under way at every moment.
+        for number in 0..IMAGES {
+            site.station.drop_image(IMAGES * round + number);
+            if number == IMAGES / 4 {
+                site.wait_for_results(IMAGES * round + IMAGES / 8);
+                site.broker.signal("-STOP");
+            }
+            sleep(Duration::from_millis(10));
         }
-        sleep(Duration::from_millis(10));
+        sleep(Duration::from_secs(3));
+        site.broker.signal("-KILL");
+        site.broker.0.wait().unwrap();
+        site.restart_broker();
     }
-    sleep(Duration::from_secs(3));
-    site.broker.signal("-KILL");
-    site.broker.0.wait().unwrap();
-    site.restart_broker();
-    site.settle(IMAGES, 0);
+    site.settle(IMAGES * rounds, 0);
 }
 
 #[test]
@@ -110,20 +119,18 @@ fn the_daemon_is_killed() {
     if mosquitto().is_none() {
         return;
     }
+    let (kills, batch) = if long() { (500, 8) } else { (5, 40) };
     let mut site = Site::new("", "");
-    let mut dropped = 0;
-    for kill in 1..=5 {
-        let until = IMAGES * kill / 5;
-        while dropped < until {
-            site.station.drop_image(dropped);
-            dropped += 1;
-        }
+    for kill in 0..kills {
+        let first = batch * kill;
+        (first..first + batch).for_each(|number| site.station.drop_image(number));
         // In the middle of the batch, each time elsewhere.
-        site.wait_for_results(until - IMAGES / 5 + kill * 5);
+        site.wait_for_results(first + 1 + kill * 7 % (batch - 2));
         site.station.kill_daemon();
         site.station.start_daemon();
     }
-    site.settle(IMAGES, 0);
+    site.settle(batch * kills, 0);
+    eprintln!("{kills} kills");
 }
 
 /// Every result of every object that DCMTK delivered reaches the subscriber.

@@ -122,13 +122,13 @@ impl Outbox {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(create(error)),
                 _ => {}
             }
-            drop(Database::create(&part).map_err(&opened)?);
+            drop(database().create(&part).map_err(&opened)?);
             File::open(&part)
                 .and_then(|file| file.sync_all())
                 .and_then(|()| std::fs::rename(&part, &path))
                 .map_err(create)?;
         }
-        let database = Database::create(&path).map_err(opened)?;
+        let database = database().create(&path).map_err(opened)?;
         let outbox = Self {
             database,
             path,
@@ -316,6 +316,14 @@ impl Outbox {
             source: Box::new(source),
         })
     }
+}
+
+/// Results of a day may lie in it, which redb would keep in memory, up to a gigabyte.
+fn database() -> redb::Builder {
+    const CACHE_BYTES: usize = 4 << 20;
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
 }
 
 fn get(transaction: &WriteTransaction, ticket: Ticket) -> Result<Option<Job>, redb::Error> {

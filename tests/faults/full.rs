@@ -24,7 +24,7 @@ fn the_disk_is_full_at_every_stage() {
     let mut site = Site::new("", &sender::section(port));
     let full = scratch.path().join("full");
     let root = site.station.path().to_str().unwrap().to_owned();
-    let stages: Vec<usize> = if std::env::var_os("SCANSIDE_LONG").is_some() {
+    let stages: Vec<usize> = if crate::long() {
         (0..200).collect()
     } else {
         (0..60).step_by(6).collect()

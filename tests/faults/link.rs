@@ -13,7 +13,7 @@ use crate::station::{Station, free_port};
 
 /// Half a minute, with SCANSIDE_LONG ten.
 fn weather() -> Duration {
-    if std::env::var_os("SCANSIDE_LONG").is_some() {
+    if crate::long() {
         Duration::from_mins(10)
     } else {
         Duration::from_secs(20)

@@ -59,11 +59,7 @@ fn the_power_is_cut() {
     station.kill_daemon();
 
     let entries = read(&fs::read(&record).unwrap());
-    let n_cuts = if std::env::var_os("SCANSIDE_LONG").is_some() {
-        10_000
-    } else {
-        500
-    };
+    let n_cuts = if crate::long() { 10_000 } else { 500 };
     let mut random = Random(1);
     let mut cuts: Vec<usize> = (0..n_cuts)
         .map(|cut| cut * (entries.len() + 1) / n_cuts)

@@ -25,7 +25,11 @@ pub(crate) struct Site {
     pub(crate) broker: Process,
     subscriber: Process,
     pub(crate) lines: Arc<Mutex<Vec<String>>>,
+    results: Arc<Mutex<Results>>,
 }
+
+/// As the subscriber got them: input digest -> job ids.
+type Results = BTreeMap<String, BTreeSet<String>>;
 
 pub(crate) fn mosquitto() -> Option<PathBuf> {
     let found = [
@@ -88,7 +92,7 @@ impl Site {
     /// Around a station that was prepared for this port.
     pub(crate) fn with(mut station: Station, port: u16, broker_extra: &str) -> Self {
         let broker = start_broker(station.path(), port, broker_extra);
-        let (subscriber, lines) = start_subscriber(port);
+        let (subscriber, lines, results) = start_subscriber(port);
         station.start_daemon();
         Self {
             station,
@@ -96,6 +100,7 @@ impl Site {
             broker,
             subscriber,
             lines,
+            results,
         }
     }
 
@@ -103,24 +108,21 @@ impl Site {
         self.broker = start_broker(self.station.path(), self.port, "");
     }
 
-    /// Results as the subscriber got them: input digest -> job ids.
-    fn received(&self) -> BTreeMap<String, BTreeSet<String>> {
-        let mut results: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for line in self.lines.lock().unwrap().iter() {
-            let report: Value = serde_json::from_str(line).unwrap();
-            let text = |value: &Value| value.as_str().unwrap().to_owned();
-            results
-                .entry(text(&report["image"]["sha256"]))
-                .or_default()
-                .insert(text(&report["job_id"]));
-        }
-        results
+    pub(crate) fn n_results(&self) -> usize {
+        self.results.lock().unwrap().len()
     }
 
+    /// Gives up when nothing comes any more.
     pub(crate) fn wait_for_results(&self, count: usize) {
-        let start = Instant::now();
-        while self.received().len() < count {
-            let received = self.received().len();
+        let (mut start, mut last) = (Instant::now(), 0);
+        loop {
+            let received = self.n_results();
+            if received >= count {
+                return;
+            }
+            if received > last {
+                (start, last) = (Instant::now(), received);
+            }
             assert!(
                 start.elapsed() < PATIENCE,
                 "{received} of {count} results arrived\n{}",
@@ -134,7 +136,7 @@ impl Site {
     pub(crate) fn settle(mut self, images: usize, quarantined: usize) {
         self.wait_for_results(images);
         let ledger = self.station.close();
-        let received = self.received();
+        let received = self.results.lock().unwrap().clone();
         assert_eq!(received.len(), images);
         for (image, jobs) in &received {
             assert_eq!(jobs.len(), 1, "copies of {image} carry different job ids");
@@ -177,7 +179,7 @@ impl Site {
 }
 
 /// Another MQTT implementation with a session of its own, so that a broker restart loses it nothing.
-fn start_subscriber(port: u16) -> (Process, Arc<Mutex<Vec<String>>>) {
+fn start_subscriber(port: u16) -> (Process, Arc<Mutex<Vec<String>>>, Arc<Mutex<Results>>) {
     let mut child = Command::new("mosquitto_sub")
         .args([
             "-h",
@@ -205,13 +207,19 @@ fn start_subscriber(port: u16) -> (Process, Arc<Mutex<Vec<String>>>) {
     let lines = Arc::new(Mutex::new(Vec::new()));
     let subscribed = Arc::new(AtomicBool::new(false));
     let stands = Arc::clone(&subscribed);
+    let results = Arc::new(Mutex::new(Results::new()));
     let (output, sink) = (child.stdout.take().unwrap(), Arc::clone(&lines));
+    let found = Arc::clone(&results);
     thread::spawn(move || {
         for line in BufReader::new(output).lines() {
             let line = line.unwrap();
             if line == PROBE {
                 stands.store(true, Ordering::Relaxed);
             } else {
+                let report: Value = serde_json::from_str(&line).unwrap();
+                let text = |value: &Value| value.as_str().unwrap().to_owned();
+                let (image, job) = (text(&report["image"]["sha256"]), text(&report["job_id"]));
+                found.lock().unwrap().entry(image).or_default().insert(job);
                 sink.lock().unwrap().push(line);
             }
         }
@@ -225,5 +233,5 @@ fn start_subscriber(port: u16) -> (Process, Arc<Mutex<Vec<String>>>) {
         sleep(Duration::from_millis(100));
         subscribed.load(Ordering::Relaxed)
     });
-    (Process(child), lines)
+    (Process(child), lines, results)
 }

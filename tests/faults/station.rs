@@ -137,6 +137,17 @@ impl Station {
         fs::write(path, text.replace(from, to)).unwrap();
     }
 
+    pub(crate) fn daemon_id(&self) -> u32 {
+        self.daemon.as_ref().unwrap().0.id()
+    }
+
+    /// Waits until so many images were segmented, by all daemons of the test.
+    pub(crate) fn wait_for_segmented(&self, count: usize) {
+        wait_for(&format!("{count} segmented images"), PATIENCE, || {
+            self.said(&["image segmented"]) >= count
+        });
+    }
+
     /// Whether it ended by itself.
     pub(crate) fn daemon_ended(&mut self) -> bool {
         let daemon = self.daemon.as_mut().unwrap();
