@@ -233,7 +233,9 @@ fn folders_that_lie_in_each_other_are_refused() {
 /// Every key that a configuration can have.
 fn full() -> toml::Value {
     let credentials = "[mqtt]\nusername_file = \"user\"\npassword_file = \"password\"";
-    let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}"));
+    let models = "[[slot]]\nname = \"heart\"\nbundle = \"heart\"\n[[route]]\nsource = \"pacs\"\n\
+                  when = { Modality = \"MR\" }\nslot = \"none\"\nreason = \"why\"\n";
+    let text = GOOD.replace("[mqtt]", &format!("{PORT}{models}{credentials}"));
     let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
     toml::Value::try_from(&config).unwrap()
 }
@@ -252,6 +254,12 @@ fn compare(
         "folder.name",
         "folder.directory",
         "dicom.name",
+        "slot.name",
+        "slot.bundle",
+        "route.source",
+        "route.when.Modality",
+        "route.slot",
+        "route.reason",
         "mqtt.host",
         "node",
     ];
@@ -281,9 +289,9 @@ fn compare(
     }
 }
 
-/// With the section that the file shows in comments, as its reader would turn it on.
-fn with_port(text: &str) -> String {
-    let (before, section) = text.split_once("# [[dicom]]\n").unwrap();
+/// With a section that the file shows in comments, as its reader would turn it on.
+fn with(name: &str, text: &str) -> String {
+    let (before, section) = text.split_once(&format!("# [[{name}]]\n")).unwrap();
     let (section, after) = section.split_once("\n\n").unwrap();
     let turn_on = |line: &str| match line.strip_prefix("# ") {
         Some(key)
@@ -296,7 +304,7 @@ fn with_port(text: &str) -> String {
         _ => line.to_owned(),
     };
     let section: Vec<String> = section.lines().map(turn_on).collect();
-    format!("{before}[[dicom]]\n{}\n\n{after}", section.join("\n"))
+    format!("{before}[[{name}]]\n{}\n\n{after}", section.join("\n"))
 }
 
 #[test]
@@ -304,7 +312,8 @@ fn the_reference_file_shows_every_key_with_its_default() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/daemon.toml");
     Config::read(&path).unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
-    let text = with_port(&text);
+    let sections = ["dicom", "slot", "route"].into_iter();
+    let text = sections.fold(text, |text, name| with(name, &text));
     Config::parse(&text, &path).unwrap();
     let reference: toml::Value = toml::from_str(&text).unwrap();
     let mut missing = Vec::new();
