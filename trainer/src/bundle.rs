@@ -263,6 +263,7 @@ mod tests {
     use contract::geometry::Fit;
     use contract::intensity::{Normalize, Window};
     use contract::signature::TrustedKeys;
+    use ct_codecs::{Base64, Decoder, Encoder};
     use nets::tiny_vit::Stem;
 
     use super::*;
@@ -419,6 +420,20 @@ mod tests {
         let archive = folder.path().join("a.tar");
         pack(&path, &archive).unwrap();
         Segmenter::open_signed(&archive, &keys).unwrap();
+
+        // As the minisign tool writes a key without a password: no checksum.
+        let text = fs::read_to_string(&key).unwrap();
+        let (comment, line) = text.split_once('\n').unwrap();
+        let mut bytes = Base64::decode_to_vec(line.trim(), None).unwrap();
+        let whole = bytes.len() - 32;
+        bytes[whole..].fill(0);
+        let line = Base64::encode_to_string(&bytes).unwrap();
+        fs::write(&key, format!("{comment}\n{line}\n")).unwrap();
+        sign::sign(&path, &key).unwrap();
+        Bundle::open_signed(&path, &keys).unwrap();
+        fs::write(&key, format!("{comment}\n{}\n", &line[..20])).unwrap();
+        let error = sign::sign(&path, &key).unwrap_err().to_string();
+        assert!(error.contains("is no minisign secret key"), "{error}");
 
         let manifest = path.join(MANIFEST);
         let text = fs::read_to_string(&manifest).unwrap();

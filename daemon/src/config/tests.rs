@@ -351,7 +351,9 @@ fn full() -> toml::Value {
         "[dicom.tls]\n{tls}[http]\ntoken_file = \"token\"\n[http.tls]\n{tls}[mqtt.tls]\n{tls}\
          [mqtt]\nusername_file = \"user\"\npassword_file = \"password\""
     );
-    let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}")) + SEG;
+    let models = "[[slot]]\nname = \"heart\"\nbundle = \"heart\"\n[[route]]\nsource = \"pacs\"\n\
+                  when = { Modality = \"MR\" }\nslot = \"none\"\nreason = \"why\"\n";
+    let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}")) + "\n" + models + SEG;
     let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
     toml::Value::try_from(&config).unwrap()
 }
@@ -373,6 +375,12 @@ fn compare(
         "seg.directory",
         "seg.send_to.host",
         "seg.send_to.called_ae_title",
+        "slot.name",
+        "slot.bundle",
+        "route.source",
+        "route.when.Modality",
+        "route.slot",
+        "route.reason",
         "mqtt.host",
         "node",
     ];

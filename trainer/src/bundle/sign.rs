@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use contract::bundle::{Bundle, MANIFEST};
 use contract::signature::SIGNATURE;
+use ct_codecs::{Base64, Decoder};
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
 
 use super::{save, sibling};
@@ -94,13 +95,18 @@ pub(super) fn sign(directory: &Path, key: &Path) -> Result<()> {
 fn secret_key(path: &Path) -> Result<SecretKey> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let boxed = SecretKeyBox::from_string(&text)?;
-    if let Ok(key) = boxed.clone().into_unencrypted_secret_key() {
+    let no_key = || format!("{} is no minisign secret key", path.display());
+    let line = text.lines().nth(1).with_context(no_key)?;
+    let bytes = Base64::decode_to_vec(line.trim(), None).with_context(no_key)?;
+    let key = SecretKey::from_bytes(&bytes).with_context(no_key)?;
+    // What the tool writes without a password has no checksum; the signature is checked once it is made.
+    if !key.is_encrypted() {
         return Ok(key);
     }
+    let boxed = SecretKeyBox::from_string(&text)?;
     boxed.into_secret_key(None).with_context(|| {
         format!(
-            "{} is no minisign secret key, or the password is another one",
+            "{}: the password is another one, or the key is damaged",
             path.display()
         )
     })
