@@ -22,6 +22,8 @@ use station::{PATIENCE, Station, free_port, wait_for};
 
 #[path = "faults/quarantine.rs"]
 mod quarantine;
+#[path = "faults/replay.rs"]
+mod replay;
 #[expect(dead_code, reason = "other tests use the rest of it")]
 #[path = "sample_bundle.rs"]
 mod sample_bundle;

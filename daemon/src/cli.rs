@@ -3,6 +3,7 @@
 
 mod life;
 mod quarantine;
+mod replay;
 
 use std::fs;
 use std::io::{self, Write};
@@ -22,6 +23,7 @@ use crate::segment::{Found, segment};
 use crate::{RunError, clock};
 
 pub use quarantine::{QuarantineAction, Selection, quarantine};
+pub use replay::{ReplayArgs, replay};
 
 /// Every image in the inbox becomes masks on MQTT. For research use; not a medical device.
 ///
@@ -61,6 +63,8 @@ pub enum Command {
         #[command(subcommand)]
         action: QuarantineAction,
     },
+    /// Send results again that a subscriber missed, as they were; `seq` tells which those are.
+    Replay(ReplayArgs),
     /// Print the JSON Schema of a result.
     Schema,
     /// Broker, phantom images, daemon and subscriber in one process: everything works, see here.

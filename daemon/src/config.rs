@@ -8,6 +8,7 @@ mod error;
 mod mqtt;
 mod overlap;
 mod quarantine;
+mod results;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use dicom::Dicom;
 pub use error::ConfigError;
 pub use mqtt::Mqtt;
 pub use quarantine::Quarantine;
+pub use results::Results;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +35,8 @@ pub struct Config {
     pub dicom: Vec<Dicom>,
     #[serde(default)]
     pub quarantine: Quarantine,
+    #[serde(default)]
+    pub results: Results,
     #[serde(default)]
     pub decode: Decode,
     #[serde(default)]
@@ -308,6 +312,7 @@ impl Config {
         at_least("decode.frame_max_pixels", self.decode.frame_max_pixels, 1)?;
         at_least("decode.frames_max", self.decode.frames_max.into(), 1)?;
         self.quarantine.validate()?;
+        self.results.validate()?;
         self.mqtt.validate()
     }
 }

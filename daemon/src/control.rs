@@ -19,7 +19,7 @@ use crate::accept::{self, AcceptError, Shelves};
 use crate::config::Config;
 use crate::failure::{Stage, chain};
 use crate::job::{Input, Ticket};
-use crate::outbox::{Entry, Ledger, Life, Outbox, OutboxError};
+use crate::outbox::{Asked, Entry, Ledger, Life, Missed, Outbox, OutboxError};
 use crate::quarantine::{self, Retried};
 
 pub use serve::{Control, ControlError, listen, open, run};
@@ -33,6 +33,7 @@ pub enum Request {
     Quarantined,
     Retry(Choice),
     Drop(Choice),
+    Replay(Missed),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,7 @@ pub enum Answer {
     Life(Option<Life>),
     Quarantined(Vec<Item>),
     Moved(Moved),
+    Replay(Asked),
     /// Why the daemon could not do it.
     Failed(String),
 }
@@ -134,6 +136,7 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
         // As at a start: no file is on its way any more.
         accept::recover(&outbox, &shelves)?;
     }
+    let outbox = outbox.keeping(config.results.clone());
     Ok(perform(&outbox, &shelves, request)?)
 }
 
@@ -187,6 +190,7 @@ fn perform(outbox: &Outbox, shelves: &Shelves, request: &Request) -> Result<Answ
             }
             Answer::Moved(moved)
         }
+        Request::Replay(missed) => Answer::Replay(outbox.replay(missed)?),
     })
 }
 

@@ -42,6 +42,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Check { config } => Ok(check::check(&config, out)?),
         Command::Ledger { action } => Ok(cli::ledger(&action, out)?),
         Command::Quarantine { action } => Ok(cli::quarantine(&action, out)?),
+        Command::Replay(args) => Ok(cli::replay(&args, out)?),
         Command::Schema => {
             io::Write::write_all(out, encode::RESULT_SCHEMA.as_bytes())?;
             Ok(true)

@@ -5,6 +5,7 @@
 //! Topics below `<base>/v1/<node>/`: `availability` (retained, will `offline`), `state` and `info`
 //! (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`.
 
+mod again;
 mod answers;
 mod backoff;
 mod connection;
@@ -34,7 +35,7 @@ use backoff::Backoff;
 use connection::Connection;
 use letters::Letters;
 use session::{End, Session};
-use window::Window;
+use window::{Letter, Window};
 
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
@@ -114,9 +115,13 @@ impl Publisher {
                 }
                 End::Broken(error) => {
                     self.mourn(error);
-                    if let Some(key) = self.window.broke() {
-                        let strikes = self.config.mqtt.strikes_max;
-                        self.letters.dead(key, Failure::Poison { strikes }).await?;
+                    let strikes = self.config.mqtt.strikes_max;
+                    match self.window.broke() {
+                        Some(Letter::Fresh(key)) => {
+                            self.letters.dead(key, Failure::Poison { strikes }).await?;
+                        }
+                        Some(Letter::Again(key)) => self.skip_replayed(key).await?,
+                        None => {}
                     }
                 }
             }
@@ -164,13 +169,14 @@ impl Publisher {
                         return Ok(End::Stopped);
                     }
                     deadline = Some(Instant::now() + grace);
+                    session.draining = true;
                 }
                 received = session.connection.signals() => signals = received,
                 _ = tick.tick() => if self.silent(&session) {
                     self.silences += 1;
                     return Ok(End::Silent(SILENCE.to_owned()));
                 },
-                () = fresh.notified() => {}
+                () = fresh.notified() => session.again.look(),
             }
             let began = Instant::now();
             if let Some(end) = self.handle(&mut session, signals).await? {

@@ -9,6 +9,8 @@
 //!   one message. `seq` numbers the durable messages of this node, so a subscriber sees a gap.
 //! - `lives`: ticket -> [`Life`] as JSON, for people; it outlives the job's row.
 //! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
+//! - `kept`: (seq, part) -> (topic, payload) of what the broker acknowledged, `kept_since`: (when, seq),
+//!   `replays`: number -> what of it is to be sent again. `kept_bytes` in `meta` is their size.
 //!
 //! Invariants:
 //! - A counter moves in the same transaction as the state it counts, so
@@ -19,10 +21,12 @@
 //! - Files follow the rows: the end of a job, its retry and its drop are committed before the input
 //!   moves, and the row stays until it has moved, so a crash in between is finished at the next start.
 
+mod kept;
 mod ledger;
 mod lives;
 mod messages;
 mod quarantined;
+mod replays;
 #[cfg(test)]
 mod tests;
 
@@ -35,13 +39,16 @@ use redb::{
 use uuid::Uuid;
 
 use crate::clock;
+use crate::config;
 use crate::failure::Reason;
 use crate::job::{Job, State, Ticket};
 
+pub use kept::Kept;
 pub use ledger::Ledger;
 pub use lives::{Life, Phase, Sent};
 pub use messages::{Key, Message, Queued};
 pub use quarantined::Entry;
+pub use replays::{Asked, Missed, Page, Promise};
 
 const FORMAT: u64 = 1;
 
@@ -72,6 +79,7 @@ pub enum OutboxError {
 pub struct Outbox {
     database: Database,
     path: PathBuf,
+    retention: config::Results,
     /// Jobs whose files have gone where they belong; their rows go with the next commit.
     departed: Mutex<Vec<Ticket>>,
 }
@@ -112,6 +120,7 @@ impl Outbox {
         let outbox = Self {
             database,
             path,
+            retention: config::Results::default(),
             departed: Mutex::default(),
         };
         let found = outbox.write(|transaction| {
@@ -119,6 +128,9 @@ impl Outbox {
             transaction.open_table(messages::MESSAGES)?;
             transaction.open_table(quarantined::QUARANTINE)?;
             transaction.open_table(lives::LIVES)?;
+            transaction.open_table(kept::KEPT)?;
+            transaction.open_table(kept::KEPT_SINCE)?;
+            transaction.open_table(replays::REPLAYS)?;
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("format")?.map(|value| value.value());
             if found.is_none() {
@@ -134,6 +146,11 @@ impl Outbox {
                 found,
             })
         }
+    }
+
+    /// With other limits for what is kept than the default ones.
+    pub fn keeping(self, retention: config::Results) -> Self {
+        Self { retention, ..self }
     }
 
     /// Commits rows for inputs that lie in `accepted/`. Only now are they accepted.
@@ -231,6 +248,7 @@ impl Outbox {
             }
             if let State::Inferred { seq } = job.state {
                 messages::remove_all(transaction, seq)?;
+                kept::withdraw(transaction, seq)?;
             }
             job.state = State::Quarantined {
                 reason: reason.clone(),

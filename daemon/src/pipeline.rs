@@ -70,7 +70,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
     let opened = control::open(&config.state.directory).await;
-    let outbox = Arc::new(opened.map_err(AcceptError::from)?);
+    let outbox = opened.map_err(AcceptError::from)?;
+    let outbox = Arc::new(outbox.keeping(config.results.clone()));
     // After the outbox, whose lock says best that another scansided runs.
     let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
     let ports = config.dicom.iter().map(|dicom| Port::open(dicom, grace));
@@ -125,6 +126,8 @@ pub async fn run(
         shelves: shelves.clone(),
         limits: config.quarantine.clone(),
         history_max_jobs: config.state.history_max_jobs,
+        keep_days: config.results.keep_days,
+        fresh: Arc::clone(&fresh),
     };
     let listener = control::listen(&config.state.directory);
     let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));

@@ -18,6 +18,9 @@ use crate::station::{PATIENCE, Process, Station, free_port, wait_for};
 /// Sent until the subscriber hears it; not counted.
 const PROBE: &str = "probe";
 
+/// With `max_queued_messages 0`, mosquitto 2.0.11 drops a client after a PUBACK that refuses.
+const PATIENT: &str = "max_queued_messages 100000\nmax_inflight_messages 0\n";
+
 /// Folder, broker, subscriber and daemon of one test.
 pub(crate) struct Site {
     pub(crate) station: Station,
@@ -48,11 +51,9 @@ pub(crate) fn mosquitto() -> Option<PathBuf> {
 
 fn start_broker(folder: &Path, port: u16, extra: &str) -> Process {
     let config = folder.join("mosquitto.conf");
-    // With `max_queued_messages 0`, mosquitto 2.0.11 drops a client after a PUBACK that refuses.
     let text = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
-         persistence_location {}/\nautosave_interval 1\nautosave_on_changes true\n\
-         max_queued_messages 100000\nmax_inflight_messages 0\n{extra}\n",
+         persistence_location {}/\nautosave_interval 1\nautosave_on_changes true\n{extra}\n",
         folder.display()
     );
     fs::write(&config, text).unwrap();
@@ -72,6 +73,11 @@ fn start_broker(folder: &Path, port: u16, extra: &str) -> Process {
 
 impl Site {
     pub(crate) fn new(broker_extra: &str, mqtt_extra: &str) -> Self {
+        Self::with_broker(&format!("{PATIENT}{broker_extra}"), mqtt_extra)
+    }
+
+    /// A broker that has only these limits.
+    pub(crate) fn with_broker(broker_extra: &str, mqtt_extra: &str) -> Self {
         let port = free_port();
         let mut station = Station::new(port, mqtt_extra);
         let broker = start_broker(station.path(), port, broker_extra);
@@ -86,8 +92,12 @@ impl Site {
         }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn restart_broker(&mut self) {
-        self.broker = start_broker(self.station.path(), self.port, "");
+        self.broker = start_broker(self.station.path(), self.port, PATIENT);
     }
 
     /// Results as the subscriber got them: input digest -> job ids.

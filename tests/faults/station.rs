@@ -205,6 +205,13 @@ impl Station {
         });
     }
 
+    /// Waits until the broker has acknowledged everything.
+    pub(crate) fn wait_until_published(&self) {
+        wait_for("PUBACKs", PATIENCE, || {
+            self.ask(&["ledger", "show"]).1.contains("\"messages\":0")
+        });
+    }
+
     /// SIGTERM; a clean stop exits with 0.
     pub(crate) fn stop_daemon(&mut self) {
         let mut daemon = self.daemon.take().unwrap();

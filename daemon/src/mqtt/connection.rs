@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rumqttc::Outgoing;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet, PubAckReason};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectReturnCode, LastWill, Packet, PubAckReason, PublishProperties,
+};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -29,6 +31,18 @@ pub(super) enum Signal {
     /// The last one: no answer in time, or no way to the broker.
     Silent(String),
 }
+
+/// How a message is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Message,
+    /// With the user property [`REPLAYED`].
+    Replayed,
+    Retained,
+}
+
+/// Tells subscribers that speak MQTT 5 a replay from a first copy. The payload is the same.
+pub(super) const REPLAYED: (&str, &str) = ("replayed", "true");
 
 pub(super) struct Connection {
     client: AsyncClient,
@@ -88,10 +102,20 @@ impl Connection {
     }
 
     /// False when the client has no room; nothing was sent then.
-    pub(super) fn publish(&self, topic: String, payload: Vec<u8>, retain: bool) -> bool {
-        self.client
-            .try_publish(topic, QoS::AtLeastOnce, retain, payload)
-            .is_ok()
+    pub(super) fn publish(&self, topic: String, payload: Vec<u8>, kind: Kind) -> bool {
+        let retain = kind == Kind::Retained;
+        let (qos, client) = (QoS::AtLeastOnce, &self.client);
+        let published = if kind == Kind::Replayed {
+            let (name, value) = REPLAYED;
+            let properties = PublishProperties {
+                user_properties: vec![(name.to_owned(), value.to_owned())],
+                ..PublishProperties::default()
+            };
+            client.try_publish_with_properties(topic, qos, retain, payload, properties)
+        } else {
+            client.try_publish(topic, qos, retain, payload)
+        };
+        published.is_ok()
     }
 
     /// At most once; for what is outdated soon.

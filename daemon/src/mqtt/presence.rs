@@ -74,6 +74,7 @@ fn health(
         "uptime_s": started.elapsed().as_secs(),
         "resident_bytes": resident_bytes(),
         "ledger": outbox.ledger()?,
+        "results_kept": outbox.kept()?,
         "oldest_pending_at": oldest.map(|(_, job)| job.received_at),
         "since_start": status.counts(),
         "disk_free_bytes": disk::free_bytes(&config.state.directory),
@@ -101,7 +102,7 @@ impl Publisher {
                 topic,
                 "a retained message is above the broker's packet limit"
             );
-        } else if !self.send(session, Item::Presence(topic), message, true) {
+        } else if !self.send(session, Item::Presence(topic), message) {
             tracing::warn!(topic, "no room for a retained message");
         }
     }
