@@ -24,6 +24,8 @@ use station::{PATIENCE, Station, free_port, wait_for};
 mod quarantine;
 #[path = "faults/replay.rs"]
 mod replay;
+#[path = "faults/requests.rs"]
+mod requests;
 #[expect(dead_code, reason = "other tests use the rest of it")]
 #[path = "sample_bundle.rs"]
 mod sample_bundle;

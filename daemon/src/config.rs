@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use dicom::Dicom;
 pub use error::ConfigError;
-pub use mqtt::Mqtt;
+pub use mqtt::{MQTT_SOURCE, Mqtt, Verb};
 pub use quarantine::Quarantine;
 pub use results::Results;
 
@@ -177,6 +177,12 @@ mod default {
     pub(super) fn health_interval_s() -> u64 {
         60
     }
+    pub(super) fn request_max_bytes() -> u64 {
+        16 * 1024 * 1024
+    }
+    pub(super) fn request_expiry_s() -> u32 {
+        86_400
+    }
 }
 
 impl Default for Decode {
@@ -268,12 +274,13 @@ impl Config {
             .iter()
             .map(|folder| ("folder.name", &*folder.name));
         let dicom = self.dicom.iter().map(|dicom| ("dicom.name", &*dicom.name));
-        folders.chain(dicom)
+        let requests = self.mqtt.source().map(|name| ("mqtt.requests", name));
+        folders.chain(dicom).chain(requests)
     }
 
     fn validate(&self) -> Result<(), Problem> {
         topic_word("node", &self.node)?;
-        if self.folder.is_empty() && self.dicom.is_empty() {
+        if self.source_keys().next().is_none() {
             let problem = "name at least one [[folder]] to watch, or one [[dicom]] to listen at";
             return Err(("folder", problem.to_owned()));
         }

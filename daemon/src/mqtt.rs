@@ -3,7 +3,8 @@
 //! message until its PUBACK.
 //!
 //! Topics below `<base>/v1/<node>/`: `availability` (retained, will `offline`), `state` and `info`
-//! (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`.
+//! (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`; in the other
+//! direction `request/<verb>`, answered at `response/<verb>`.
 
 mod again;
 mod answers;
@@ -13,6 +14,7 @@ mod feed;
 mod letters;
 mod presence;
 mod refusals;
+mod requests;
 mod session;
 mod silence;
 mod window;
@@ -36,6 +38,8 @@ use connection::Connection;
 use letters::Letters;
 use session::{End, Session};
 use window::{Letter, Window};
+
+pub use requests::Requests;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {

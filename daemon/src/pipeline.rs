@@ -114,9 +114,12 @@ pub async fn run(
         status: Arc::clone(&status),
         min_free_bytes: config.state.min_free_bytes,
     };
+    let (digest, waker) = (speaker.model.digest.clone(), Arc::clone(&fresh));
+    let requests = mqtt::Requests::new(&config, door.clone(), tickets.clone(), digest, waker);
     let sources = Sources {
         folders: config.folder.clone(),
         ports,
+        requests,
         waiting,
         door,
     };
@@ -174,6 +177,7 @@ fn flatten<E: Into<PipelineError>>(
 struct Sources {
     folders: Vec<config::Folder>,
     ports: Vec<Port>,
+    requests: mqtt::Requests,
     /// What an earlier run left.
     waiting: Vec<Ticket>,
     door: Door,
@@ -191,6 +195,8 @@ impl Sources {
             let run = dicom::run(port, self.door.clone(), tickets.clone(), stop.clone());
             tasks.spawn(async { Ok(run.await?) });
         }
+        let requests = self.requests.run(stop.clone());
+        tasks.spawn(async { Ok(requests.await?) });
         let folders = run_folders(self.folders, self.door, self.waiting, (tickets, stop));
         tasks.spawn(async { Ok(folders.await?) });
         while let Some(ended) = tasks.join_next().await {

@@ -153,14 +153,24 @@ impl Station {
 
     /// A bright rectangle on dark ground.
     pub(crate) fn drop_image(&self, number: usize) {
+        self.drop_pixels(number, &Self::rectangle(number));
+    }
+
+    /// The file of such an image elsewhere.
+    pub(crate) fn image_file(&self, number: usize) -> PathBuf {
+        let path = self.path().join(format!("{number}.png"));
+        Self::rectangle(number).save(&path).unwrap();
+        path
+    }
+
+    fn rectangle(number: usize) -> image::GrayImage {
         let side = 40;
-        let pixels = image::GrayImage::from_fn(side, side, |x, y| {
+        image::GrayImage::from_fn(side, side, |x, y| {
             let bright = x > 8 && x < 30 && y > 8 && y < 20 + (number % 16) as u32;
             // The last row makes every file another one.
             let mark = u8::from(y == side - 1 && number >> x & 1 == 1);
             image::Luma([if bright { 220 } else { 10 + mark }])
-        });
-        self.drop_pixels(number, &pixels);
+        })
     }
 
     /// Moves an image into the inbox, as a careful sender does.

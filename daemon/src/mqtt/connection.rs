@@ -1,4 +1,5 @@
-//! One MQTT 5 connection from CONNECT to its end. The only place that names rumqttc.
+//! One MQTT 5 connection from CONNECT to its end. With `requests::wire` the only place that names
+//! rumqttc.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -69,18 +70,16 @@ impl Connection {
         node: &str,
         will: (String, &'static str),
     ) -> Result<Self, CredentialError> {
-        let mut options = MqttOptions::new(node, mqtt.host.clone(), mqtt.port);
-        options
-            .set_keep_alive(Duration::from_secs(mqtt.keep_alive_s))
-            .set_connection_timeout(mqtt.connect_timeout_s)
-            .set_clean_start(true)
-            .set_last_will(LastWill::new(will.0, will.1, QoS::AtLeastOnce, true, None));
+        let mut options = options(mqtt, node)?;
+        options.set_clean_start(true).set_last_will(LastWill::new(
+            will.0,
+            will.1,
+            QoS::AtLeastOnce,
+            true,
+            None,
+        ));
         // Packet ids go round below this; far above the window, so that none is taken twice.
         options.set_outgoing_inflight_upper_limit(4096);
-        if let Some(path) = &mqtt.username_file {
-            let password = mqtt.password_file.as_deref().map(first_line).transpose()?;
-            options.set_credentials(first_line(path)?, password.unwrap_or_default());
-        }
         let (client, eventloop) =
             AsyncClient::new(options, mqtt.window_max_messages + SPARE_REQUESTS);
         let (sender, signals) = mpsc::channel(64);
@@ -125,13 +124,34 @@ impl Connection {
             .is_ok()
     }
 
-    /// DISCONNECT, so that the broker drops the will.
+    /// The broker drops the will.
     pub(super) async fn close(mut self) {
-        const PATIENCE: Duration = Duration::from_millis(500);
-        if self.client.try_disconnect().is_ok() {
-            // The broker closes the connection; without it the poller is simply dropped.
-            let _ = tokio::time::timeout(PATIENCE, &mut self.poller).await;
-        }
+        leave(&self.client, &mut self.poller).await;
+    }
+}
+
+/// How to reach the broker, and as whom.
+pub(super) fn options(
+    mqtt: &config::Mqtt,
+    client_id: &str,
+) -> Result<MqttOptions, CredentialError> {
+    let mut options = MqttOptions::new(client_id, mqtt.host.clone(), mqtt.port);
+    options
+        .set_keep_alive(Duration::from_secs(mqtt.keep_alive_s))
+        .set_connection_timeout(mqtt.connect_timeout_s);
+    if let Some(path) = &mqtt.username_file {
+        let password = mqtt.password_file.as_deref().map(first_line).transpose()?;
+        options.set_credentials(first_line(path)?, password.unwrap_or_default());
+    }
+    Ok(options)
+}
+
+/// DISCONNECT.
+pub(super) async fn leave(client: &AsyncClient, poller: &mut JoinHandle<()>) {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    if client.try_disconnect().is_ok() {
+        // The broker closes the connection; without it the poller is simply dropped.
+        let _ = tokio::time::timeout(PATIENCE, poller).await;
     }
 }
 
@@ -235,7 +255,7 @@ fn lost(error: &ConnectionError) -> Signal {
     }
 }
 
-fn words(error: &ConnectionError) -> String {
+pub(super) fn words(error: &ConnectionError) -> String {
     match error {
         ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion) => {
             "the broker does not speak MQTT 5, which scansided needs; upgrade or reconfigure it"

@@ -27,11 +27,13 @@ fn info(config: &Config, speaker: &Speaker) -> Value {
         "model": speaker.model,
         "sources": sources,
         "formats": ["png", "jpeg", "tiff", "dicom"],
+        "requests": config.mqtt.requests,
         "limits": {
             "inline_max_bytes": speaker.inline_max_bytes,
             "frame_max_pixels": config.decode.frame_max_pixels,
             "frames_max": config.decode.frames_max,
             "image_max_bytes": config.decode.image_max_bytes,
+            "request_max_bytes": config.mqtt.request_max_bytes,
         },
     })
 }
