@@ -19,6 +19,7 @@ use crate::control::{Answer, AskError, Request, ask};
 use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
 use crate::job::{Ticket, boot_id};
+use crate::schema::Document;
 use crate::segment::{Found, segment};
 use crate::{RunError, clock};
 
@@ -65,8 +66,11 @@ pub enum Command {
     },
     /// Send results again that a subscriber missed, as they were; `seq` tells which those are.
     Replay(ReplayArgs),
-    /// Print the JSON Schema of a result.
-    Schema,
+    /// Print the JSON Schema of a result, or of another message, or all as AsyncAPI.
+    Schema {
+        #[arg(value_enum, default_value = "result")]
+        document: Document,
+    },
     /// Broker, phantom images, daemon and subscriber in one process: everything works, see here.
     #[cfg(feature = "demo")]
     Demo(crate::demo::Args),

@@ -14,9 +14,6 @@ use crate::job::{self, Job};
 use crate::outbox::Message;
 use crate::segment::Found;
 
-/// JSON Schema of [`Report`].
-pub const RESULT_SCHEMA: &str = include_str!("../schema/result-1.json");
-
 /// Who speaks: this process and its model.
 #[derive(Debug, Clone)]
 pub struct Speaker {

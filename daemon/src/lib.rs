@@ -18,6 +18,7 @@ pub mod mqtt;
 pub mod outbox;
 pub mod pipeline;
 pub mod quarantine;
+pub mod schema;
 pub mod segment;
 pub mod shutdown;
 pub mod source;

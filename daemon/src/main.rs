@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use daemon::cli::{self, Cli, Command};
-use daemon::{Config, check, encode, shutdown};
+use daemon::{Config, check, shutdown};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -43,8 +43,8 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Ledger { action } => Ok(cli::ledger(&action, out)?),
         Command::Quarantine { action } => Ok(cli::quarantine(&action, out)?),
         Command::Replay(args) => Ok(cli::replay(&args, out)?),
-        Command::Schema => {
-            io::Write::write_all(out, encode::RESULT_SCHEMA.as_bytes())?;
+        Command::Schema { document } => {
+            io::Write::write_all(out, document.text().as_bytes())?;
             Ok(true)
         }
         #[cfg(feature = "demo")]

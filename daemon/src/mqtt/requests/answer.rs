@@ -234,6 +234,7 @@ mod tests {
     use super::*;
     use crate::accept::Shelves;
     use crate::outbox::Outbox;
+    use crate::schema::{Document, check};
     use crate::status::Status;
 
     fn desk(folder: &std::path::Path) -> (Desk, mpsc::Receiver<Ticket>) {
@@ -257,7 +258,10 @@ mod tests {
     fn answer(desk: &Desk, verb: Verb, payload: &[u8], correlation: Option<&str>) -> Value {
         let asked = Asked::of(payload, correlation);
         let response = desk.answer(verb, &asked).unwrap();
-        serde_json::from_slice(&response.payload()).unwrap()
+        let said = serde_json::from_slice(&response.payload()).unwrap();
+        let schema = Document::Response.text();
+        check(&serde_json::from_str(&schema).unwrap(), &said, "response");
+        said
     }
 
     #[test]
