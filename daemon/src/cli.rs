@@ -19,6 +19,7 @@ use crate::control::{Answer, AskError, Request, ask};
 use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
 use crate::job::{Ticket, boot_id};
+use crate::privacy::Privacy;
 use crate::schema::Document;
 use crate::segment::{Found, segment};
 use crate::{RunError, clock};
@@ -145,6 +146,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
         boot: boot_id(),
         model: segmenter.manifest().into(),
         inline_max_bytes: usize::MAX,
+        privacy: Privacy::None,
     };
     if let Some(folder) = &args.overlay {
         fs::create_dir_all(folder).map_err(|source| CliError::Write {

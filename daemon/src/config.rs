@@ -7,6 +7,7 @@ mod dicom;
 mod error;
 mod mqtt;
 mod overlap;
+mod privacy;
 mod quarantine;
 mod results;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 pub use dicom::Dicom;
 pub use error::ConfigError;
 pub use mqtt::{MQTT_SOURCE, Mqtt, Verb};
+pub use privacy::{Level, Privacy};
 pub use quarantine::Quarantine;
 pub use results::Results;
 
@@ -37,6 +39,8 @@ pub struct Config {
     pub quarantine: Quarantine,
     #[serde(default)]
     pub results: Results,
+    #[serde(default)]
+    pub privacy: Privacy,
     #[serde(default)]
     pub decode: Decode,
     #[serde(default)]

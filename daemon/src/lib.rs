@@ -17,6 +17,7 @@ pub mod job;
 pub mod mqtt;
 pub mod outbox;
 pub mod pipeline;
+pub mod privacy;
 pub mod quarantine;
 pub mod schema;
 pub mod segment;

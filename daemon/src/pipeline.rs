@@ -22,6 +22,7 @@ use crate::failure::Failure;
 use crate::job::{Input, Job, Ticket, boot_id, job_id, sha256};
 use crate::mqtt;
 use crate::outbox::{Lease, Outbox};
+use crate::privacy::{Privacy, PrivacyError};
 use crate::quarantine::{self, Ending};
 use crate::segment::segment;
 use crate::shutdown::stopped;
@@ -41,6 +42,8 @@ pub enum PipelineError {
     Control(#[from] ControlError),
     #[error(transparent)]
     Dicom(#[from] DicomError),
+    #[error(transparent)]
+    Privacy(#[from] PrivacyError),
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
     #[error("cannot start the inference thread: {0}")]
@@ -86,6 +89,7 @@ pub async fn run(
         boot: boot_id(),
         model: segmenter.manifest().into(),
         inline_max_bytes: config.mqtt.inline_max_bytes,
+        privacy: Privacy::open(config.privacy.identifiers, &config.state.directory)?,
     };
     let (boot, model) = (speaker.boot, speaker.model.name.clone());
     let backlog = waiting.len();

@@ -2,12 +2,14 @@ use std::time::Duration;
 
 use contract::mask::Rle;
 use segmenter::Timing;
+use segmenter::decode::Identifiers;
 use segmenter::result::Instance;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{Entry, Image, Model, Origin, Report, Speaker};
 use crate::job;
+use crate::privacy::Privacy;
 use crate::schema::{RESULT, check};
 use crate::segment::Found;
 
@@ -22,6 +24,7 @@ fn speaker(inline_max_bytes: usize) -> Speaker {
             precision: contract::manifest::Precision::Int8,
         },
         inline_max_bytes,
+        privacy: Privacy::Full,
     }
 }
 
@@ -47,6 +50,11 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
             frames: 1,
             spacing_mm: Some([1.4, 1.4]),
             modality: None,
+            identifiers: None,
+        },
+        identifiers: Identifiers {
+            patient_id: Some("DOE".into()),
+            ..Identifiers::default()
         },
         sha256,
         instances: (0..instances).map(instance).collect(),

@@ -28,6 +28,7 @@ fn info(config: &Config, speaker: &Speaker) -> Value {
         "sources": sources,
         "formats": ["png", "jpeg", "tiff", "dicom"],
         "requests": config.mqtt.requests,
+        "identifiers": config.privacy.identifiers,
         "limits": {
             "inline_max_bytes": speaker.inline_max_bytes,
             "frame_max_pixels": config.decode.frame_max_pixels,
