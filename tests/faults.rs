@@ -20,6 +20,8 @@ use serde_json::Value;
 use site::{Site, mosquitto};
 use station::{PATIENCE, Station, free_port, wait_for};
 
+#[path = "faults/privacy.rs"]
+mod privacy;
 #[path = "faults/quarantine.rs"]
 mod quarantine;
 #[path = "faults/replay.rs"]

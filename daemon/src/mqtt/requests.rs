@@ -128,7 +128,7 @@ impl Requests {
                 }
                 Heard::Subscribed(granted) => self.subscribed(granted),
                 Heard::Request(asked) => {
-                    if let Some(error) = self.serve(&mut wire, asked).await? {
+                    if let Some(error) = self.serve(&mut wire, *asked).await? {
                         return Ok(Some(error));
                     }
                 }

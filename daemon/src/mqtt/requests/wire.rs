@@ -19,7 +19,7 @@ pub(super) enum Heard {
     Connected,
     /// To all topics, or not.
     Subscribed(bool),
-    Request(Asked),
+    Request(Box<Asked>),
     /// The broker has the response, or says why not.
     Answered(Option<&'static str>),
     /// The last one.
@@ -197,14 +197,14 @@ fn heard(packet: Packet) -> Option<Heard> {
             PubAckReason::QuotaExceeded => Some("quota exceeded (0x97)"),
             _ => Some("see the broker's log"),
         })),
-        Packet::Publish(publish) => Some(Heard::Request(Asked {
+        Packet::Publish(publish) => Some(Heard::Request(Box::new(Asked {
             topic: String::from_utf8_lossy(&publish.topic).into_owned(),
             response_topic: publish
                 .properties
                 .as_ref()
                 .and_then(|properties| properties.response_topic.clone()),
             publish,
-        })),
+        }))),
         _ => None,
     }
 }
