@@ -42,6 +42,8 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
             .map(|_| format!("credentials: {}", file.display()))
             .map_err(|error| format!("credentials: cannot read {}: {error}", file.display()))
     }));
+    let level = config.privacy.identifiers;
+    findings.push(Ok(format!("privacy: identifiers in results: {level}")));
     findings.push(bundle(&config.model.bundle));
     let mut good = true;
     for finding in findings {

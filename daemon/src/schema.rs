@@ -98,6 +98,7 @@ pub(crate) fn check(schema: &Value, value: &Value, place: &str) {
                 let items = value.as_array().map_or(0, |items| items.len() as u64);
                 assert!(items <= rule.as_u64().unwrap(), "{place}");
             }
+            "minimum" if value.is_null() => {}
             "minimum" => assert!(value.as_f64() >= rule.as_f64(), "{place}"),
             other => panic!("{place}: the check does not know `{other}`"),
         }
