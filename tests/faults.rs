@@ -41,10 +41,16 @@ mod outage;
 mod power;
 #[path = "faults/preload.rs"]
 mod preload;
+#[path = "faults/privacy.rs"]
+mod privacy;
 #[path = "faults/quarantine.rs"]
 mod quarantine;
 #[path = "faults/random.rs"]
 mod random;
+#[path = "faults/replay.rs"]
+mod replay;
+#[path = "faults/requests.rs"]
+mod requests;
 #[path = "faults/routes.rs"]
 mod routes;
 #[expect(dead_code, reason = "other tests use the rest of it")]

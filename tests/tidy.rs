@@ -162,7 +162,11 @@ const HOMES: [Home; 12] = [
     Home {
         word: "rumqttc::",
         inside: "",
-        homes: &["daemon/src/mqtt/connection.rs", "daemon/src/demo/"],
+        homes: &[
+            "daemon/src/mqtt/connection.rs",
+            "daemon/src/mqtt/requests/wire.rs",
+            "daemon/src/demo/",
+        ],
         because: "the client library is a pipe that can be exchanged; the outbox is the truth",
     },
     Home {

@@ -55,6 +55,8 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
             .map(|_| format!("credentials: {}", file.display()))
             .map_err(|error| format!("credentials: cannot read {}: {error}", file.display()))
     }));
+    let level = config.privacy.identifiers;
+    findings.push(Ok(format!("privacy: identifiers in results: {level}")));
     findings.extend(config.seg.iter().flat_map(seg::check));
     findings.extend(models(&config));
     let mut good = true;

@@ -4,6 +4,7 @@
 mod life;
 mod models;
 mod quarantine;
+mod replay;
 mod route;
 
 use std::fs;
@@ -20,11 +21,14 @@ use crate::control::{Answer, AskError, Request, ask};
 use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
 use crate::job::{Ticket, boot_id};
+use crate::privacy::Privacy;
+use crate::schema::Document;
 use crate::segment::{Found, segment};
 use crate::{RunError, clock};
 
 pub use models::{ModelsAction, models};
 pub use quarantine::{QuarantineAction, Selection, quarantine};
+pub use replay::{ReplayArgs, replay};
 pub use route::{RouteArgs, route};
 
 /// Every image in the inbox becomes masks on MQTT. For research use; not a medical device.
@@ -77,8 +81,13 @@ pub enum Command {
     },
     /// Explain which rule takes a file, and why.
     Route(RouteArgs),
-    /// Print the JSON Schema of a result.
-    Schema,
+    /// Send results again that a subscriber missed, as they were; `seq` tells which those are.
+    Replay(ReplayArgs),
+    /// Print the JSON Schema of a result, or of another message, or all as AsyncAPI.
+    Schema {
+        #[arg(value_enum, default_value = "result")]
+        document: Document,
+    },
     /// Broker, phantom images, daemon and subscriber in one process: everything works, see here.
     #[cfg(feature = "demo")]
     Demo(crate::demo::Args),
@@ -163,6 +172,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
         node: "cli".to_owned(),
         boot: boot_id(),
         inline_max_bytes: usize::MAX,
+        privacy: Privacy::None,
     };
     if let Some(folder) = &args.overlay {
         fs::create_dir_all(folder).map_err(|source| CliError::Write {

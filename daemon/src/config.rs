@@ -10,7 +10,9 @@ mod models;
 mod mqtt;
 mod overlap;
 mod paths;
+mod privacy;
 mod quarantine;
+mod results;
 mod route;
 mod seg;
 mod tls;
@@ -25,8 +27,10 @@ pub use dicom::Dicom;
 pub use error::ConfigError;
 pub use http::Http;
 pub use models::{DEFAULT_SLOT, Models, NO_SLOT, Shadow, Slot};
-pub use mqtt::Mqtt;
+pub use mqtt::{MQTT_SOURCE, Mqtt, Verb};
+pub use privacy::{Level, Privacy};
 pub use quarantine::Quarantine;
+pub use results::Results;
 pub use route::{Route, Texts};
 pub use seg::{Seg, SendTo};
 pub use tls::Tls;
@@ -52,6 +56,10 @@ pub struct Config {
     pub http: Option<Http>,
     #[serde(default)]
     pub quarantine: Quarantine,
+    #[serde(default)]
+    pub results: Results,
+    #[serde(default)]
+    pub privacy: Privacy,
     #[serde(default)]
     pub decode: Decode,
     #[serde(default)]
@@ -212,6 +220,12 @@ mod default {
     pub(super) fn health_interval_s() -> u64 {
         60
     }
+    pub(super) fn request_max_bytes() -> u64 {
+        16 * 1024 * 1024
+    }
+    pub(super) fn request_expiry_s() -> u32 {
+        86_400
+    }
 }
 
 impl Default for Decode {
@@ -294,12 +308,13 @@ impl Config {
             .map(|folder| ("folder.name", &*folder.name));
         let dicom = self.dicom.iter().map(|dicom| ("dicom.name", &*dicom.name));
         let http = self.http.iter().map(|http| ("http.name", &*http.name));
-        folders.chain(dicom).chain(http)
+        let requests = self.mqtt.source().map(|name| ("mqtt.requests", name));
+        folders.chain(dicom).chain(http).chain(requests)
     }
 
     fn validate(&self) -> Result<(), Problem> {
         topic_word("node", &self.node)?;
-        if self.sources().next().is_none() {
+        if self.source_keys().next().is_none() {
             let problem =
                 "name at least one [[folder]] to watch, or one [[dicom]] or [http] to listen at";
             return Err(("folder", problem.to_owned()));
@@ -346,6 +361,7 @@ impl Config {
         at_least("decode.frames_max", self.decode.frames_max.into(), 1)?;
         self.quarantine.validate()?;
         self.seg.as_ref().map_or(Ok(()), Seg::validate)?;
+        self.results.validate()?;
         self.mqtt.validate()
     }
 }

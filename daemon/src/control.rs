@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::failure::{Stage, chain};
 use crate::job::{Input, Ticket};
 use crate::models::{self, Change, Models, Reply, Store};
-use crate::outbox::{Entry, Ledger, Life, Outbox, OutboxError};
+use crate::outbox::{Asked, Entry, Ledger, Life, Missed, Outbox, OutboxError};
 use crate::quarantine::{self, Retried};
 
 pub use serve::{Control, ControlError, listen, open, run};
@@ -35,6 +35,7 @@ pub enum Request {
     Retry(Choice),
     Drop(Choice),
     Models(Change),
+    Replay(Missed),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,7 @@ pub enum Answer {
     Quarantined(Vec<Item>),
     Moved(Moved),
     Models(Reply),
+    Replay(Asked),
     /// Why the daemon could not do it.
     Failed(String),
 }
@@ -138,6 +140,7 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
         // As at a start: no file is on its way any more.
         accept::recover(&outbox, &shelves)?;
     }
+    let outbox = outbox.keeping(config.results.clone());
     let store = (&Store::new(config), None);
     Ok(perform(&outbox, &shelves, store, request)?)
 }
@@ -199,6 +202,7 @@ fn perform(
             }
             Answer::Moved(moved)
         }
+        Request::Replay(missed) => Answer::Replay(outbox.replay(missed)?),
     })
 }
 

@@ -1,5 +1,6 @@
 //! Findings to message bytes: `result/1` and `event/1`. The privacy gate: what is not a field here
-//! does not leave the box, and no field holds a patient attribute, a file name or a DICOM UID.
+//! does not leave the box, and no field holds a file name or, beyond what `privacy` lets out, a patient
+//! attribute or a DICOM UID.
 //!
 //! A result above the inline limit is split: part 0 is the result with `masks` in place of mask data,
 //! parts 1 to n joined are the JSON array of its instances with masks.
@@ -13,10 +14,8 @@ use crate::clock;
 use crate::failure::Reason;
 use crate::job::{self, Job};
 use crate::outbox::Message;
+use crate::privacy::{Identifiers, Privacy};
 use crate::segment::Found;
-
-/// JSON Schema of [`Report`].
-pub const RESULT_SCHEMA: &str = include_str!("../schema/result-1.json");
 
 /// Who speaks: this process.
 #[derive(Debug, Clone)]
@@ -24,6 +23,7 @@ pub struct Speaker {
     pub node: String,
     pub boot: Uuid,
     pub inline_max_bytes: usize,
+    pub privacy: Privacy,
 }
 
 /// One image's result.
@@ -58,6 +58,8 @@ pub struct Image {
     /// Between rows, between columns.
     pub spacing_mm: Option<[f64; 2]>,
     pub modality: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identifiers: Option<Identifiers>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,7 +175,10 @@ impl Speaker {
             received_at: origin.received_at.clone(),
             finished_at: clock::now(),
             source: origin.source.clone(),
-            image: found.image,
+            image: Image {
+                identifiers: self.privacy.show(&found.identifiers),
+                ..found.image
+            },
             model: model.clone(),
             timing_ms: TimingMs {
                 wait: origin.wait_ms,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use daemon::cli::{self, Cli, Command};
-use daemon::{Config, check, doctor, encode, shutdown};
+use daemon::{Config, check, doctor, shutdown};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -45,8 +45,9 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Quarantine { action } => Ok(cli::quarantine(&action, out)?),
         Command::Models { action } => Ok(cli::models(&action, out)?),
         Command::Route(args) => Ok(cli::route(&args, out)?),
-        Command::Schema => {
-            io::Write::write_all(out, encode::RESULT_SCHEMA.as_bytes())?;
+        Command::Replay(args) => Ok(cli::replay(&args, out)?),
+        Command::Schema { document } => {
+            io::Write::write_all(out, document.text().as_bytes())?;
             Ok(true)
         }
         #[cfg(feature = "demo")]

@@ -3,8 +3,10 @@
 //! message until its PUBACK.
 //!
 //! Topics below `<base>/v1/<node>/`: `availability` (retained, will `offline`), `state`, `info` and
-//! `model/<slot>` (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`.
+//! `model/<slot>` (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`;
+//! in the other direction `request/<verb>`, answered at `response/<verb>`.
 
+mod again;
 mod answers;
 mod connection;
 mod feed;
@@ -12,6 +14,7 @@ mod letters;
 mod presence;
 pub(crate) mod probe;
 mod refusals;
+mod requests;
 mod session;
 mod silence;
 mod window;
@@ -36,7 +39,9 @@ use crate::status::Status;
 use connection::Connection;
 use letters::Letters;
 use session::{End, Session};
-use window::Window;
+use window::{Letter, Window};
+
+pub use requests::Requests;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {
@@ -128,9 +133,13 @@ impl Publisher {
                 End::Broken(error) => {
                     self.status.disconnected(None);
                     self.mourn(error);
-                    if let Some(key) = self.window.broke() {
-                        let strikes = self.config.mqtt.strikes_max;
-                        self.letters.dead(key, Failure::Poison { strikes }).await?;
+                    let strikes = self.config.mqtt.strikes_max;
+                    match self.window.broke() {
+                        Some(Letter::Fresh(key)) => {
+                            self.letters.dead(key, Failure::Poison { strikes }).await?;
+                        }
+                        Some(Letter::Again(key)) => self.skip_replayed(key).await?,
+                        None => {}
                     }
                 }
             }
@@ -194,13 +203,14 @@ impl Publisher {
                         return Ok(End::Stopped);
                     }
                     deadline = Some(Instant::now() + grace);
+                    session.draining = true;
                 }
                 received = session.connection.signals() => signals = received,
                 _ = tick.tick() => if self.silent(&session) {
                     self.silences += 1;
                     return Ok(End::Silent(SILENCE.to_owned()));
                 },
-                () = fresh.notified() => {}
+                () = fresh.notified() => session.again.look(),
             }
             let began = Instant::now();
             if let Some(end) = self.handle(&mut session, signals).await? {

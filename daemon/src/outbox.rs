@@ -10,6 +10,8 @@
 //! - `lives`: ticket -> [`Life`] as JSON, for people; it outlives the job's row.
 //! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
 //! - `slices`: images whose series has no DICOM segmentation yet, see [`slices`].
+//! - `kept`: (seq, part) -> (topic, payload) of what the broker acknowledged, `kept_since`: (when, seq),
+//!   `replays`: number -> what of it is to be sent again. `kept_bytes` in `meta` is their size.
 //!
 //! Invariants:
 //! - A counter moves in the same transaction as the state it counts, so
@@ -20,10 +22,12 @@
 //! - Files follow the rows: the end of a job, its retry and its drop are committed before the input
 //!   moves, and the row stays until it has moved, so a crash in between is finished at the next start.
 
+mod kept;
 mod ledger;
 mod lives;
 mod messages;
 mod quarantined;
+mod replays;
 mod slices;
 #[cfg(test)]
 mod tests;
@@ -39,14 +43,17 @@ use redb::{
 use uuid::Uuid;
 
 use crate::clock;
+use crate::config;
 use crate::disk;
 use crate::failure::Reason;
 use crate::job::{Job, State, Ticket};
 
+pub use kept::Kept;
 pub use ledger::Ledger;
 pub use lives::{Life, Phase, Sent};
 pub use messages::{Key, Message, Queued};
 pub use quarantined::Entry;
+pub use replays::{Asked, Missed, Page, Promise};
 
 const FORMAT: u64 = 1;
 
@@ -77,6 +84,7 @@ pub enum OutboxError {
 pub struct Outbox {
     database: Database,
     path: PathBuf,
+    retention: config::Results,
     /// Jobs whose files have gone where they belong; their rows go with the next commit.
     departed: Mutex<Vec<Ticket>>,
 }
@@ -132,6 +140,7 @@ impl Outbox {
         let outbox = Self {
             database,
             path,
+            retention: config::Results::default(),
             departed: Mutex::default(),
         };
         disk::sync_folder(directory).map_err(create)?;
@@ -141,6 +150,9 @@ impl Outbox {
             transaction.open_table(quarantined::QUARANTINE)?;
             transaction.open_table(lives::LIVES)?;
             transaction.open_table(slices::SLICES)?;
+            transaction.open_table(kept::KEPT)?;
+            transaction.open_table(kept::KEPT_SINCE)?;
+            transaction.open_table(replays::REPLAYS)?;
             let mut meta = transaction.open_table(META)?;
             let found = meta.get("format")?.map(|value| value.value());
             if found.is_none() {
@@ -160,6 +172,11 @@ impl Outbox {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// With other limits for what is kept than the default ones.
+    pub fn keeping(self, retention: config::Results) -> Self {
+        Self { retention, ..self }
     }
 
     /// Commits rows for inputs that lie in `accepted/`. Only now are they accepted.
@@ -257,6 +274,7 @@ impl Outbox {
             }
             if let State::Inferred { seq } = job.state {
                 messages::remove_all(transaction, seq)?;
+                kept::withdraw(transaction, seq)?;
             }
             job.state = State::Quarantined {
                 reason: reason.clone(),

@@ -25,6 +25,7 @@ use crate::job::{Input, Job, Ticket, boot_id, job_id, sha256};
 use crate::models::{Glimpse, Models, ModelsError, Shadow};
 use crate::mqtt;
 use crate::outbox::{Lease, Outbox};
+use crate::privacy::{Privacy, PrivacyError};
 use crate::quarantine::{self, Ending};
 use crate::reload;
 use crate::route::{Router, Target};
@@ -53,6 +54,8 @@ pub enum PipelineError {
     Credentials(#[from] CredentialError),
     #[error(transparent)]
     Models(#[from] ModelsError),
+    #[error(transparent)]
+    Privacy(#[from] PrivacyError),
     #[error(transparent)]
     Mqtt(#[from] mqtt::MqttError),
     #[error(transparent)]
@@ -88,7 +91,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
     let opened = control::open(&config.state.directory).await;
-    let outbox = Arc::new(opened.map_err(AcceptError::from)?);
+    let outbox = opened.map_err(AcceptError::from)?;
+    let outbox = Arc::new(outbox.keeping(config.results.clone()));
     // After the outbox, whose lock says best that another scansided runs.
     let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
     let ports = config.dicom.iter().map(|dicom| Port::open(dicom, grace));
@@ -110,6 +114,7 @@ pub async fn run(
         node: config.node.clone(),
         boot: boot_id(),
         inline_max_bytes: config.mqtt.inline_max_bytes,
+        privacy: Privacy::open(config.privacy.identifiers, &config.state.directory)?,
     };
     let boot = speaker.boot;
     let backlog = waiting.len();
@@ -145,10 +150,13 @@ pub async fn run(
         min_free_bytes: config.state.min_free_bytes,
         releases: keeper.is_some().then_some(releases),
     };
+    let waker = Arc::clone(&fresh);
+    let requests = mqtt::Requests::new(&config, door.clone(), tickets.clone(), waker);
     let sources = Sources {
         folders: config.folder.clone(),
         ports,
         http,
+        requests,
         waiting,
         door,
     };
@@ -161,6 +169,8 @@ pub async fn run(
         limits: config.quarantine.clone(),
         history_max_jobs: config.state.history_max_jobs,
         models: Arc::clone(&models),
+        keep_days: config.results.keep_days,
+        fresh: Arc::clone(&fresh),
     };
     let listener = control::listen(&config.state.directory);
     let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));
@@ -219,6 +229,7 @@ struct Sources {
     folders: Vec<config::Folder>,
     ports: Vec<Port>,
     http: Option<http::Port>,
+    requests: mqtt::Requests,
     /// What an earlier run left.
     waiting: Vec<Ticket>,
     door: Door,
@@ -240,6 +251,8 @@ impl Sources {
             let run = http::run(port, self.door.clone(), tickets.clone(), stop.clone());
             tasks.spawn(async { Ok(run.await?) });
         }
+        let requests = self.requests.run(stop.clone());
+        tasks.spawn(async { Ok(requests.await?) });
         let folders = run_folders(self.folders, self.door, self.waiting, (tickets, stop));
         tasks.spawn(async { Ok(folders.await?) });
         while let Some(ended) = tasks.join_next().await {

@@ -359,6 +359,7 @@ pub(crate) mod tests {
         let mut speaker = Speaker {
             node: "box-1".into(),
             boot: Uuid::nil(),
+            privacy: crate::privacy::Privacy::None,
             inline_max_bytes: 120_000,
         };
         let said = |speaker: &Speaker, facts: &SeriesFacts| {

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use contract::LabelMap;
-use segmenter::decode::{self, Limits};
+use segmenter::decode::{self, Identifiers, Limits};
 use segmenter::result::{Instance, instances};
 use segmenter::{Segmenter, Timing};
 
@@ -13,10 +13,12 @@ use crate::encode::Image;
 use crate::failure::Failure;
 use crate::job;
 
-/// What was found in one file, without the patient.
+/// What was found in one file.
 #[derive(Debug)]
 pub struct Found {
     pub image: Image,
+    /// Of the patient, and not for everybody: see `privacy`.
+    pub identifiers: Identifiers,
     pub sha256: String,
     pub instances: Vec<Instance>,
     pub warnings: Vec<String>,
@@ -71,7 +73,9 @@ fn chain(segmenter: &Segmenter, limits: &Limits, bytes: &[u8]) -> Result<Found, 
             frames: scan.frames.len(),
             spacing_mm: scan.spacing_mm,
             modality: scan.modality,
+            identifiers: None,
         },
+        identifiers: scan.identifiers,
         sha256,
         instances,
         warnings,

@@ -18,6 +18,9 @@ use crate::station::{PATIENCE, Process, Station, free_port, wait_for};
 /// Sent until the subscriber hears it; not counted.
 const PROBE: &str = "probe";
 
+/// With `max_queued_messages 0`, mosquitto 2.0.11 drops a client after a PUBACK that refuses.
+const PATIENT: &str = "max_queued_messages 100000\nmax_inflight_messages 0\n";
+
 /// Folder, broker, subscriber and daemon of one test.
 pub(crate) struct Site {
     pub(crate) station: Station,
@@ -52,11 +55,9 @@ pub(crate) fn mosquitto() -> Option<PathBuf> {
 
 fn start_broker(folder: &Path, port: u16, extra: &str) -> Process {
     let config = folder.join("mosquitto.conf");
-    // With `max_queued_messages 0`, mosquitto 2.0.11 drops a client after a PUBACK that refuses.
     let text = format!(
         "listener {port} 127.0.0.1\nallow_anonymous true\npersistence true\n\
-         persistence_location {}/\nautosave_interval 1\nautosave_on_changes true\n\
-         max_queued_messages 100000\nmax_inflight_messages 0\n{extra}\n",
+         persistence_location {}/\nautosave_interval 1\nautosave_on_changes true\n{extra}\n",
         folder.display()
     );
     fs::write(&config, text).unwrap();
@@ -76,7 +77,13 @@ fn start_broker(folder: &Path, port: u16, extra: &str) -> Process {
 
 impl Site {
     pub(crate) fn new(broker_extra: &str, mqtt_extra: &str) -> Self {
-        Self::at(free_port(), broker_extra, mqtt_extra)
+        Self::with_broker(&format!("{PATIENT}{broker_extra}"), mqtt_extra)
+    }
+
+    /// A broker that has only these limits.
+    pub(crate) fn with_broker(broker_extra: &str, mqtt_extra: &str) -> Self {
+        let port = free_port();
+        Self::around(Station::new(port, mqtt_extra), port, broker_extra)
     }
 
     /// The daemon's broker listens at `daemon_port`, where `broker_extra` opens it.
@@ -90,7 +97,11 @@ impl Site {
     }
 
     /// Around a station that was prepared for this port.
-    pub(crate) fn with(mut station: Station, port: u16, broker_extra: &str) -> Self {
+    pub(crate) fn with(station: Station, port: u16, broker_extra: &str) -> Self {
+        Self::around(station, port, &format!("{PATIENT}{broker_extra}"))
+    }
+
+    fn around(mut station: Station, port: u16, broker_extra: &str) -> Self {
         let broker = start_broker(station.path(), port, broker_extra);
         let (subscriber, lines, results) = start_subscriber(port);
         station.start_daemon();
@@ -104,8 +115,12 @@ impl Site {
         }
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     pub(crate) fn restart_broker(&mut self) {
-        self.broker = start_broker(self.station.path(), self.port, "");
+        self.broker = start_broker(self.station.path(), self.port, PATIENT);
     }
 
     pub(crate) fn n_results(&self) -> usize {

@@ -173,6 +173,13 @@ impl Station {
         self.drop_pixels(number, &picture(number));
     }
 
+    /// The file of such an image elsewhere.
+    pub(crate) fn image_file(&self, number: usize) -> PathBuf {
+        let path = self.path().join(format!("{number}.png"));
+        picture(number).save(&path).unwrap();
+        path
+    }
+
     /// Moves an image into the inbox, as a careful sender does.
     fn drop_pixels(&self, number: usize, pixels: &image::GrayImage) {
         let part = self.inbox().join(format!("{number}.part"));
@@ -226,6 +233,13 @@ impl Station {
     pub(crate) fn wait_for_word(&self, word: &str) {
         wait_for(word, PATIENCE, || {
             self.log()[self.log_start..].contains(word)
+        });
+    }
+
+    /// Waits until the broker has acknowledged everything.
+    pub(crate) fn wait_until_published(&self) {
+        wait_for("PUBACKs", PATIENCE, || {
+            self.ask(&["ledger", "show"]).1.contains("\"messages\":0")
         });
     }
 

@@ -1,12 +1,13 @@
 //! `[mqtt]`: the broker, and how results travel to it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::tls::encrypted;
-use super::{Problem, Tls, at_least, default};
+use super::{Problem, Tls, at_least, default, within};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,11 +49,49 @@ pub struct Mqtt {
     pub backoff_max_ms: u64,
     #[serde(default = "default::health_interval_s")]
     pub health_interval_s: u64,
+    /// What subscribers may ask for on `request/<verb>`.
+    #[serde(default)]
+    pub requests: Vec<Verb>,
+    /// A larger image of `request/segment` is refused.
+    #[serde(default = "default::request_max_bytes")]
+    pub request_max_bytes: u64,
+    /// So long the broker keeps requests while the daemon is away.
+    #[serde(default = "default::request_expiry_s")]
+    pub request_expiry_s: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verb {
+    /// Results that the subscriber missed.
+    Replay,
+    /// An image that it brings along.
+    Segment,
+}
+
+/// As a word of topics.
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Replay => "replay",
+            Self::Segment => "segment",
+        })
+    }
+}
+
+/// Images of `request/segment` come from this source.
+pub const MQTT_SOURCE: &str = "mqtt";
+
 impl Mqtt {
+    /// The source of images that come as requests, if there are any.
+    pub(super) fn source(&self) -> Option<&'static str> {
+        self.requests
+            .contains(&Verb::Segment)
+            .then_some(MQTT_SOURCE)
+    }
+
     /// MQTT topics of this node start with this, ending in a slash.
     pub fn root(&self, node: &str) -> String {
         format!("{}/v1/{node}/", self.base)
@@ -93,6 +132,12 @@ impl Mqtt {
             self.backoff_min_ms,
         )?;
         at_least("mqtt.health_interval_s", self.health_interval_s, 1)?;
+        within(
+            "mqtt.request_max_bytes",
+            self.request_max_bytes,
+            1024,
+            1 << 27,
+        )?;
         if !(1..=1024).contains(&self.window_max_messages) {
             return Err(("mqtt.window_max_messages", "use 1 to 1024".to_owned()));
         }

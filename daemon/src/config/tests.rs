@@ -87,6 +87,34 @@ fn messages_name_line_key_and_remedy() {
         },
         Case {
             from: "[mqtt]",
+            to: "[results]\nreplays_max = 0\n[mqtt]",
+            expected: "daemon.toml:14: `results.replays_max`: 0 is too small; use 1 or more",
+        },
+        Case {
+            from: "[mqtt]",
+            to: "[privacy]\nidentifiers = \"hash\"\n[mqtt]",
+            expected: "daemon.toml:14: `privacy.identifiers`: unknown variant `hash`, expected one of \
+                       `none`, `hashed`, `full`",
+        },
+        Case {
+            from: "[mqtt]",
+            to: "[mqtt]\nrequests = [\"drain\"]",
+            expected: "daemon.toml:14: `mqtt.requests`: unknown variant `drain`, expected `replay` or \
+                       `segment`",
+        },
+        Case {
+            from: "[mqtt]",
+            to: "[[folder]]\nname = \"mqtt\"\ndirectory = \"a\"\n[mqtt]\nrequests = [\"segment\"]",
+            expected: "daemon.toml:17: `mqtt.requests`: two sources are called `mqtt`; rename one",
+        },
+        Case {
+            from: "[mqtt]",
+            to: "[mqtt]\nrequest_max_bytes = 1",
+            expected: "daemon.toml:14: `mqtt.request_max_bytes`: 1 is out of range; use 1024 to \
+                       134217728",
+        },
+        Case {
+            from: "[mqtt]",
             to: "[mqtt]\npassword_file = \"secret\"",
             expected: "daemon.toml:14: `mqtt.password_file`: a password is only sent with a user \
                        name; set `username_file` too",

@@ -1,5 +1,5 @@
 //! The daemon's end: answers one request at a time, hands what is retried to the inference thread, and
-//! keeps the quarantine within its limits.
+//! keeps quarantine and results within their limits.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{interval, timeout};
 
@@ -41,9 +41,13 @@ pub struct Control {
     pub limits: config::Quarantine,
     pub history_max_jobs: u64,
     pub models: Arc<Models>,
+    /// Of results.
+    pub keep_days: u32,
+    /// Wakes the publisher.
+    pub fresh: Arc<Notify>,
 }
 
-/// Between two looks at the limits of quarantine and history.
+/// Between two looks at the limits of quarantine, history and results.
 const TICK: Duration = Duration::from_mins(1);
 /// A client that says nothing, or does not listen, must not hold up the rest.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -78,7 +82,7 @@ pub fn listen(state: &Path) -> Option<UnixListener> {
     bind()
         .inspect_err(|error| {
             tracing::warn!(%error, path = %path.display(),
-                "no socket for `scansided quarantine` and `scansided ledger`; stop the daemon to use them");
+                "no socket for `scansided quarantine`, `ledger` and `replay`; stop the daemon to use them");
         })
         .ok()
 }
@@ -113,8 +117,10 @@ pub async fn run(
             _ = tick.tick() => {
                 let control = control.clone();
                 spawn_blocking(move || {
-                    let Control { outbox, shelves, limits, history_max_jobs, .. } = &control;
+                    let Control { outbox, shelves, limits, history_max_jobs, keep_days, .. } = &control;
                     outbox.forget_lives(*history_max_jobs)?;
+                    let keep_ms = u64::from(*keep_days) * 86_400_000;
+                    outbox.forget_kept(clock::unix_ms(clock::for_expiry()).saturating_sub(keep_ms))?;
                     quarantine::expire(outbox, shelves, limits, clock::for_expiry())
                 })
                 .await??;
@@ -155,7 +161,7 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
             Ok(()),
         ),
         Ok(request) => {
-            let control = control.clone();
+            let (control, fresh) = (control.clone(), &control.fresh);
             let retries = matches!(request, Request::Retry(_));
             let performed = spawn_blocking(move || {
                 let models = (&control.models.store, Some(&*control.models));
@@ -164,6 +170,9 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
             .await?;
             match performed {
                 Ok(answer) => {
+                    if let Answer::Replay(_) = answer {
+                        fresh.notify_one();
+                    }
                     let retried = match &answer {
                         Answer::Moved(moved) if retries => moved.done.clone(),
                         _ => Vec::new(),

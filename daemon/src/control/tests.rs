@@ -91,6 +91,8 @@ async fn a_running_daemon_answers_and_works_on_what_is_retried() {
         limits: config::Quarantine::default(),
         history_max_jobs: 100,
         models: Arc::new(Models::none(&config)),
+        keep_days: 7,
+        fresh: Arc::default(),
     };
     // What a killed daemon left.
     fs::write(folder.path().join(SOCKET), b"").unwrap();

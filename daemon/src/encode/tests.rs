@@ -2,12 +2,15 @@ use std::time::Duration;
 
 use contract::mask::Rle;
 use segmenter::Timing;
+use segmenter::decode::Identifiers;
 use segmenter::result::Instance;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Entry, Image, Model, Origin, RESULT_SCHEMA, Report, Speaker};
+use super::{Entry, Image, Model, Origin, Report, Speaker};
 use crate::job;
+use crate::privacy::Privacy;
+use crate::schema::{RESULT, check};
 use crate::segment::Found;
 
 fn speaker(inline_max_bytes: usize) -> Speaker {
@@ -15,6 +18,7 @@ fn speaker(inline_max_bytes: usize) -> Speaker {
         node: "box-1".into(),
         boot: Uuid::from_u128(7),
         inline_max_bytes,
+        privacy: Privacy::Full,
     }
 }
 
@@ -49,6 +53,11 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
             frames: 1,
             spacing_mm: Some([1.4, 1.4]),
             modality: None,
+            identifiers: None,
+        },
+        identifiers: Identifiers {
+            patient_id: Some("DOE".into()),
+            ..Identifiers::default()
         },
         sha256,
         instances: (0..instances).map(instance).collect(),
@@ -67,70 +76,9 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
     speaker.report(found, &origin, &model())
 }
 
-/// The part of JSON Schema that the shipped schema uses; another keyword is a failure.
-fn check(schema: &Value, value: &Value, place: &str) {
-    for (keyword, rule) in schema.as_object().unwrap() {
-        match keyword.as_str() {
-            "$schema" | "$id" | "title" | "description" | "format" => {}
-            "const" => assert_eq!(value, rule, "{place}"),
-            "enum" => assert!(rule.as_array().unwrap().contains(value), "{place}: {value}"),
-            "type" => {
-                let kind = match value {
-                    Value::Null => "null",
-                    Value::Bool(_) => "boolean",
-                    Value::Number(number) if number.is_f64() => "number",
-                    Value::Number(_) => "integer",
-                    Value::String(_) => "string",
-                    Value::Array(_) => "array",
-                    Value::Object(_) => "object",
-                };
-                let allowed =
-                    |name: &Value| name == kind || (name == "number" && kind == "integer");
-                let ok = rule
-                    .as_array()
-                    .map_or(allowed(rule), |names| names.iter().any(allowed));
-                assert!(ok, "{place}: {kind} is not {rule}");
-            }
-            "required" => {
-                for key in rule.as_array().unwrap() {
-                    assert!(
-                        value.get(key.as_str().unwrap()).is_some(),
-                        "{place}: {key} is missing"
-                    );
-                }
-            }
-            "properties" => {
-                for (key, value) in value.as_object().into_iter().flatten() {
-                    let rule = rule
-                        .get(key)
-                        .unwrap_or_else(|| panic!("{place}.{key} is unknown"));
-                    check(rule, value, &format!("{place}.{key}"));
-                }
-            }
-            "items" => {
-                for (index, value) in value.as_array().into_iter().flatten().enumerate() {
-                    check(rule, value, &format!("{place}[{index}]"));
-                }
-            }
-            "minItems" => {
-                let items = value
-                    .as_array()
-                    .map_or(u64::MAX, |items| items.len() as u64);
-                assert!(items >= rule.as_u64().unwrap(), "{place}");
-            }
-            "maxItems" => {
-                let items = value.as_array().map_or(0, |items| items.len() as u64);
-                assert!(items <= rule.as_u64().unwrap(), "{place}");
-            }
-            "minimum" => assert!(value.as_f64() >= rule.as_f64(), "{place}"),
-            other => panic!("{place}: the check does not know `{other}`"),
-        }
-    }
-}
-
 #[test]
 fn results_obey_the_shipped_schema() {
-    let schema: Value = serde_json::from_str(RESULT_SCHEMA).unwrap();
+    let schema: Value = serde_json::from_str(RESULT).unwrap();
     let speaker = speaker(2000);
     for instances in [0, 1, 3, 100] {
         let first = &speaker.messages(report(&speaker, instances))[0];
@@ -151,11 +99,7 @@ fn results_obey_the_shipped_schema() {
 fn the_schema_check_finds_an_extra_field() {
     let mut value = serde_json::to_value(report(&speaker(9999), 1)).unwrap();
     value["patient_name"] = json!("x");
-    check(
-        &serde_json::from_str(RESULT_SCHEMA).unwrap(),
-        &value,
-        "result",
-    );
+    check(&serde_json::from_str(RESULT).unwrap(), &value, "result");
 }
 
 #[test]

@@ -4,10 +4,9 @@ use tokio::time::Instant;
 
 use super::connection::Signal;
 use super::session::{End, Session};
-use super::window::{Outcome, Verdict};
+use super::window::{Letter, Outcome, Verdict};
 use super::{MqttError, Publisher};
 use crate::failure::Failure;
-use crate::outbox::Key;
 
 impl Publisher {
     pub(super) async fn handle(
@@ -38,7 +37,11 @@ impl Publisher {
                 Signal::Answered(packet_id, verdict) => {
                     session.silence.broken(Instant::now());
                     let answer = (packet_id, verdict);
-                    delivered.extend(self.answered(session, answer).await?);
+                    match self.answered(session, answer).await? {
+                        Some(Letter::Fresh(key)) => delivered.push(key),
+                        Some(Letter::Again(key)) => session.again.answered(key),
+                        None => {}
+                    }
                 }
                 Signal::Broken(error) => end = Some(End::Broken(error)),
                 // Both ends trusted each other already.
@@ -54,42 +57,51 @@ impl Publisher {
             self.silences = 0;
             self.letters.delivered(delivered).await?;
         }
+        self.note_replay(session).await?;
         Ok(end)
     }
 
-    /// One answer; the key when its row may go.
+    /// One answer; the letter when nothing more is to be done for it.
     async fn answered(
         &mut self,
         session: &mut Session,
         (packet_id, verdict): (u16, Verdict),
-    ) -> Result<Option<Key>, MqttError> {
+    ) -> Result<Option<Letter>, MqttError> {
         match self.window.answered(packet_id, verdict) {
-            Outcome::Delivered(key) => {
-                acknowledged(session, key);
-                return Ok(Some(key));
+            Outcome::Delivered(letter) => {
+                acknowledged(session, letter);
+                return Ok(Some(letter));
             }
-            Outcome::Unheard(key) => {
+            Outcome::Unheard(letter) => {
                 self.status.count_unheard();
-                let topic = acknowledged(session, key);
+                let topic = acknowledged(session, letter);
                 if !std::mem::replace(&mut session.unheard, true) {
                     tracing::warn!(
                         topic = self.topic(&topic),
                         "nobody subscribes to this topic; the broker took the message and dropped it"
                     );
                 }
-                return Ok(Some(key));
+                return Ok(Some(letter));
             }
-            Outcome::Refused(key, reason) => {
-                let topic = session.sent.remove(&key).map(|sent| sent.topic);
-                self.refused(session, &topic.unwrap_or_default(), true, reason);
+            Outcome::Refused(letter, reason) => {
+                let topic = session.sent.remove(&letter).map(|sent| sent.topic);
+                let again = matches!(letter, Letter::Again(_));
+                self.refused(session, &topic.unwrap_or_default(), !again, reason);
+                // Whoever asked for it can ask anew.
+                return Ok(again.then_some(letter));
             }
             Outcome::PresenceRefused(topic, reason) => {
                 self.refused(session, topic, false, reason);
             }
-            Outcome::Invalid(key, reason) => {
-                session.sent.remove(&key);
+            Outcome::Invalid(letter, reason) => {
+                session.sent.remove(&letter);
                 let code = reason.to_owned();
-                self.letters.dead(key, Failure::Refused { code }).await?;
+                match letter {
+                    Letter::Fresh(key) => {
+                        self.letters.dead(key, Failure::Refused { code }).await?;
+                    }
+                    Letter::Again(_) => return Ok(Some(letter)),
+                }
             }
             Outcome::Presence => {}
             Outcome::Unknown => {
@@ -113,11 +125,13 @@ impl Publisher {
 }
 
 /// Its topic.
-fn acknowledged(session: &mut Session, key: Key) -> String {
-    let sent = session.sent.remove(&key);
+fn acknowledged(session: &mut Session, letter: Letter) -> String {
+    let sent = session.sent.remove(&letter);
     let publish_ms = sent
         .as_ref()
         .map(|sent| sent.at.elapsed().as_millis() as u64);
-    tracing::debug!(seq = key.0, part = key.1, publish_ms, "acknowledged");
+    let (Letter::Fresh((seq, part)) | Letter::Again((seq, part))) = letter;
+    let replayed = matches!(letter, Letter::Again(_));
+    tracing::debug!(seq, part, replayed, publish_ms, "acknowledged");
     sent.map(|sent| sent.topic).unwrap_or_default()
 }

@@ -1,4 +1,5 @@
-//! One MQTT 5 connection from CONNECT to its end. The only place that names rumqttc.
+//! One MQTT 5 connection from CONNECT to its end. With `requests::wire` the only place that names
+//! rumqttc.
 
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -7,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, LastWill, Packet, PubAckReason};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnectReturnCode, LastWill, Packet, PubAckReason, PublishProperties,
+};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
 use rustls::CertificateError;
@@ -36,6 +39,18 @@ pub(super) enum Signal {
     Distrusted(String),
 }
 
+/// How a message is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Message,
+    /// With the user property [`REPLAYED`].
+    Replayed,
+    Retained,
+}
+
+/// Tells subscribers that speak MQTT 5 a replay from a first copy. The payload is the same.
+pub(super) const REPLAYED: (&str, &str) = ("replayed", "true");
+
 pub(super) struct Connection {
     client: AsyncClient,
     signals: mpsc::Receiver<Signal>,
@@ -62,22 +77,16 @@ impl Connection {
         node: &str,
         will: (String, &'static str),
     ) -> Result<Self, CredentialError> {
-        let mut options = MqttOptions::new(node, mqtt.host.clone(), mqtt.port);
-        options
-            .set_keep_alive(Duration::from_secs(mqtt.keep_alive_s))
-            .set_connection_timeout(mqtt.connect_timeout_s)
-            .set_clean_start(true)
-            .set_last_will(LastWill::new(will.0, will.1, QoS::AtLeastOnce, true, None));
+        let mut options = options(mqtt, broker, node)?;
+        options.set_clean_start(true).set_last_will(LastWill::new(
+            will.0,
+            will.1,
+            QoS::AtLeastOnce,
+            true,
+            None,
+        ));
         // Packet ids go round below this; far above the window, so that none is taken twice.
         options.set_outgoing_inflight_upper_limit(4096);
-        if let Some(tls) = &broker.tls {
-            let tls = TlsConfiguration::Rustls(Arc::clone(tls));
-            options.set_transport(Transport::Tls(tls));
-        }
-        if let Some(path) = &broker.username_file {
-            let password = broker.password_file.as_deref().map(secret).transpose()?;
-            options.set_credentials(secret(path)?, password.unwrap_or_default());
-        }
         let (client, eventloop) =
             AsyncClient::new(options, mqtt.window_max_messages + SPARE_REQUESTS);
         let (sender, signals) = mpsc::channel(64);
@@ -99,10 +108,20 @@ impl Connection {
     }
 
     /// False when the client has no room; nothing was sent then.
-    pub(super) fn publish(&self, topic: String, payload: Vec<u8>, retain: bool) -> bool {
-        self.client
-            .try_publish(topic, QoS::AtLeastOnce, retain, payload)
-            .is_ok()
+    pub(super) fn publish(&self, topic: String, payload: Vec<u8>, kind: Kind) -> bool {
+        let retain = kind == Kind::Retained;
+        let (qos, client) = (QoS::AtLeastOnce, &self.client);
+        let published = if kind == Kind::Replayed {
+            let (name, value) = REPLAYED;
+            let properties = PublishProperties {
+                user_properties: vec![(name.to_owned(), value.to_owned())],
+                ..PublishProperties::default()
+            };
+            client.try_publish_with_properties(topic, qos, retain, payload, properties)
+        } else {
+            client.try_publish(topic, qos, retain, payload)
+        };
+        published.is_ok()
     }
 
     /// At most once; for what is outdated soon.
@@ -112,13 +131,39 @@ impl Connection {
             .is_ok()
     }
 
-    /// DISCONNECT, so that the broker drops the will.
+    /// The broker drops the will.
     pub(super) async fn close(mut self) {
-        const PATIENCE: Duration = Duration::from_millis(500);
-        if self.client.try_disconnect().is_ok() {
-            // The broker closes the connection; without it the poller is simply dropped.
-            let _ = tokio::time::timeout(PATIENCE, &mut self.poller).await;
-        }
+        leave(&self.client, &mut self.poller).await;
+    }
+}
+
+/// How to reach the broker, and as whom.
+pub(super) fn options(
+    mqtt: &config::Mqtt,
+    broker: &Broker,
+    client_id: &str,
+) -> Result<MqttOptions, CredentialError> {
+    let mut options = MqttOptions::new(client_id, mqtt.host.clone(), mqtt.port);
+    options
+        .set_keep_alive(Duration::from_secs(mqtt.keep_alive_s))
+        .set_connection_timeout(mqtt.connect_timeout_s);
+    if let Some(tls) = &broker.tls {
+        let tls = TlsConfiguration::Rustls(Arc::clone(tls));
+        options.set_transport(Transport::Tls(tls));
+    }
+    if let Some(path) = &broker.username_file {
+        let password = broker.password_file.as_deref().map(secret).transpose()?;
+        options.set_credentials(secret(path)?, password.unwrap_or_default());
+    }
+    Ok(options)
+}
+
+/// DISCONNECT.
+pub(super) async fn leave(client: &AsyncClient, poller: &mut JoinHandle<()>) {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    if client.try_disconnect().is_ok() {
+        // The broker closes the connection; without it the poller is simply dropped.
+        let _ = tokio::time::timeout(PATIENCE, poller).await;
     }
 }
 
@@ -233,7 +278,7 @@ fn is_refusal(error: &ConnectionError) -> bool {
     )
 }
 
-fn words(error: &ConnectionError) -> String {
+pub(super) fn words(error: &ConnectionError) -> String {
     if let Some(error) = tls_error(error) {
         return match error {
             rustls::Error::InvalidCertificate(why) => format!(

@@ -1,10 +1,12 @@
-//! From the outbox into the window: fresh rows first, refused ones with what room is left.
+//! From the outbox into the window: fresh rows first, refused ones with what room is left, then what is
+//! asked for again.
 
 use tokio::time::Instant;
 
+use super::connection::Kind;
 use super::refusals::Round;
 use super::session::{Sent, Session};
-use super::window::Item;
+use super::window::{Item, Letter};
 use super::{MqttError, Publisher};
 use crate::outbox::{Key, Message, Queued};
 
@@ -33,6 +35,9 @@ impl Publisher {
             });
             session.refusals.set_round(rest);
         }
+        if fresh.finished && !session.draining {
+            self.send_again(session).await?;
+        }
         Ok(fresh.finished)
     }
 
@@ -54,11 +59,11 @@ impl Publisher {
                 if until.is_some_and(|until| key > until) {
                     return ended(cursor, true);
                 }
-                if self.window.holds(key) {
+                if self.window.holds(Letter::Fresh(key)) {
                     cursor = Some(key);
                     continue;
                 }
-                if !self.window.admits(key) {
+                if !self.window.admits(Letter::Fresh(key)) {
                     return ended(cursor, false);
                 }
                 // Parts beyond this batch count too: a row at its end may have some.
@@ -70,14 +75,9 @@ impl Publisher {
                     // The place now holds other messages or none.
                     return ended(cursor, false);
                 }
-                let sent = Sent {
-                    at: Instant::now(),
-                    topic: row.message.topic.clone(),
-                };
-                if !self.send(session, Item::Durable(key), row.message, false) {
+                if !self.send_letter(session, Letter::Fresh(key), row.message) {
                     return ended(cursor, false);
                 }
-                session.sent.insert(key, sent);
                 cursor = Some(key);
             }
             if exhausted {
@@ -99,18 +99,34 @@ impl Publisher {
         Ok(self.packet_bytes(largest))
     }
 
-    pub(super) fn send(
+    pub(super) fn send_letter(
         &mut self,
         session: &mut Session,
-        item: Item,
+        letter: Letter,
         message: Message,
-        retain: bool,
     ) -> bool {
+        let sent = Sent {
+            at: Instant::now(),
+            topic: message.topic.clone(),
+        };
+        let handed = self.send(session, Item::Durable(letter), message);
+        if handed {
+            session.sent.insert(letter, sent);
+        }
+        handed
+    }
+
+    pub(super) fn send(&mut self, session: &mut Session, item: Item, message: Message) -> bool {
         if self.window.is_empty() {
             session.silence.broken(Instant::now());
         }
         let topic = self.topic(&message.topic);
-        let sent = session.connection.publish(topic, message.payload, retain);
+        let kind = match item {
+            Item::Durable(Letter::Fresh(_)) => Kind::Message,
+            Item::Durable(Letter::Again(_)) => Kind::Replayed,
+            Item::Presence(_) => Kind::Retained,
+        };
+        let sent = session.connection.publish(topic, message.payload, kind);
         if sent {
             self.window.handed(item);
         }

@@ -10,7 +10,7 @@ use super::MqttError;
 use crate::accept::{self, Shelves};
 use crate::encode::{self, Report, Speaker};
 use crate::failure::Failure;
-use crate::outbox::{Key, Message, Outbox, Queued};
+use crate::outbox::{Key, Message, Outbox, Page, Queued};
 use crate::quarantine::{self, Ending};
 use crate::status::Status;
 
@@ -36,6 +36,26 @@ impl Letters {
     ) -> Result<Vec<Queued>, MqttError> {
         let outbox = Arc::clone(&self.outbox);
         Ok(spawn_blocking(move || outbox.messages(after, limit)).await??)
+    }
+
+    /// The next messages that are to be sent again.
+    pub(super) async fn again(
+        &self,
+        at: Option<(u64, Option<Key>)>,
+        limit: usize,
+    ) -> Result<Option<Page>, MqttError> {
+        let outbox = Arc::clone(&self.outbox);
+        Ok(spawn_blocking(move || outbox.replay_page(at, limit)).await??)
+    }
+
+    /// How far a replay came; without a place it is at its end.
+    pub(super) async fn replayed(&self, number: u64, done: Option<Key>) -> Result<(), MqttError> {
+        let outbox = Arc::clone(&self.outbox);
+        let note = move || match done {
+            Some(done) => outbox.replayed(number, done),
+            None => outbox.end_replay(number),
+        };
+        Ok(spawn_blocking(note).await??)
     }
 
     /// Rows go, and with the last message of a job its input.
@@ -101,8 +121,7 @@ impl Letters {
                 code = failure.code(),
                 "an event was given up"
             );
-            self.outbox.acknowledge(&[row.key])?;
-            return Ok(());
+            return Ok(self.outbox.give_up(row.key)?);
         };
         let job_id = job_id(&row.message);
         let (outbox, speaker) = (&*self.outbox, &self.speaker);

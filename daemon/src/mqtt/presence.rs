@@ -29,11 +29,14 @@ fn info(config: &Config, speaker: &Speaker, models: &Models) -> Value {
         "models": models.serving_models(),
         "sources": sources,
         "formats": ["png", "jpeg", "tiff", "dicom"],
+        "requests": config.mqtt.requests,
+        "identifiers": config.privacy.identifiers,
         "limits": {
             "inline_max_bytes": speaker.inline_max_bytes,
             "frame_max_pixels": config.decode.frame_max_pixels,
             "frames_max": config.decode.frames_max,
             "image_max_bytes": config.decode.image_max_bytes,
+            "request_max_bytes": config.mqtt.request_max_bytes,
         },
     })
 }
@@ -77,6 +80,7 @@ fn health(
         "uptime_s": started.elapsed().as_secs(),
         "resident_bytes": resident_bytes(),
         "ledger": outbox.ledger()?,
+        "results_kept": outbox.kept()?,
         "oldest_pending_at": oldest.map(|(_, job)| job.received_at),
         "since_start": status.counts(),
         "disk_free_bytes": disk::free_bytes(&config.state.directory),
@@ -105,7 +109,7 @@ impl Publisher {
                 topic,
                 "a retained message is above the broker's packet limit"
             );
-        } else if !self.send(session, Item::Presence(topic), message, true) {
+        } else if !self.send(session, Item::Presence(topic), message) {
             tracing::warn!(topic, "no room for a retained message");
         }
     }

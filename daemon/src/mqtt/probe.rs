@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::connection::{Connection, Signal};
+use super::connection::{Connection, Kind, Signal};
 use super::window::Verdict;
 use crate::config::Config;
 use crate::credentials::Broker;
@@ -43,7 +43,7 @@ async fn ask(config: &Config, broker: &Broker) -> Result<Probe, String> {
                 } => {
                     limits = Some((packet_max_bytes, receive_max));
                     sent = Instant::now();
-                    connection.publish(topic.clone(), b"{}".to_vec(), false);
+                    connection.publish(topic.clone(), b"{}".to_vec(), Kind::Message);
                 }
                 Signal::Published(_) => {}
                 Signal::Answered(_, verdict) => {

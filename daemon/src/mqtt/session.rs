@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::again::Again;
 use super::connection::Connection;
 use super::refusals::Refusals;
 use super::silence::{self, Silence};
+use super::window::Letter;
 use crate::config;
 use crate::outbox::Key;
 
@@ -23,7 +25,10 @@ pub(super) struct Session {
     /// Nobody subscribes to the results; said once.
     pub(super) unheard: bool,
     /// Each message in flight.
-    pub(super) sent: HashMap<Key, Sent>,
+    pub(super) sent: HashMap<Letter, Sent>,
+    pub(super) again: Again,
+    /// What is in flight is the last.
+    pub(super) draining: bool,
     pub(super) health_due: Instant,
     /// State as last published.
     pub(super) said: Option<(&'static str, Vec<&'static str>)>,
@@ -59,6 +64,8 @@ impl Session {
             refusals: Refusals::new(Duration::from_millis(mqtt.backoff_max_ms)),
             unheard: false,
             sent: HashMap::new(),
+            again: Again::new(now),
+            draining: false,
             health_due: now + Duration::from_secs(mqtt.health_interval_s),
             said: None,
             models_said: None,

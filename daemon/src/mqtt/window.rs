@@ -18,10 +18,18 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::outbox::Key;
 
+/// A message with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Letter {
+    /// From the outbox.
+    Fresh(Key),
+    /// Acknowledged before, and asked for again.
+    Again(Key),
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Item {
-    /// From the outbox.
-    Durable(Key),
+    Durable(Letter),
     /// Retained state of this node, published anew on each connection: its topic below the root.
     Presence(&'static str),
 }
@@ -40,10 +48,10 @@ pub(super) enum Verdict {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    Delivered(Key),
-    Unheard(Key),
-    Refused(Key, &'static str),
-    Invalid(Key, &'static str),
+    Delivered(Letter),
+    Unheard(Letter),
+    Refused(Letter, &'static str),
+    Invalid(Letter, &'static str),
     Presence,
     PresenceRefused(&'static str, &'static str),
     /// A packet id that is not in flight.
@@ -60,7 +68,7 @@ pub(super) struct Window {
     /// The broker answered something on this connection.
     proven: bool,
     /// Strikes of each suspect.
-    suspects: HashMap<Key, u32>,
+    suspects: HashMap<Letter, u32>,
 }
 
 impl Window {
@@ -90,19 +98,19 @@ impl Window {
 
     /// Whether this message may be sent now. The caller keeps the order: after a no it asks again for
     /// the same message later.
-    pub(super) fn admits(&self, key: Key) -> bool {
-        if self.suspects.contains_key(&key) {
+    pub(super) fn admits(&self, letter: Letter) -> bool {
+        if self.suspects.contains_key(&letter) {
             return self.proven && self.is_empty();
         }
-        let suspect_flies = self
-            .items()
-            .any(|item| matches!(item, Item::Durable(key) if self.suspects.contains_key(key)));
+        let suspect_flies = self.items().any(
+            |item| matches!(item, Item::Durable(letter) if self.suspects.contains_key(letter)),
+        );
         !suspect_flies && self.has_room()
     }
 
     /// Whether this message is on its way.
-    pub(super) fn holds(&self, key: Key) -> bool {
-        self.items().any(|item| *item == Item::Durable(key))
+    pub(super) fn holds(&self, letter: Letter) -> bool {
+        self.items().any(|item| *item == Item::Durable(letter))
     }
 
     /// The client took this for sending.
@@ -123,14 +131,14 @@ impl Window {
         };
         // Even a no proves that the connection carries messages.
         self.proven = true;
-        if let Item::Durable(key) = item {
-            self.suspects.remove(&key);
+        if let Item::Durable(letter) = item {
+            self.suspects.remove(&letter);
         }
         match (verdict, item) {
-            (Verdict::Accepted, Item::Durable(key)) => Outcome::Delivered(key),
-            (Verdict::Unheard, Item::Durable(key)) => Outcome::Unheard(key),
-            (Verdict::Refused(reason), Item::Durable(key)) => Outcome::Refused(key, reason),
-            (Verdict::Invalid(reason), Item::Durable(key)) => Outcome::Invalid(key, reason),
+            (Verdict::Accepted, Item::Durable(letter)) => Outcome::Delivered(letter),
+            (Verdict::Unheard, Item::Durable(letter)) => Outcome::Unheard(letter),
+            (Verdict::Refused(reason), Item::Durable(letter)) => Outcome::Refused(letter, reason),
+            (Verdict::Invalid(reason), Item::Durable(letter)) => Outcome::Invalid(letter, reason),
             (Verdict::Accepted | Verdict::Unheard, Item::Presence(_)) => Outcome::Presence,
             (Verdict::Refused(reason) | Verdict::Invalid(reason), Item::Presence(topic)) => {
                 Outcome::PresenceRefused(topic, reason)
@@ -139,28 +147,28 @@ impl Window {
     }
 
     /// The peer broke the connection. Gives the culprit when its last strike fell.
-    pub(super) fn broke(&mut self) -> Option<Key> {
-        let keys: Vec<Key> = self
+    pub(super) fn broke(&mut self) -> Option<Letter> {
+        let letters: Vec<Letter> = self
             .items()
             .filter_map(|item| match item {
-                Item::Durable(key) => Some(*key),
+                Item::Durable(letter) => Some(*letter),
                 Item::Presence(_) => None,
             })
             .collect();
         let proven = self.proven;
         self.closed();
         let mut culprit = None;
-        for key in &keys {
-            let strikes = self.suspects.entry(*key).or_insert(0);
-            if keys.len() == 1 && proven {
+        for letter in &letters {
+            let strikes = self.suspects.entry(*letter).or_insert(0);
+            if letters.len() == 1 && proven {
                 *strikes += 1;
                 if *strikes >= self.strikes_max {
-                    culprit = Some(*key);
+                    culprit = Some(*letter);
                 }
             }
         }
-        if let Some(key) = &culprit {
-            self.suspects.remove(key);
+        if let Some(letter) = &culprit {
+            self.suspects.remove(letter);
         }
         culprit
     }
@@ -181,22 +189,22 @@ impl Window {
 mod tests {
     use super::*;
 
-    const A: Key = (1, 0);
-    const B: Key = (2, 0);
-    const C: Key = (3, 0);
+    const A: Letter = Letter::Fresh((1, 0));
+    const B: Letter = Letter::Fresh((2, 0));
+    const C: Letter = Letter::Again((3, 0));
 
     /// A broker that drops the connection on `poison`, as mosquitto does above `message_size_limit`.
     struct Broker {
-        poison: Option<Key>,
+        poison: Option<Letter>,
         window: Window,
-        outbox: Vec<Key>,
-        delivered: Vec<Key>,
-        dead: Vec<Key>,
+        outbox: Vec<Letter>,
+        delivered: Vec<Letter>,
+        dead: Vec<Letter>,
         connections: usize,
     }
 
     impl Broker {
-        fn new(poison: Option<Key>, outbox: &[Key]) -> Self {
+        fn new(poison: Option<Letter>, outbox: &[Letter]) -> Self {
             Self {
                 poison,
                 window: Window::new(16, 4),
@@ -247,22 +255,23 @@ mod tests {
 
     #[test]
     fn a_poisonous_message_blocks_nothing_and_only_it_dies() {
-        let keys: Vec<Key> = (0..40).map(|seq| (seq, 0)).collect();
-        let mut broker = Broker::new(Some((7, 0)), &keys);
+        let keys: Vec<Letter> = (0..40).map(|seq| Letter::Fresh((seq, 0))).collect();
+        let mut broker = Broker::new(Some(Letter::Fresh((7, 0))), &keys);
         while !broker.outbox.is_empty() {
             broker.connection();
             assert!(broker.connections < 10, "{:?}", broker.outbox);
         }
-        assert_eq!(broker.dead, [(7, 0)]);
+        assert_eq!(broker.dead, [Letter::Fresh((7, 0))]);
         assert_eq!(broker.delivered.len(), 39);
-        assert!(broker.delivered.is_sorted(), "order is kept");
+        let rest = keys.into_iter().filter(|key| !broker.dead.contains(key));
+        assert!(broker.delivered.iter().copied().eq(rest), "order is kept");
     }
 
     #[test]
     fn a_broken_connection_strikes_only_with_proof_and_alone() {
         struct Case {
             proof: bool,
-            sent: &'static [Key],
+            sent: &'static [Letter],
             rounds: usize,
             dies: bool,
         }

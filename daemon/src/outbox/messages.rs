@@ -1,10 +1,11 @@
-//! The messages of the outbox: in with an inferred job, out on PUBACK.
+//! The messages of the outbox: in with an inferred job, out on PUBACK, and then kept for a while.
 
 use std::ops::Bound;
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{Outbox, OutboxError, add, get, lives, put, slices, take_numbers};
+use super::{Outbox, OutboxError, add, get, kept, lives, put, slices, take_numbers};
+use crate::clock;
 use crate::job::{Input, Job, State, Ticket};
 use crate::seg::Slice;
 
@@ -25,6 +26,14 @@ pub struct Message {
 impl Message {
     pub fn bytes(&self) -> usize {
         self.topic.len() + self.payload.len()
+    }
+
+    fn of((ticket, topic, payload): Row<'_>) -> (Option<Ticket>, Self) {
+        let message = Self {
+            topic: topic.to_owned(),
+            payload: payload.to_vec(),
+        };
+        (ticket, message)
     }
 }
 
@@ -100,11 +109,7 @@ impl Outbox {
             let mut queued = Vec::new();
             for row in table.range(keys)?.take(limit) {
                 let (key, row) = row?;
-                let (ticket, topic, payload) = row.value();
-                let message = Message {
-                    topic: topic.to_owned(),
-                    payload: payload.to_owned(),
-                };
+                let (ticket, message) = Message::of(row.value());
                 queued.push(Queued {
                     key: key.value(),
                     ticket,
@@ -142,22 +147,36 @@ impl Outbox {
         })
     }
 
+    /// Removes an event that the broker will never take.
+    pub fn give_up(&self, key: Key) -> Result<(), OutboxError> {
+        self.write(|transaction| {
+            transaction.open_table(MESSAGES)?.remove(key)?;
+            Ok(())
+        })
+    }
+
     /// Removes messages the broker acknowledged. Gives the jobs that are published with them, whose
     /// inputs may go.
     pub fn acknowledge(&self, keys: &[Key]) -> Result<Vec<(Ticket, Job)>, OutboxError> {
+        let now_ms = clock::unix_ms(std::time::SystemTime::now());
         self.write(|transaction| {
             let mut published = Vec::new();
             for key in keys {
-                let (ticket, rest) = {
+                let (ticket, message, rest) = {
                     let mut table = transaction.open_table(MESSAGES)?;
                     let row = table.remove(*key)?;
-                    let ticket = row.and_then(|row| row.value().0);
+                    let Some((ticket, message)) = row.map(|row| Message::of(row.value())) else {
+                        continue;
+                    };
                     let rest = table
                         .range((key.0, 0)..=(key.0, u32::MAX))?
                         .next()
                         .is_some();
-                    (ticket, rest)
+                    (ticket, message, rest)
                 };
+                if self.retention.keep_days > 0 {
+                    kept::keep(transaction, *key, &message, now_ms)?;
+                }
                 if let Some(ticket) = ticket {
                     lives::acknowledged(transaction, ticket, *key)?;
                 }
@@ -171,6 +190,7 @@ impl Outbox {
                 add(transaction, "published", 1)?;
                 published.push((ticket, job));
             }
+            kept::shrink(transaction, self.retention.max_bytes)?;
             Ok(published)
         })
     }

@@ -53,6 +53,7 @@ impl Format {
 /// and `Debug` says only which fields are set.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Identifiers {
+    pub study_instance_uid: Option<String>,
     pub sop_instance_uid: Option<String>,
     pub series_instance_uid: Option<String>,
     pub patient_id: Option<String>,
@@ -63,6 +64,10 @@ impl std::fmt::Debug for Identifiers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let hidden = |set: bool| if set { "hidden" } else { "absent" };
         f.debug_struct("Identifiers")
+            .field(
+                "study_instance_uid",
+                &hidden(self.study_instance_uid.is_some()),
+            )
             .field("sop_instance_uid", &hidden(self.sop_instance_uid.is_some()))
             .field(
                 "series_instance_uid",

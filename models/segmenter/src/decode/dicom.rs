@@ -183,6 +183,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError>
         modality: text(&object, tags::MODALITY).filter(|text| text.len() <= 16),
         format: Format::Dicom,
         identifiers: Identifiers {
+            study_instance_uid: text(&object, tags::STUDY_INSTANCE_UID),
             sop_instance_uid: text(&object, tags::SOP_INSTANCE_UID),
             series_instance_uid: text(&object, tags::SERIES_INSTANCE_UID),
             patient_id: text(&object, tags::PATIENT_ID),

@@ -1,0 +1,173 @@
+//! Results that subscribers ask for again, one replay after the other: only while nothing fresh waits,
+//! and never in more than half of the window, so that what comes new finds room.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connection::REPLAYED;
+use super::session::Session;
+use super::window::Letter;
+use super::{MqttError, Publisher};
+use crate::outbox::Key;
+
+/// A message that comes twice is harmless, a flush for each is not.
+const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// User properties of a replayed PUBLISH: identifier and two lengths beside the words.
+const PROPERTY_BYTES: usize = 1 + 2 + REPLAYED.0.len() + 2 + REPLAYED.1.len();
+
+/// The replay at hand, as far as this connection sent it.
+#[derive(Debug)]
+pub(super) struct Again {
+    /// There may be one.
+    wanted: bool,
+    number: Option<u64>,
+    /// Last message handed over or passed.
+    cursor: Option<Key>,
+    /// Handed over and not answered.
+    flying: BTreeSet<Key>,
+    /// Nothing is left to hand over.
+    exhausted: bool,
+    /// Answers have come since the outbox was told.
+    moved: bool,
+    noted_at: Instant,
+    sent: u64,
+    too_large: u64,
+}
+
+impl Again {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            wanted: true,
+            number: None,
+            cursor: None,
+            flying: BTreeSet::new(),
+            exhausted: false,
+            moved: false,
+            noted_at: now,
+            sent: 0,
+            too_large: 0,
+        }
+    }
+
+    pub(super) fn look(&mut self) {
+        self.wanted = true;
+    }
+
+    /// The broker has answered it, one way or the other.
+    pub(super) fn answered(&mut self, key: Key) {
+        self.flying.remove(&key);
+        self.moved = true;
+    }
+
+    /// Up to here everything was answered.
+    fn done(&self) -> Option<Key> {
+        self.flying.first().copied().map(before).or(self.cursor)
+    }
+
+    fn is_over(&self) -> bool {
+        self.exhausted && self.flying.is_empty()
+    }
+}
+
+/// The largest key below; numbers begin at 1.
+fn before((seq, part): Key) -> Key {
+    match part.checked_sub(1) {
+        Some(part) => (seq, part),
+        None => (seq - 1, u32::MAX),
+    }
+}
+
+impl Publisher {
+    pub(super) async fn send_again(&mut self, session: &mut Session) -> Result<(), MqttError> {
+        let share = (self.config.mqtt.window_max_messages / 2).max(1);
+        while session.again.wanted && !session.again.exhausted && self.window.has_room() {
+            let again = &mut session.again;
+            let room = share.saturating_sub(again.flying.len());
+            if room == 0 {
+                return Ok(());
+            }
+            let at = again.number.map(|number| (number, again.cursor));
+            let Some(page) = self.letters.again(at, room).await? else {
+                again.wanted = false;
+                return Ok(());
+            };
+            if again.number != Some(page.number) {
+                *again = Again::new(Instant::now());
+                again.number = Some(page.number);
+            }
+            for (key, message) in page.messages {
+                let letter = Letter::Again(key);
+                let bytes = self.packet_bytes(message.bytes()) + PROPERTY_BYTES;
+                if bytes > session.packet_max_bytes {
+                    session.again.too_large += 1;
+                } else if !self.window.admits(letter) || !self.send_letter(session, letter, message)
+                {
+                    return Ok(());
+                } else {
+                    session.again.flying.insert(key);
+                    session.again.sent += 1;
+                }
+                session.again.cursor = Some(key);
+            }
+            session.again.cursor = page.cursor;
+            session.again.exhausted = page.finished;
+            self.note_replay(session).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the outbox how far the replay came, now and then and at its end.
+    pub(super) async fn note_replay(&mut self, session: &mut Session) -> Result<(), MqttError> {
+        let again = &mut session.again;
+        let Some(number) = again.number else {
+            return Ok(());
+        };
+        if again.is_over() {
+            self.letters.replayed(number, None).await?;
+            let (messages, too_large) = (again.sent, again.too_large);
+            tracing::info!(replay = number, messages, too_large, "replay finished");
+            *again = Again::new(Instant::now());
+        } else if again.moved && again.noted_at.elapsed() > NOTE_INTERVAL {
+            self.letters.replayed(number, again.done()).await?;
+            again.moved = false;
+            again.noted_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// The connection breaks on this message: the replay goes on behind it.
+    pub(super) async fn skip_replayed(&mut self, key: Key) -> Result<(), MqttError> {
+        tracing::error!(seq = key.0, part = key.1, "a replayed message was given up");
+        let page = self.letters.again(None, 1).await?;
+        match page {
+            Some(page) => self.letters.replayed(page.number, Some(key)).await,
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn done_is_what_nothing_in_flight_lies_before() {
+        let mut again = Again::new(Instant::now());
+        assert_eq!(again.done(), None);
+        again.flying = BTreeSet::from([(2, 0), (2, 1), (3, 0)]);
+        again.cursor = Some((3, 0));
+        again.answered((2, 1));
+        assert_eq!(again.done(), Some((1, u32::MAX)));
+        again.answered((2, 0));
+        assert_eq!(again.done(), Some((2, u32::MAX)));
+        again.exhausted = true;
+        assert!(!again.is_over());
+        again.answered((3, 0));
+        assert_eq!(again.done(), Some((3, 0)));
+        assert!(again.is_over());
+        assert_eq!(before((3, 2)), (3, 1));
+    }
+}

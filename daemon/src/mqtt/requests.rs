@@ -1,0 +1,291 @@
+//! What subscribers ask for: `request/<verb>`, answered at `response/<verb>` or at the response topic that
+//! the request names. Off unless `mqtt.requests` names the verb.
+//!
+//! A connection apart from the publisher's, with a session that outlives it, so that nothing of this
+//! can hold up a result. One request at a time: it is done, answered, and only then acknowledged. What a
+//! kill interrupts comes again from the broker, and then an image may be segmented twice, under the
+//! same job id.
+
+mod answer;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
+
+use super::MqttError;
+use crate::backoff::Backoff;
+use crate::config::{Config, Verb};
+use crate::job::Ticket;
+use crate::shutdown::stopped;
+use crate::source::Door;
+
+use answer::{Desk, Response};
+use wire::{Asked, Heard, Wire};
+
+/// Everything that an answer needs.
+pub struct Requests {
+    config: Arc<Config>,
+    desk: Desk,
+    /// Wakes the publisher.
+    fresh: Arc<Notify>,
+    backoff: Backoff,
+    root: String,
+    /// What was answered last, in case that it was not heard.
+    last: Option<Answered>,
+    /// What the outage at hand was last said to come from.
+    outage: String,
+}
+
+struct Answered {
+    asked: Asked,
+    response: Response,
+    /// How often it was sent.
+    tries: u32,
+}
+
+/// A longer response topic is not used: the response has to fit into the broker's packets.
+const TOPIC_MAX_BYTES: usize = 1024;
+
+impl Requests {
+    pub fn new(
+        config: &Config,
+        door: Door,
+        tickets: mpsc::Sender<Ticket>,
+        fresh: Arc<Notify>,
+    ) -> Self {
+        let mqtt = &config.mqtt;
+        Self {
+            config: Arc::new(config.clone()),
+            backoff: Backoff::new(mqtt.backoff_min_ms, mqtt.backoff_max_ms),
+            root: mqtt.root(&config.node),
+            desk: Desk {
+                node: config.node.clone(),
+                image_max_bytes: mqtt.request_max_bytes,
+                door,
+                tickets,
+            },
+            fresh,
+            last: None,
+            outage: String::new(),
+        }
+    }
+
+    /// Answers until `stop`; without a verb there is nothing to do.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), MqttError> {
+        if self.config.mqtt.requests.is_empty() {
+            stopped(&mut stop).await;
+            return Ok(());
+        }
+        loop {
+            let began = Instant::now();
+            let Some(error) = self.session(&mut stop).await? else {
+                return Ok(());
+            };
+            if began.elapsed() > Duration::from_millis(self.config.mqtt.backoff_max_ms) {
+                self.backoff.reset();
+            }
+            if error != self.outage {
+                tracing::warn!(error, "no connection to the broker for requests");
+                self.outage = error;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.backoff.wait()) => {}
+                () = stopped(&mut stop) => return Ok(()),
+            }
+        }
+    }
+
+    /// One connection; why it ended, or nothing when that was asked for.
+    async fn session(
+        &mut self,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Option<String>, MqttError> {
+        let broker = self.desk.door.credentials.borrow().mqtt.clone();
+        let mut wire = match Wire::open(&self.config.mqtt, &broker, &self.config.node) {
+            Ok(wire) => wire,
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        loop {
+            let heard = tokio::select! {
+                heard = wire.hear() => heard,
+                () = stopped(stop) => {
+                    wire.close().await;
+                    return Ok(None);
+                }
+            };
+            match heard {
+                Heard::Connected => {
+                    let verbs = self.config.mqtt.requests.iter();
+                    let topics = verbs.map(|verb| format!("{}request/{verb}", self.root));
+                    if !wire.subscribe(topics) {
+                        return Ok(Some("the client takes no subscription".to_owned()));
+                    }
+                }
+                Heard::Subscribed(granted) => self.subscribed(granted),
+                Heard::Request(asked) => {
+                    if let Some(error) = self.serve(&mut wire, *asked).await? {
+                        return Ok(Some(error));
+                    }
+                }
+                // Of a response that was given up.
+                Heard::Answered(_) => {}
+                Heard::Lost(error) => return Ok(Some(error)),
+            }
+        }
+    }
+
+    /// Does what was asked, says so, and acknowledges. Why the connection is of no more use, if so.
+    async fn serve(&mut self, wire: &mut Wire, asked: Asked) -> Result<Option<String>, MqttError> {
+        let Some(verb) = self.verb(&asked) else {
+            // Another session's subscription, or one of an earlier configuration.
+            wire.acknowledge(&asked);
+            return Ok(None);
+        };
+        let answered = match self.last.take() {
+            Some(last) if asked.repeats(&last.asked) => last,
+            _ => {
+                let (desk, copy) = (self.desk.clone(), asked.clone());
+                let response = spawn_blocking(move || desk.answer(verb, &copy)).await??;
+                if response.is_stopping() {
+                    // Unanswered it comes again at the next start.
+                    return Ok(None);
+                }
+                let (code, job) = (response.code(), response.job());
+                tracing::info!(%verb, code, ticket = job, "request answered");
+                Answered {
+                    asked: asked.clone(),
+                    response,
+                    tries: 0,
+                }
+            }
+        };
+        let (tries, payload) = (answered.tries, answered.response.payload());
+        self.last = Some(Answered {
+            tries: tries + 1,
+            ..answered
+        });
+        let usual = format!("{}response/{verb}", self.root);
+        // A topic of the requester's that breaks the connection is not used again.
+        let wish = asked.response_topic.as_deref().filter(|_| tries == 0);
+        let topic = response_topic(&self.config.mqtt.base, usual, wish);
+        if tries >= self.config.mqtt.strikes_max {
+            tracing::error!(topic, "a response was given up");
+            wire.acknowledge(&asked);
+            return Ok(None);
+        }
+        if !wire.respond(topic.clone(), payload, &asked) {
+            return Ok(Some("the client takes no response".to_owned()));
+        }
+        let grace_ms = self.config.pipeline.shutdown_grace_ms;
+        let patience = Duration::from_millis(self.config.mqtt.ack_timeout_ms.min(grace_ms));
+        let mut subscribed = None;
+        let answered = async {
+            loop {
+                match wire.hear().await {
+                    Heard::Answered(reason) => return Ok(reason),
+                    Heard::Lost(error) => return Err(error),
+                    // A session brings requests before the subscription is answered.
+                    Heard::Subscribed(granted) => subscribed = Some(granted),
+                    // The broker sends no second request before the first is acknowledged, except with
+                    // QoS 0, which promises nothing.
+                    _ => {}
+                }
+            }
+        };
+        let ended = timeout(patience, answered).await;
+        if let Some(granted) = subscribed {
+            self.subscribed(granted);
+        }
+        match ended {
+            Err(_) => {
+                return Ok(Some(
+                    "the broker does not acknowledge a response".to_owned(),
+                ));
+            }
+            Ok(Err(error)) => return Ok(Some(error)),
+            Ok(Ok(Some(reason))) => {
+                tracing::error!(
+                    topic,
+                    reason,
+                    "the broker refuses a response; allow this user to write there"
+                );
+            }
+            Ok(Ok(None)) => {}
+        }
+        wire.acknowledge(&asked);
+        self.backoff.reset();
+        if verb == Verb::Replay {
+            self.fresh.notify_one();
+        }
+        Ok(None)
+    }
+
+    fn subscribed(&mut self, granted: bool) {
+        if granted {
+            self.outage.clear();
+            tracing::info!("requests are taken over MQTT");
+        } else {
+            tracing::error!(
+                topic = format!("{}request/#", self.root),
+                "the broker refuses the subscription to requests; allow this user to read there"
+            );
+        }
+    }
+
+    fn verb(&self, asked: &Asked) -> Option<Verb> {
+        let word = asked
+            .topic
+            .strip_prefix(&self.root)?
+            .strip_prefix("request/")?;
+        let mut verbs = self.config.mqtt.requests.iter().copied();
+        verbs.find(|verb| verb.to_string() == word)
+    }
+}
+
+/// Where the request wants its answer, unless another program would take it for something else: below
+/// the base only this verb's own topic, and what is below that, can be named.
+fn response_topic(base: &str, usual: String, wish: Option<&str>) -> String {
+    let Some(wish) = wish else { return usual };
+    let rest = wish.strip_prefix(&usual);
+    let ours = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let elsewhere = wish.split('/').next() != Some(base) && !wish.starts_with(['$', '/']);
+    let good = (1..=TOPIC_MAX_BYTES).contains(&wish.len()) && !wish.contains(['+', '#', '\0']);
+    if good && (ours || elsewhere) {
+        wish.to_owned()
+    } else {
+        usual
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_does_not_go_where_it_means_something_else() {
+        const USUAL: &str = "scanside/v1/box-1/response/replay";
+        let long = "a".repeat(TOPIC_MAX_BYTES + 1);
+        for (wish, used) in [
+            ("viewer/7/answers", true),
+            (USUAL, true),
+            ("scanside/v1/box-1/response/replay/viewer-7", true),
+            ("scanside/v1/box-1/response/replays", false),
+            ("scanside/v1/box-1/result/inbox", false),
+            ("scanside/v1/box-2/availability", false),
+            ("scanside", false),
+            ("$SYS/broker", false),
+            ("viewer/#", false),
+            ("", false),
+            (&long, false),
+        ] {
+            let topic = response_topic("scanside", USUAL.to_owned(), Some(wish));
+            assert_eq!(topic == wish, used, "{wish}");
+            assert!(used || topic == USUAL);
+        }
+        assert_eq!(response_topic("scanside", USUAL.to_owned(), None), USUAL);
+    }
+}

@@ -1,0 +1,356 @@
+//! One request to its response: `response/1`.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::wire::{Asked, CORRELATION_MAX_BYTES as ID_MAX_BYTES};
+use crate::accept::{AcceptError, PartError};
+use crate::clock;
+use crate::config::{MQTT_SOURCE, Verb};
+use crate::disk;
+use crate::job::{Input, Ticket};
+use crate::outbox::{self, Missed};
+use crate::source::Door;
+
+/// Who answers.
+#[derive(Debug, Clone)]
+pub(super) struct Desk {
+    pub(super) node: String,
+    pub(super) image_max_bytes: u64,
+    pub(super) door: Door,
+    pub(super) tickets: mpsc::Sender<Ticket>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Response {
+    fields: Map<String, Value>,
+    stopping: bool,
+}
+
+/// Payload of `request/replay`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish {
+    #[serde(default)]
+    id: Option<String>,
+    from_seq: u64,
+    #[serde(default)]
+    to_seq: Option<u64>,
+    #[serde(default)]
+    source: Option<String>,
+}
+
+/// Why something is not done.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("the id has more than {ID_MAX_BYTES} bytes")]
+    Id,
+    #[error("this is no request: {0}")]
+    Unreadable(serde_json::Error),
+    #[error("{replays_max} replays are under way")]
+    Busy { replays_max: u64 },
+    #[error("the payload is empty")]
+    Empty,
+    #[error("the image has {bytes} bytes, the limit is {limit}")]
+    TooLarge { bytes: usize, limit: u64 },
+    #[error("the disk is below its watermark")]
+    DiskLow,
+    #[error("as many images wait as the queue takes")]
+    QueueFull,
+    #[error("the daemon is stopping")]
+    Stopping,
+}
+
+impl Refusal {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Id => "id_too_long",
+            Self::Unreadable(_) => "unreadable",
+            Self::Busy { .. } => "busy",
+            Self::Empty => "empty",
+            Self::TooLarge { .. } => "too_large",
+            Self::DiskLow => "disk_low",
+            Self::QueueFull => "queue_full",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::Id => "send a shorter correlation data or `id`",
+            Self::Unreadable(_) => {
+                "send {\"from_seq\": N}, and if you like `id`, `to_seq` and `source`"
+            }
+            Self::Busy { .. } => "ask again when one has ended, or raise `results.replays_max`",
+            Self::Empty => "send the bytes of the image file as they are",
+            Self::TooLarge { .. } => "raise `mqtt.request_max_bytes`, or bring it another way",
+            Self::DiskLow => "make room on the box, see `state.min_free_bytes`, and ask again",
+            Self::QueueFull => "ask again later, or raise `pipeline.queue_max_jobs`",
+            Self::Stopping => "ask again when it has started",
+        }
+    }
+}
+
+impl Response {
+    pub(super) fn payload(&self) -> Vec<u8> {
+        Value::Object(self.fields.clone()).to_string().into_bytes()
+    }
+
+    /// No answer: the request waits for the next start.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// What went wrong, if anything.
+    pub(super) fn code(&self) -> Option<&str> {
+        self.fields.get("code")?.as_str()
+    }
+
+    pub(super) fn job(&self) -> Option<Ticket> {
+        self.fields.get("job")?.as_u64()
+    }
+}
+
+impl Desk {
+    /// Blocking: reads and writes outbox and shelves.
+    pub(super) fn answer(&self, verb: Verb, asked: &Asked) -> Result<Response, AcceptError> {
+        let mut id = asked.correlation().and_then(printable);
+        let long = asked
+            .correlation()
+            .is_some_and(|id| id.len() > ID_MAX_BYTES);
+        let done = match verb {
+            _ if long => Err(Refusal::Id),
+            Verb::Replay => self.replay(asked.payload(), &mut id)?,
+            Verb::Segment => self.segment(asked.payload())?,
+        };
+        let (status, stopping) = match &done {
+            Ok(_) => ("ok", false),
+            Err(refusal) => ("error", matches!(refusal, Refusal::Stopping)),
+        };
+        let fields = done.unwrap_or_else(|refusal| {
+            object(json!({
+                "code": refusal.code(), "words": refusal.to_string(), "remedy": refusal.remedy(),
+            }))
+        });
+        let mut all = object(json!({
+            "schema": "response/1", "verb": verb, "id": id, "node": self.node, "at": clock::now(),
+            "status": status,
+        }));
+        all.extend(fields);
+        Ok(Response {
+            fields: all,
+            stopping,
+        })
+    }
+
+    fn replay(
+        &self,
+        payload: &[u8],
+        id: &mut Option<String>,
+    ) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
+        let wish: Wish = match serde_json::from_slice(payload) {
+            Ok(wish) => wish,
+            Err(error) => return Ok(Err(Refusal::Unreadable(error))),
+        };
+        if let Some(own) = wish.id {
+            if own.len() > ID_MAX_BYTES {
+                return Ok(Err(Refusal::Id));
+            }
+            *id = Some(own);
+        }
+        let missed = Missed {
+            from_seq: wish.from_seq,
+            to_seq: wish.to_seq,
+            source: wish.source,
+        };
+        Ok(match self.door.outbox.replay(&missed)? {
+            outbox::Asked::Promised(promise) => Ok(object(json!(promise))),
+            outbox::Asked::Busy { replays_max } => Err(Refusal::Busy { replays_max }),
+        })
+    }
+
+    /// As safe as a file of an inbox that was accepted, before anything is said.
+    fn segment(&self, image: &[u8]) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
+        let shelves = &self.door.shelves;
+        if image.is_empty() {
+            return Ok(Err(Refusal::Empty));
+        }
+        if image.len() as u64 > self.image_max_bytes {
+            let (bytes, limit) = (image.len(), self.image_max_bytes);
+            return Ok(Err(Refusal::TooLarge { bytes, limit }));
+        }
+        if disk::below(&shelves.accepted, self.door.min_free_bytes) {
+            return Ok(Err(Refusal::DiskLow));
+        }
+        let place_in_queue = match self.tickets.try_reserve() {
+            Ok(place) => place,
+            Err(TrySendError::Full(())) => return Ok(Err(Refusal::QueueFull)),
+            Err(TrySendError::Closed(())) => return Ok(Err(Refusal::Stopping)),
+        };
+        let write = || {
+            let mut incoming = shelves.receive(MQTT_SOURCE, "request")?;
+            incoming.write(image)?;
+            incoming.place()
+        };
+        let arrival = match write() {
+            Ok(arrival) => arrival,
+            Err(PartError::NoRoom) => return Ok(Err(Refusal::DiskLow)),
+            Err(PartError::Shelf(error)) => return Err(error.into()),
+        };
+        let tickets = self.door.accept(MQTT_SOURCE, &[arrival])?;
+        let job = tickets.first().copied();
+        if let Some(ticket) = job {
+            place_in_queue.send(ticket);
+        }
+        Ok(Ok(object(json!({
+            "job": job, "input": Input::of(image),
+            "result": format!("result/{MQTT_SOURCE}"),
+        }))))
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// For clients that see no properties.
+fn printable(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let good = text.len() <= ID_MAX_BYTES && !text.chars().any(char::is_control);
+    good.then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use tokio::sync::watch;
+
+    use crate::accept::Shelves;
+    use crate::credentials::Credentials;
+    use crate::outbox::Outbox;
+    use crate::schema::{Document, check};
+    use crate::status::Status;
+
+    fn desk(folder: &std::path::Path) -> (Desk, mpsc::Receiver<Ticket>) {
+        let (tickets, queue) = mpsc::channel(1);
+        let door = Door {
+            outbox: Arc::new(Outbox::open(folder).unwrap()),
+            shelves: Shelves::create(folder, 0).unwrap(),
+            status: Arc::new(Status::default()),
+            credentials: watch::channel(Credentials::default()).1,
+            min_free_bytes: 0,
+            releases: None,
+        };
+        let desk = Desk {
+            node: "box-1".into(),
+            image_max_bytes: 10,
+            door,
+            tickets,
+        };
+        (desk, queue)
+    }
+
+    fn answer(desk: &Desk, verb: Verb, payload: &[u8], correlation: Option<&str>) -> Value {
+        let asked = Asked::of(payload, correlation);
+        let response = desk.answer(verb, &asked).unwrap();
+        let said = serde_json::from_slice(&response.payload()).unwrap();
+        let schema = Document::Response.text();
+        check(&serde_json::from_str(&schema).unwrap(), &said, "response");
+        said
+    }
+
+    #[test]
+    fn an_image_is_durable_before_it_is_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, mut queue) = desk(folder.path());
+        let said = answer(&desk, Verb::Segment, b"pixels", Some("a-7"));
+        assert_eq!(
+            (&said["status"], &said["id"]),
+            (&"ok".into(), &"a-7".into())
+        );
+        let sha256 = Input::of(b"pixels").sha256;
+        assert_eq!(
+            (&said["job"], &said["input"]["sha256"]),
+            (&1.into(), &sha256.into())
+        );
+        let job = desk.door.outbox.job(1).unwrap().unwrap();
+        let input = std::fs::read(desk.door.shelves.input(&job)).unwrap();
+        assert_eq!((&*job.source, &*input), ("mqtt", &b"pixels"[..]));
+        assert_eq!(queue.try_recv(), Ok(1));
+    }
+
+    #[test]
+    fn what_is_not_done_is_said_with_a_remedy_and_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut desk, queue) = desk(folder.path());
+        desk.tickets.try_send(9).unwrap();
+        let long = "i".repeat(ID_MAX_BYTES + 1);
+        let (segment, replay) = (Verb::Segment, Verb::Replay);
+        let cases: [(_, &[u8], _, _, _); 7] = [
+            (segment, b"", None, "empty", "bytes of the image"),
+            (
+                segment,
+                b"eleven bytes",
+                None,
+                "too_large",
+                "mqtt.request_max_bytes",
+            ),
+            (
+                segment,
+                b"pixels",
+                None,
+                "queue_full",
+                "pipeline.queue_max_jobs",
+            ),
+            (segment, b"pixels", Some(&*long), "id_too_long", "shorter"),
+            (replay, b"pixels", None, "unreadable", "from_seq"),
+            (
+                replay,
+                br#"{"from_seq":1,"from":2}"#,
+                None,
+                "unreadable",
+                "from_seq",
+            ),
+            (replay, br#"{"to_seq":1}"#, None, "unreadable", "from_seq"),
+        ];
+        for (verb, payload, correlation, code, remedy) in cases {
+            let said = answer(&desk, verb, payload, correlation);
+            assert_eq!(
+                (&said["status"], &said["code"]),
+                (&"error".into(), &code.into())
+            );
+            assert!(said["remedy"].as_str().unwrap().contains(remedy), "{said}");
+        }
+        desk.door.min_free_bytes = u64::MAX;
+        let said = answer(&desk, segment, b"pixels", None);
+        assert_eq!(said["code"], "disk_low");
+        desk.door.min_free_bytes = 0;
+        drop(queue);
+        let asked = Asked::of(b"pixels", None);
+        assert!(desk.answer(segment, &asked).unwrap().is_stopping());
+        assert_eq!(desk.door.outbox.ledger().unwrap().received, 0);
+    }
+
+    #[test]
+    fn a_replay_says_what_comes_and_echoes_its_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let (desk, _queue) = desk(folder.path());
+        let wish = br#"{"id":"gap-1","from_seq":3,"source":"ward"}"#;
+        let said = answer(&desk, Verb::Replay, wish, Some("other"));
+        assert_eq!(
+            (&said["status"], &said["id"]),
+            (&"ok".into(), &"gap-1".into())
+        );
+        assert_eq!(
+            (&said["messages"], &said["kept"]),
+            (&0.into(), &Value::Null)
+        );
+    }
+}
