@@ -27,6 +27,8 @@ mod bad_models;
 mod certificates;
 #[path = "faults/clock.rs"]
 mod clock;
+#[path = "faults/disk.rs"]
+mod disk;
 #[path = "faults/full.rs"]
 mod full;
 #[path = "faults/http.rs"]

@@ -394,9 +394,7 @@ fn source_files() -> Vec<String> {
 fn test_modules_do_not_count() {
     let text = "a\nb\n\n#[cfg(test)]\nmod tests {\n    c\n}\n";
     assert_eq!(code_lines(text), 3);
-    assert_eq!(
-        code_lines("a\n#[cfg(test)]\npub(crate) mod tests {\n    b\n}\n"),
-        1
-    );
+    let text = "a\n#[cfg(test)]\npub(crate) mod tests {\n    b\n}\n";
+    assert_eq!(code_lines(text), 1);
     assert_eq!(code_lines("a\n#[cfg(test)]\nmod testing;\nb\n"), 4);
 }

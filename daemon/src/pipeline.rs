@@ -5,32 +5,28 @@
 //!
 //! Stopping goes the same way: sources, the image in hand, the window in flight.
 
+mod inference;
+
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use segmenter::decode::Limits;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
-use uuid::Uuid;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
 
 use crate::accept::{self, AcceptError, Shelves};
 use crate::config::{self, Config};
 use crate::control::{self, Control, ControlError};
 use crate::credentials::{CredentialError, Credentials};
-use crate::encode::{Origin, Speaker};
-use crate::failure::Failure;
+use crate::encode::Speaker;
 use crate::http::{self, HttpError};
-use crate::job::{Input, Job, Ticket, boot_id, job_id, sha256};
-use crate::models::{Glimpse, Models, ModelsError, Shadow};
+use crate::job::{Ticket, boot_id};
+use crate::models::{Models, ModelsError, Shadow};
 use crate::mqtt;
-use crate::outbox::{Lease, Outbox};
 use crate::privacy::{Privacy, PrivacyError};
-use crate::quarantine::{self, Ending};
 use crate::reload;
-use crate::route::{Router, Target};
+use crate::route::Router;
 use crate::seg::{self, SeriesError};
-use crate::segment::segment;
 use crate::shutdown::stopped;
 use crate::source::Door;
 use crate::source::dicom::{self, DicomError, Port};
@@ -66,22 +62,6 @@ pub enum PipelineError {
     Panicked,
 }
 
-/// Everything the inference thread owns.
-struct Worker {
-    outbox: Arc<Outbox>,
-    shelves: Shelves,
-    models: Arc<Models>,
-    router: Router,
-    shadow: Option<Shadow>,
-    limits: Limits,
-    speaker: Speaker,
-    status: Arc<Status>,
-    attempts_max: u32,
-    fresh: Arc<Notify>,
-    /// For segmentations of series.
-    keeps_slices: bool,
-}
-
 /// Runs until `shutdown`, or until the box cannot keep its promise any more. `started`: when the
 /// start began, for the log.
 pub async fn run(
@@ -95,9 +75,7 @@ pub async fn run(
     let outbox = Arc::new(outbox.keeping(config.results.clone()));
     // After the outbox, whose lock says best that another scansided runs.
     let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
-    let ports = config.dicom.iter().map(|dicom| Port::open(dicom, grace));
-    let ports = ports.collect::<Result<Vec<Port>, DicomError>>()?;
-    let http = http::Port::open(&config)?;
+    let (ports, http) = (open_ports(&config, grace)?, http::Port::open(&config)?);
     let (renewed, credentials) = watch::channel(Credentials::load(&config)?);
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
@@ -124,8 +102,8 @@ pub async fn run(
     let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
     let (releases, released) = seg::Releases::new();
     let keeper = seg::Keeper::open(&config, &outbox, &speaker, &fresh)?;
-    let mut inference = start_inference(
-        Worker {
+    let inference = inference::start(
+        inference::Worker {
             outbox: Arc::clone(&outbox),
             shelves: shelves.clone(),
             models: Arc::clone(&models),
@@ -160,20 +138,11 @@ pub async fn run(
         waiting,
         door,
     };
-    let keeping = seg::run(keeper, released, sources_stopped.clone());
-    let mut keeping = tokio::spawn(keeping);
-    let mut sources = tokio::spawn(sources.run(tickets, sources_stopped));
-    let desk = Control {
-        outbox: Arc::clone(&outbox),
-        shelves: shelves.clone(),
-        limits: config.quarantine.clone(),
-        history_max_jobs: config.state.history_max_jobs,
-        models: Arc::clone(&models),
-        keep_days: config.results.keep_days,
-        fresh: Arc::clone(&fresh),
-    };
+    let keeping = task(seg::run(keeper, released, sources_stopped.clone()));
+    let sources = task(sources.run(tickets, sources_stopped));
+    let desk = Control::new(&config, (&outbox, &shelves), &models, &fresh);
     let listener = control::listen(&config.state.directory);
-    let mut desk = tokio::spawn(control::run(desk, listener, retried, controls_stopped));
+    let desk = task(control::run(desk, listener, retried, controls_stopped));
     let letterbox = (outbox, shelves);
     let publisher = mqtt::Publisher::new(
         &config,
@@ -183,7 +152,7 @@ pub async fn run(
         Arc::clone(&status),
         credentials,
     );
-    let mut publishing = tokio::spawn(publisher.run(fresh, mqtt_stopped, grace));
+    let publishing = task(publisher.run(fresh, mqtt_stopped, grace));
 
     let startup_ms = started.elapsed().as_millis() as u64;
     tracing::info!(%boot, waiting = backlog, startup_ms, "ready");
@@ -191,37 +160,71 @@ pub async fn run(
     let image_timeout = Duration::from_secs(config.pipeline.image_timeout_s);
     tokio::spawn(systemd::keep_watch(Arc::clone(&status), image_timeout));
     tokio::spawn(reload::run(config, renewed));
-    let early = tokio::select! {
-        () = shutdown => None,
-        ended = &mut sources => Some(flatten(ended)),
-        ended = &mut desk => Some(flatten(ended)),
-        ended = &mut keeping => Some(flatten(ended)),
-        ended = &mut inference => Some(ended.unwrap_or(Err(PipelineError::Panicked))),
-        ended = &mut publishing => Some(flatten(ended)),
+    let tasks = Tasks {
+        sources,
+        desk,
+        keeping,
+        inference,
+        publishing,
     };
-    tracing::info!("stopping");
-    systemd::stopping();
-    status.set_draining();
-    // A send fails only when every receiver is gone, and then there is nothing left to stop.
-    let _ = stop_sources.send(true);
-    if let Some(result) = early {
-        result?;
-        return Err(PipelineError::Panicked);
-    }
-    flatten(sources.await)?;
-    flatten(desk.await)?;
-    flatten(keeping.await)?;
-    inference.await.unwrap_or(Err(PipelineError::Panicked))?;
-    let _ = stop_mqtt.send(true);
-    flatten(publishing.await)
+    tasks
+        .run(shutdown, (stop_sources, stop_mqtt), &status)
+        .await
 }
 
-fn flatten<E: Into<PipelineError>>(
-    ended: Result<Result<(), E>, tokio::task::JoinError>,
-) -> Result<(), PipelineError> {
-    ended
-        .map_err(|_| PipelineError::Panicked)?
-        .map_err(Into::into)
+type Task = JoinHandle<Result<(), PipelineError>>;
+
+fn task<E: Into<PipelineError>>(run: impl Future<Output = Result<(), E>> + Send + 'static) -> Task {
+    tokio::spawn(async { run.await.map_err(Into::into) })
+}
+
+/// What runs until the end.
+struct Tasks {
+    sources: Task,
+    desk: Task,
+    keeping: Task,
+    inference: inference::Ended,
+    publishing: Task,
+}
+
+impl Tasks {
+    /// Until `shutdown`, or until one of them ends; then stops them in the order of the chain.
+    async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+        (stop_sources, stop_mqtt): (watch::Sender<bool>, watch::Sender<bool>),
+        status: &Status,
+    ) -> Result<(), PipelineError> {
+        let early = tokio::select! {
+            () = shutdown => None,
+            ended = &mut self.sources => Some(flatten(ended)),
+            ended = &mut self.desk => Some(flatten(ended)),
+            ended = &mut self.keeping => Some(flatten(ended)),
+            ended = &mut self.inference => Some(ended.unwrap_or(Err(PipelineError::Panicked))),
+            ended = &mut self.publishing => Some(flatten(ended)),
+        };
+        tracing::info!("stopping");
+        systemd::stopping();
+        status.set_draining();
+        // A send fails only when every receiver is gone, and then there is nothing left to stop.
+        let _ = stop_sources.send(true);
+        if let Some(result) = early {
+            result?;
+            return Err(PipelineError::Panicked);
+        }
+        flatten(self.sources.await)?;
+        flatten(self.desk.await)?;
+        flatten(self.keeping.await)?;
+        self.inference
+            .await
+            .unwrap_or(Err(PipelineError::Panicked))?;
+        let _ = stop_mqtt.send(true);
+        flatten(self.publishing.await)
+    }
+}
+
+fn flatten(ended: Result<Result<(), PipelineError>, JoinError>) -> Result<(), PipelineError> {
+    ended.unwrap_or(Err(PipelineError::Panicked))
 }
 
 /// Where images come from.
@@ -256,7 +259,7 @@ impl Sources {
         let folders = run_folders(self.folders, self.door, self.waiting, (tickets, stop));
         tasks.spawn(async { Ok(folders.await?) });
         while let Some(ended) = tasks.join_next().await {
-            flatten::<PipelineError>(ended)?;
+            flatten(ended)?;
         }
         Ok(())
     }
@@ -290,6 +293,11 @@ async fn run_folders(
     Ok(())
 }
 
+fn open_ports(config: &Config, grace: Duration) -> Result<Vec<Port>, DicomError> {
+    let ports = config.dicom.iter();
+    ports.map(|dicom| Port::open(dicom, grace)).collect()
+}
+
 fn start_shadow(
     config: &Config,
     models: &Arc<Models>,
@@ -302,150 +310,4 @@ fn start_shadow(
     Shadow::start(Arc::clone(models), Arc::clone(status), queue)
         .map(Some)
         .map_err(PipelineError::Thread)
-}
-
-type Ended = oneshot::Receiver<Result<(), PipelineError>>;
-
-fn start_inference(
-    worker: Worker,
-    mut queue: mpsc::Receiver<Ticket>,
-    stop: watch::Receiver<bool>,
-) -> Result<Ended, PipelineError> {
-    let (done, ended) = oneshot::channel();
-    let run = move || {
-        let mut result = Ok(());
-        while let Some(ticket) = queue.blocking_recv() {
-            // What is still queued is in the outbox and comes back at the next start.
-            if *stop.borrow() {
-                break;
-            }
-            result = worker.work(ticket);
-            if result.is_err() {
-                break;
-            }
-        }
-        // Who hears that the daemon ended may open its outbox at once.
-        drop(worker);
-        // The receiver is gone only when the daemon has ended already.
-        let _ = done.send(result);
-    };
-    thread::Builder::new()
-        .name("inference".to_owned())
-        .spawn(run)
-        .map_err(PipelineError::Thread)?;
-    Ok(ended)
-}
-
-impl Worker {
-    fn work(&self, ticket: Ticket) -> Result<(), PipelineError> {
-        let boot = self.speaker.boot;
-        let lease = self
-            .outbox
-            .lease(ticket, boot, self.attempts_max)
-            .map_err(AcceptError::from)?;
-        match lease {
-            None => Ok(()),
-            Some(Lease::CrashLoop { attempts }) => {
-                self.quarantine(ticket, None, &Failure::CrashLoop { attempts })
-            }
-            Some(Lease::Work(job)) => {
-                self.status.image_taken();
-                let done = self.infer(ticket, &job);
-                self.status.image_done();
-                done
-            }
-        }
-    }
-
-    fn infer(&self, ticket: Ticket, job: &Job) -> Result<(), PipelineError> {
-        let wait = accept::waited(&job.file);
-        let bytes = match std::fs::read(self.shelves.input(job)) {
-            Ok(bytes) => bytes,
-            Err(error) => return self.quarantine(ticket, None, &Failure::Input(error)),
-        };
-        let slot = match self.route(&job.source, &bytes) {
-            Ok(slot) => slot,
-            Err(failure) => return self.quarantine(ticket, None, &failure),
-        };
-        let serving = self.models.serving(slot);
-        let mut found = match segment(&serving.segmenter, &self.limits, &bytes) {
-            Ok(found) => found,
-            Err(failure) => {
-                let id = job_id(&sha256(&bytes), &serving.model.digest);
-                return self.quarantine(ticket, Some(id), &failure);
-            }
-        };
-        let slice = self.keeps_slices.then(|| {
-            let by = (&serving.model, serving.segmenter.manifest());
-            seg::Slice::note(&bytes, &found, &job.source, by, &self.limits)
-        });
-        let glimpse = self.models.compares(slot).then(|| Glimpse {
-            slot,
-            digest: serving.model.digest.clone(),
-            frames: std::mem::take(&mut found.frames),
-            labels: std::mem::take(&mut found.labels),
-        });
-        let origin = Origin {
-            source: job.source.clone(),
-            received_at: job.received_at.clone(),
-            wait_ms: wait.as_millis() as f64,
-        };
-        let mut report = self.speaker.report(found, &origin, &serving.model);
-        let (id, timing) = (report.job_id, report.timing_ms);
-        self.status.metrics.inferred(timing.infer / 1000.0);
-        let input = Input {
-            bytes: bytes.len() as u64,
-            sha256: report.image.sha256.clone(),
-        };
-        self.outbox
-            .append_with(ticket, &input, slice.flatten().as_ref(), |seq| {
-                report.seq = seq;
-                self.speaker.messages(report)
-            })
-            .map_err(AcceptError::from)?;
-        self.fresh.notify_one();
-        if let (Some(shadow), Some(glimpse)) = (&self.shadow, glimpse) {
-            shadow.show(glimpse);
-        }
-        tracing::info!(
-            ticket, job_id = %id, decode_ms = timing.decode, preprocess_ms = timing.preprocess,
-            infer_ms = timing.infer, postprocess_ms = timing.postprocess,
-            encode_ms = timing.encode, "image segmented"
-        );
-        Ok(())
-    }
-
-    /// Number of the slot that the image is for.
-    fn route(&self, source: &str, bytes: &[u8]) -> Result<usize, Failure> {
-        let choice = self.router.choose(bytes, source, &self.limits)?;
-        match (choice.target, choice.rule) {
-            (Target::Slot(slot), _) => Ok(slot),
-            (Target::Nowhere(reason), rule) => Err(Failure::NotRouted {
-                rule: rule.unwrap_or_default(),
-                reason,
-            }),
-        }
-    }
-
-    fn quarantine(
-        &self,
-        ticket: Ticket,
-        job_id: Option<Uuid>,
-        failure: &Failure,
-    ) -> Result<(), PipelineError> {
-        let (outbox, speaker) = (&*self.outbox, &self.speaker);
-        quarantine::end(
-            &self.shelves,
-            &Ending {
-                outbox,
-                speaker,
-                ticket,
-                job_id,
-                failure,
-            },
-        )?;
-        self.status.count_quarantined();
-        self.fresh.notify_one();
-        Ok(())
-    }
 }

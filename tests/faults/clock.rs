@@ -47,7 +47,9 @@ fn the_clock_jumps() {
         Some(40 * DAY_S),
     ];
     for (round, jump) in jumps.iter().enumerate() {
-        jump.iter().for_each(|seconds| set(*seconds));
+        if let Some(seconds) = jump {
+            set(*seconds);
+        }
         for number in IMAGES * round..IMAGES * (round + 1) {
             site.station.drop_image(number);
         }

@@ -27,11 +27,14 @@ pub(crate) struct Site {
     port: u16,
     pub(crate) broker: Process,
     subscriber: Process,
-    pub(crate) lines: Arc<Mutex<Vec<String>>>,
+    pub(crate) lines: Arc<Mutex<Lines>>,
     results: Arc<Mutex<Results>>,
 }
 
-/// As the subscriber got them: input digest -> job ids.
+/// Results as the subscriber got them.
+type Lines = Vec<String>;
+
+/// The same: input digest -> job ids.
 type Results = BTreeMap<String, BTreeSet<String>>;
 
 pub(crate) fn mosquitto() -> Option<PathBuf> {
@@ -194,7 +197,7 @@ impl Site {
 }
 
 /// Another MQTT implementation with a session of its own, so that a broker restart loses it nothing.
-fn start_subscriber(port: u16) -> (Process, Arc<Mutex<Vec<String>>>, Arc<Mutex<Results>>) {
+fn start_subscriber(port: u16) -> (Process, Arc<Mutex<Lines>>, Arc<Mutex<Results>>) {
     let mut child = Command::new("mosquitto_sub")
         .args([
             "-h",

@@ -18,7 +18,7 @@ use tokio::time::{interval, timeout};
 use super::{Answer, LOCK_PATIENCE, LOCK_PAUSE, Request, SOCKET, chain, perform};
 use crate::accept::{AcceptError, Shelves};
 use crate::clock;
-use crate::config;
+use crate::config::{self, Config};
 use crate::job::Ticket;
 use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
@@ -45,6 +45,25 @@ pub struct Control {
     pub keep_days: u32,
     /// Wakes the publisher.
     pub fresh: Arc<Notify>,
+}
+
+impl Control {
+    pub fn new(
+        config: &Config,
+        (outbox, shelves): (&Arc<Outbox>, &Shelves),
+        models: &Arc<Models>,
+        fresh: &Arc<Notify>,
+    ) -> Self {
+        Self {
+            outbox: Arc::clone(outbox),
+            shelves: shelves.clone(),
+            limits: config.quarantine.clone(),
+            history_max_jobs: config.state.history_max_jobs,
+            models: Arc::clone(models),
+            keep_days: config.results.keep_days,
+            fresh: Arc::clone(fresh),
+        }
+    }
 }
 
 /// Between two looks at the limits of quarantine, history and results.

@@ -1,0 +1,183 @@
+//! The thread that segments: one image after the other, from its lease to the rows of its result.
+
+use std::sync::Arc;
+use std::thread;
+
+use segmenter::decode::Limits;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use super::PipelineError;
+use crate::accept::{self, AcceptError, Shelves};
+use crate::encode::{Origin, Speaker};
+use crate::failure::Failure;
+use crate::job::{Input, Job, Ticket, job_id, sha256};
+use crate::models::{Glimpse, Models, Shadow};
+use crate::outbox::{Lease, Outbox};
+use crate::quarantine::{self, Ending};
+use crate::route::{Router, Target};
+use crate::seg;
+use crate::segment::segment;
+use crate::status::Status;
+
+/// Everything the inference thread owns.
+pub(super) struct Worker {
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) shelves: Shelves,
+    pub(super) models: Arc<Models>,
+    pub(super) router: Router,
+    pub(super) shadow: Option<Shadow>,
+    pub(super) limits: Limits,
+    pub(super) speaker: Speaker,
+    pub(super) status: Arc<Status>,
+    pub(super) attempts_max: u32,
+    pub(super) fresh: Arc<Notify>,
+    /// For segmentations of series.
+    pub(super) keeps_slices: bool,
+}
+
+pub(super) type Ended = oneshot::Receiver<Result<(), PipelineError>>;
+
+pub(super) fn start(
+    worker: Worker,
+    mut queue: mpsc::Receiver<Ticket>,
+    stop: watch::Receiver<bool>,
+) -> Result<Ended, PipelineError> {
+    let (done, ended) = oneshot::channel();
+    let run = move || {
+        let mut result = Ok(());
+        while let Some(ticket) = queue.blocking_recv() {
+            // What is still queued is in the outbox and comes back at the next start.
+            if *stop.borrow() {
+                break;
+            }
+            result = worker.work(ticket);
+            if result.is_err() {
+                break;
+            }
+        }
+        // Who hears that the daemon ended may open its outbox at once.
+        drop(worker);
+        // The receiver is gone only when the daemon has ended already.
+        let _ = done.send(result);
+    };
+    thread::Builder::new()
+        .name("inference".to_owned())
+        .spawn(run)
+        .map_err(PipelineError::Thread)?;
+    Ok(ended)
+}
+
+impl Worker {
+    fn work(&self, ticket: Ticket) -> Result<(), PipelineError> {
+        let boot = self.speaker.boot;
+        let lease = self
+            .outbox
+            .lease(ticket, boot, self.attempts_max)
+            .map_err(AcceptError::from)?;
+        match lease {
+            None => Ok(()),
+            Some(Lease::CrashLoop { attempts }) => {
+                self.quarantine(ticket, None, &Failure::CrashLoop { attempts })
+            }
+            Some(Lease::Work(job)) => {
+                self.status.image_taken();
+                let done = self.infer(ticket, &job);
+                self.status.image_done();
+                done
+            }
+        }
+    }
+
+    fn infer(&self, ticket: Ticket, job: &Job) -> Result<(), PipelineError> {
+        let wait = accept::waited(&job.file);
+        let bytes = match std::fs::read(self.shelves.input(job)) {
+            Ok(bytes) => bytes,
+            Err(error) => return self.quarantine(ticket, None, &Failure::Input(error)),
+        };
+        let slot = match self.route(&job.source, &bytes) {
+            Ok(slot) => slot,
+            Err(failure) => return self.quarantine(ticket, None, &failure),
+        };
+        let serving = self.models.serving(slot);
+        let mut found = match segment(&serving.segmenter, &self.limits, &bytes) {
+            Ok(found) => found,
+            Err(failure) => {
+                let id = job_id(&sha256(&bytes), &serving.model.digest);
+                return self.quarantine(ticket, Some(id), &failure);
+            }
+        };
+        let slice = self.keeps_slices.then(|| {
+            let by = (&serving.model, serving.segmenter.manifest());
+            seg::Slice::note(&bytes, &found, &job.source, by, &self.limits)
+        });
+        let glimpse = self.models.compares(slot).then(|| Glimpse {
+            slot,
+            digest: serving.model.digest.clone(),
+            frames: std::mem::take(&mut found.frames),
+            labels: std::mem::take(&mut found.labels),
+        });
+        let origin = Origin {
+            source: job.source.clone(),
+            received_at: job.received_at.clone(),
+            wait_ms: wait.as_millis() as f64,
+        };
+        let mut report = self.speaker.report(found, &origin, &serving.model);
+        let (id, timing) = (report.job_id, report.timing_ms);
+        self.status.metrics.inferred(timing.infer / 1000.0);
+        let input = Input {
+            bytes: bytes.len() as u64,
+            sha256: report.image.sha256.clone(),
+        };
+        self.outbox
+            .append_with(ticket, &input, slice.flatten().as_ref(), |seq| {
+                report.seq = seq;
+                self.speaker.messages(report)
+            })
+            .map_err(AcceptError::from)?;
+        self.fresh.notify_one();
+        if let (Some(shadow), Some(glimpse)) = (&self.shadow, glimpse) {
+            shadow.show(glimpse);
+        }
+        tracing::info!(
+            ticket, job_id = %id, decode_ms = timing.decode, preprocess_ms = timing.preprocess,
+            infer_ms = timing.infer, postprocess_ms = timing.postprocess,
+            encode_ms = timing.encode, "image segmented"
+        );
+        Ok(())
+    }
+
+    /// Number of the slot that the image is for.
+    fn route(&self, source: &str, bytes: &[u8]) -> Result<usize, Failure> {
+        let choice = self.router.choose(bytes, source, &self.limits)?;
+        match (choice.target, choice.rule) {
+            (Target::Slot(slot), _) => Ok(slot),
+            (Target::Nowhere(reason), rule) => Err(Failure::NotRouted {
+                rule: rule.unwrap_or_default(),
+                reason,
+            }),
+        }
+    }
+
+    fn quarantine(
+        &self,
+        ticket: Ticket,
+        job_id: Option<Uuid>,
+        failure: &Failure,
+    ) -> Result<(), PipelineError> {
+        let (outbox, speaker) = (&*self.outbox, &self.speaker);
+        quarantine::end(
+            &self.shelves,
+            &Ending {
+                outbox,
+                speaker,
+                ticket,
+                job_id,
+                failure,
+            },
+        )?;
+        self.status.count_quarantined();
+        self.fresh.notify_one();
+        Ok(())
+    }
+}
