@@ -1,0 +1,18 @@
+//! Any file that a source takes, within limits that keep an execution short.
+#![no_main]
+
+use segmenter::decode::{Limits, decode};
+
+const LIMITS: Limits = Limits {
+    max_pixels_per_frame: 256 * 256,
+    max_frames: 8,
+    max_bytes: 1 << 20,
+};
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if let Ok(scan) = decode(bytes, &LIMITS) {
+        for frame in &scan.frames {
+            assert_eq!(frame.data.len(), frame.rows * frame.cols * frame.channels);
+        }
+    }
+});
