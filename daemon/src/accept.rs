@@ -159,9 +159,8 @@ impl Shelves {
 
     /// Removes kept inputs whose time is over; their names start with the time of the move.
     pub fn expire(&self) -> Result<(), ShelfError> {
-        let now = clock::for_expiry().duration_since(UNIX_EPOCH);
-        let limit = now.unwrap_or_default().saturating_sub(self.keep);
-        let limit = limit.as_nanos() as u64;
+        let now = Duration::from_millis(clock::unix_ms(clock::for_expiry()));
+        let limit = now.saturating_sub(self.keep).as_nanos() as u64;
         for entry in fs::read_dir(&self.kept).map_err(failed("read", &self.kept))? {
             let entry = entry.map_err(failed("read", &self.kept))?;
             let name = entry.file_name();

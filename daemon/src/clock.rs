@@ -16,8 +16,11 @@ pub(crate) const PAST: &str = "2026-01-01T00:00:00.000Z";
 /// battery begins in 1970, and a jump is no age.
 pub(crate) fn for_expiry() -> SystemTime {
     let (started, began) = *START;
-    let expected = began + started.elapsed();
-    let now = SystemTime::now();
+    unless_set(began + started.elapsed(), SystemTime::now())
+}
+
+/// `now`, unless it is far from what the wall clock would show by itself.
+fn unless_set(expected: SystemTime, now: SystemTime) -> SystemTime {
     let off = now
         .duration_since(expected)
         .unwrap_or_else(|earlier| earlier.duration());
@@ -67,6 +70,18 @@ fn civil(days: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_says_no_age() {
+        let expected = UNIX_EPOCH + Duration::from_hours(24 * 20_000);
+        for (hours, good) in [(0.0, true), (0.9, true), (1.1, false), (9000.0, false)] {
+            let off = Duration::from_secs_f64(hours * 3600.0);
+            for now in [expected + off, expected - off] {
+                let limit = unless_set(expected, now);
+                assert_eq!(limit, if good { now } else { UNIX_EPOCH }, "{hours}");
+            }
+        }
+    }
 
     /// Expected values from `date -u -d @N`.
     #[test]

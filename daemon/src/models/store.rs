@@ -21,7 +21,7 @@ use segmenter::Segmenter;
 use super::ModelsError;
 use super::record::{Record, Version};
 use crate::config::Config;
-use crate::disk::step;
+use crate::disk::{self, step};
 
 /// The folder of all slots and the rules for what goes in.
 #[derive(Debug, Clone)]
@@ -101,7 +101,7 @@ impl Store {
     /// Makes the folder of a slot and clears away what an earlier run did not end.
     pub(super) fn recover(&self, slot: &str) -> Result<(), ModelsError> {
         let folder = self.slot_folder(slot);
-        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        disk::create_folder(&folder).map_err(failed("create", &folder))?;
         for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
             let path = entry.map_err(failed("read", &folder))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -158,7 +158,7 @@ impl Store {
         let name = format!("{INCOMING}{}{nanos}", std::process::id());
         let folder = self.slot_folder(slot);
         let target = folder.join(&name);
-        let made = fs::create_dir_all(&folder).and_then(|()| fs::create_dir(&target));
+        let made = disk::create_folder(&folder).and_then(|()| fs::create_dir(&target));
         made.map_err(failed("create", &target))?;
         let signature = (!unsigned).then_some(SIGNATURE);
         let named = bundle.manifest.files.keys().map(String::as_str);

@@ -1,7 +1,8 @@
+use redb::WriteTransaction;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Arrival, JOBS, Lease, Ledger, META, Message, Outbox};
+use super::{Arrival, FORMAT, JOBS, Lease, Ledger, META, Message, Outbox};
 use crate::failure::Reason;
 use crate::job::{Input, State};
 use crate::seg::tests::slice;
@@ -297,4 +298,22 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
     site.outbox.close_series(&kept, vec![event]).unwrap();
     assert_eq!(events(), 4);
     assert!(site.crash().outbox.open_series().unwrap().is_empty());
+}
+
+#[test]
+fn an_outbox_of_another_version_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let outbox = Outbox::open(folder.path()).unwrap();
+    let change = |transaction: &WriteTransaction| {
+        let mut meta = transaction.open_table(META)?;
+        meta.insert("format", FORMAT + 1)?;
+        Ok(())
+    };
+    outbox.write(change).unwrap();
+    drop(outbox);
+    let words = Outbox::open(folder.path()).unwrap_err().to_string();
+    assert!(
+        words.contains("has format 2, this program reads 1"),
+        "{words}"
+    );
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{alone, note_of};
 use crate::accept::{AcceptError, ShelfError, Shelves, failed, sync_folder};
+use crate::disk;
 use crate::job::Job;
 use crate::outbox::{Entry, Outbox};
 
@@ -68,7 +69,7 @@ pub(crate) fn bring_back(shelves: &Shelves, job: &Job) -> Result<(), ShelfError>
         return Ok(());
     }
     let shelf = shelves.accepted.join(&job.source);
-    fs::create_dir_all(&shelf).map_err(failed("create", &shelf))?;
+    disk::create_folder(&shelf).map_err(failed("create", &shelf))?;
     // The reason first: none stays behind without its file.
     unlink(&note_of(shelves, &job.file))?;
     fs::rename(&resting, &input).map_err(failed("move to", &input))?;

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use super::series::Segmentation;
 use crate::accept::{ShelfError, failed, sync_folder};
 use crate::config;
+use crate::disk;
 
 /// Patient data: for the user of the daemon and its group.
 const MODE: u32 = 0o640;
@@ -44,7 +45,7 @@ impl Shelf {
             waiting_max_bytes: to.waiting_max_bytes,
             refused_max_bytes: to.refused_max_bytes,
         };
-        fs::create_dir_all(&outgoing.refused).map_err(failed("create", &outgoing.refused))?;
+        disk::create_folder(&outgoing.refused).map_err(failed("create", &outgoing.refused))?;
         sync_folder(&outgoing.waiting)?;
         sync_folder(state)?;
         for (path, _) in files(&outgoing.waiting, "part")? {
