@@ -179,7 +179,7 @@ const HOMES: [Home; 12] = [
             "daemon/src/mqtt/connection.rs",
             "daemon/src/source/dicom/",
         ],
-        because: "one place says whom to trust; the three protocols only use what it made",
+        because: "one place says whom to trust; the protocols only use what it made",
     },
     Home {
         word: "axum::",
@@ -202,7 +202,7 @@ const HOMES: [Home; 12] = [
             "models/segmenter/tests/",
             "models/phantom/",
             "daemon/src/source/dicom",
-            "daemon/src/seg/send.rs",
+            "daemon/src/seg/send/line.rs",
             "tests/faults/",
         ],
         because: "images are decoded and segmentations made in one place each, and one source and one \

@@ -44,6 +44,8 @@ pub struct Credentials {
     /// By the name of the source.
     pub(crate) dicom: HashMap<String, Arc<ServerConfig>>,
     pub(crate) mqtt: Broker,
+    /// For the next association with the PACS.
+    pub(crate) pacs: Option<Arc<ClientConfig>>,
 }
 
 /// For the next connection to the broker.
@@ -92,6 +94,9 @@ impl Credentials {
             username_file: mqtt.username_file.clone(),
             password_file: mqtt.password_file.clone(),
         };
+        let pacs = config.seg.iter().find_map(|seg| seg.send_to.as_ref());
+        let tls = pacs.and_then(|to| to.tls.as_ref()).map(tls::client);
+        credentials.pacs = tls.transpose().map_err(unusable("seg.send_to.tls"))?;
         Ok(credentials)
     }
 }

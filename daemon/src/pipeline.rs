@@ -101,7 +101,7 @@ pub async fn run(
     let (stop_mqtt, mqtt_stopped) = watch::channel(false);
     let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
     let (releases, released) = seg::Releases::new();
-    let keeper = seg::Keeper::open(&config, &outbox, &speaker, &fresh)?;
+    let keeper = seg::Keeper::open(&config, &outbox, &speaker, (&fresh, &credentials))?;
     let inference = inference::start(
         inference::Worker {
             outbox: Arc::clone(&outbox),

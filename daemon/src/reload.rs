@@ -113,6 +113,7 @@ fn exchanged(key: &str) -> bool {
         "http.tls",
         "dicom.tls",
         "mqtt.tls",
+        "seg.send_to.tls",
         "mqtt.username_file",
         "mqtt.password_file",
     ]

@@ -27,12 +27,14 @@ use uuid::Uuid;
 
 use crate::accept::ShelfError;
 use crate::config;
+use crate::credentials::Credentials;
 use crate::encode::{Model, Speaker};
+use crate::failure::chain;
 use crate::job::{self, Ticket};
 use crate::outbox::{Outbox, OutboxError};
 use crate::segment::Found;
 use crate::shutdown::stopped;
-use crate::{clock, disk};
+use crate::{clock, disk, tls};
 use completion::Completion;
 use shelf::Shelf;
 
@@ -136,6 +138,7 @@ pub struct Keeper {
     min_free_bytes: u64,
     /// Woken when an event waits for the broker.
     fresh: Arc<Notify>,
+    credentials: watch::Receiver<Credentials>,
     /// A trouble that was said already.
     said: Option<String>,
 }
@@ -160,7 +163,7 @@ impl Keeper {
         config: &config::Config,
         outbox: &Arc<Outbox>,
         speaker: &Speaker,
-        fresh: &Arc<Notify>,
+        (fresh, credentials): (&Arc<Notify>, &watch::Receiver<Credentials>),
     ) -> Result<Option<Self>, SeriesError> {
         let Some(seg) = &config.seg else {
             return Ok(None);
@@ -173,6 +176,7 @@ impl Keeper {
             state: config.state.directory.clone(),
             min_free_bytes: config.state.min_free_bytes,
             fresh: Arc::clone(fresh),
+            credentials: credentials.clone(),
             said: None,
         }))
     }
@@ -183,7 +187,10 @@ impl Keeper {
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), SeriesError> {
         let mail = match &self.config.send_to {
-            Some(to) => Some(send::start(to, &self.shelf).map_err(SeriesError::Thread)?),
+            Some(to) => {
+                let started = send::start(to, &self.shelf, self.credentials.clone());
+                Some(started.map_err(SeriesError::Thread)?)
+            }
             None => None,
         };
         let mut completion = Completion::new(&self.config);
@@ -267,13 +274,15 @@ pub fn check(config: &config::Seg) -> Vec<Result<String, String>> {
         written.map_err(|problem| format!("seg: {problem}"))
     });
     let pacs = config.send_to.as_ref().map(|to| {
-        let place = format!("{} at {}:{}", to.called_ae_title, to.host, to.port);
-        match send::Line::open(to) {
+        let place = place(to);
+        let line =
+            trust(to).and_then(|tls| send::Line::open(to, tls).map_err(|error| error.to_string()));
+        match line {
             Ok(line) => {
                 line.close();
                 Ok(format!("seg: {place} takes segmentations"))
             }
-            Err(error) => Err(format!("seg: {place}: {error}")),
+            Err(words) => Err(format!("seg: {place}: {words}")),
         }
     });
     folder.into_iter().chain(pacs).collect()
@@ -282,14 +291,25 @@ pub fn check(config: &config::Seg) -> Vec<Result<String, String>> {
 /// C-ECHO to the PACS, for `doctor`.
 pub fn echo(config: &config::Seg) -> Option<Result<String, String>> {
     let to = config.send_to.as_ref()?;
-    let place = format!("{} at {}:{}", to.called_ae_title, to.host, to.port);
-    Some(match send::echo(to) {
+    let place = place(to);
+    let echo = trust(to).and_then(|tls| send::echo(to, tls).map_err(|error| error.to_string()));
+    Some(match echo {
         Ok(time) => Ok(format!(
             "seg: {place} answers C-ECHO after {} ms",
             time.as_millis()
         )),
-        Err(error) => Err(format!("seg: {place}: C-ECHO: {error}")),
+        Err(words) => Err(format!("seg: {place}: C-ECHO: {words}")),
     })
+}
+
+fn place(to: &config::SendTo) -> String {
+    let over = if to.tls.is_some() { " over TLS" } else { "" };
+    format!("{} at {}:{}{over}", to.called_ae_title, to.host, to.port)
+}
+
+fn trust(to: &config::SendTo) -> Result<Option<Arc<tls::Trust>>, String> {
+    let client = to.tls.as_ref().map(tls::client).transpose();
+    client.map_err(|error| chain(&error))
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
-//! TLS of both ends, by rustls with ring: certificates and keys out of PEM files.
+//! TLS of both ends, by rustls with ring: certificates and keys out of PEM files, and in words why the
+//! other end and this one do not trust each other.
 
+use std::error::Error;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,9 +11,12 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
 
 use crate::config;
+
+/// Whom to believe at the other end, and what to show it.
+pub(crate) type Trust = ClientConfig;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -61,7 +67,7 @@ pub(crate) fn server(tls: &config::Tls) -> Result<Arc<ServerConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
-/// For the connection to a broker, which `ca_file` vouches for.
+/// For connections to a broker or a PACS, which `ca_file` vouches for.
 pub(crate) fn client(tls: &config::Tls) -> Result<Arc<ClientConfig>, TlsError> {
     let path = tls.ca_file.as_ref().ok_or(TlsError::Missing("ca_file"))?;
     let verifier =
@@ -80,6 +86,52 @@ pub(crate) fn client(tls: &config::Tls) -> Result<Arc<ClientConfig>, TlsError> {
             .map_err(mismatch)?,
     };
     Ok(Arc::new(config))
+}
+
+/// What rustls said, however deep it lies in another library's error.
+pub(crate) fn said<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let found = inner.and_then(|error| error.downcast_ref());
+        if let Some(error) = found.or(error.downcast_ref()) {
+            return Some(error);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// Why there is no TLS with `peer`, whom `[<section>]` of the configuration names.
+pub(crate) fn words(error: &rustls::Error, peer: &str, section: &str) -> String {
+    match error {
+        rustls::Error::InvalidCertificate(why) => format!(
+            "{peer}'s certificate is not good here: {}; check `{section}.host`, `ca_file` in [{section}.tls] and \
+             {peer}'s certificate",
+            certificate(why)
+        ),
+        rustls::Error::AlertReceived(why) => format!(
+            "{peer} does not take this box's certificate, or wants one: TLS alert {why:?}; check \
+             `certificate_file` in [{section}.tls] and {peer}'s log"
+        ),
+        error => format!("no TLS with {peer}: {error}; check the port and [{section}.tls]"),
+    }
+}
+
+/// The same words at every attempt: rustls names the time of each.
+fn certificate(error: &CertificateError) -> String {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "it expired".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet, or this box's clock is slow".to_owned()
+        }
+        CertificateError::UnknownIssuer => "nobody in `ca_file` vouches for it".to_owned(),
+        error => error.to_string(),
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -17,7 +17,7 @@ use crate::station::{PATIENCE, Process, free_port, wait_for};
 
 const SLICES: usize = 40;
 
-fn segmentations(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn segmentations(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten() {
         let path = entry.unwrap().path();
@@ -137,17 +137,20 @@ fn a_series_from_the_inbox_has_one_segmentation() {
     site.settle(SLICES, 0);
 }
 
-fn start_storescp(port: u16, folder: &Path) -> Process {
+/// `tls`: DCMTK's arguments for it.
+pub(crate) fn start_storescp(port: u16, folder: &Path, tls: &[&str]) -> Process {
     let mut command = Command::new("storescp");
     command
         .args(["-aet", "PACS", "-od"])
         .arg(folder)
+        .args(tls)
         .arg(port.to_string());
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let pacs = Process(command.spawn().unwrap());
     wait_for("the PACS", PATIENCE, || {
         let mut echo = Command::new("echoscu");
-        echo.args(["-to", "2", "-aec", "PACS", "127.0.0.1", &port.to_string()]);
+        echo.args(["-to", "2", "-aec", "PACS"]).args(tls);
+        echo.args(["127.0.0.1", &port.to_string()]);
         echo.stderr(Stdio::null()).status().unwrap().success()
     });
     pacs
@@ -177,7 +180,7 @@ fn a_series_from_a_sender_is_sent_to_the_pacs() {
     site.station.start_daemon();
     site.station.wait_for_word("segmentations cannot be sent");
     let pacs = tempfile::tempdir().unwrap();
-    let running = start_storescp(pacs_port, pacs.path());
+    let running = start_storescp(pacs_port, pacs.path(), &[]);
     wait_for("an empty shelf", PATIENCE, || {
         segmentations(&waiting).is_empty()
     });

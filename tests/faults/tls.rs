@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::certificates::{Authority, Identity};
 use crate::http;
+use crate::seg;
 use crate::sender;
 use crate::site::{Site, mosquitto};
 use crate::station::{PATIENCE, free_port, png, wait_for};
@@ -224,6 +225,55 @@ fn objects_come_over_tls_from_senders_with_a_certificate() {
     });
     assert!(as_who(&scanner), "{}", site.station.log());
     site.settle(files.len(), 0);
+}
+
+/// It asks for certificates, and for a while it does not know who vouches for the box.
+#[test]
+fn segmentations_reach_a_pacs_over_tls() {
+    if !sender::dcmtk() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "authority");
+    let own = Authority::new(folder.path(), "stranger").vouch("box");
+    let (scp, port) = (authority.vouch("pacs"), free_port());
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    let ca_file = path(&authority.file);
+    let shows = [
+        "+tls",
+        &path(&scp.key),
+        &path(&scp.certificate),
+        "+cf",
+        &ca_file,
+    ];
+    let stored = tempfile::tempdir().unwrap();
+    let _pacs = seg::start_storescp(port, stored.path(), &shows);
+    // Without the reload the next attempt comes too late for this test.
+    let section = format!(
+        "[seg]\nquiet_s = 1\n[seg.send_to]\nhost = \"127.0.0.1\"\nport = {port}\n\
+         called_ae_title = \"PACS\"\nretry_min_ms = 3600000\nretry_max_ms = 3600000\n\
+         [seg.send_to.tls]\nca_file = \"{ca_file}\"\n{}",
+        own.keys()
+    );
+    let site = Site::new("", &section);
+    for file in sender::one_series(folder.path(), 3) {
+        site.station.drop_file(&file);
+    }
+    site.station.wait_for_word("segmentations cannot be sent");
+    let place = format!("seg: PACS at 127.0.0.1:{port} over TLS");
+    let (code, words) = site.station.ask(&["doctor"]);
+    let refused = format!("FAIL  {place}: C-ECHO: the PACS does not take this box's certificate");
+    assert!(code == 1 && words.contains(&refused), "{code}: {words}");
+
+    own.become_as(&authority.vouch("box-renewed"));
+    site.station.signal_daemon("-HUP");
+    wait_for("a segmentation", PATIENCE, || {
+        seg::segmentations(stored.path()).len() == 1
+    });
+    let (_, words) = site.station.ask(&["doctor"]);
+    let answers = format!("ok    {place} answers C-ECHO after");
+    assert!(words.contains(&answers), "{words}");
+    site.settle(3, 0);
 }
 
 #[test]

@@ -105,7 +105,7 @@ impl Mqtt {
             ));
         }
         if let Some(tls) = &self.tls {
-            tls.validate_client("mqtt.tls")?;
+            tls.validate_client("mqtt.tls", "the broker")?;
         }
         if !is_loopback(&self.host) {
             encrypted(

@@ -30,14 +30,21 @@ impl Config {
     /// Files that SIGHUP reads again.
     fn secrets(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         let Self {
-            dicom, http, mqtt, ..
+            dicom,
+            http,
+            mqtt,
+            seg,
+            ..
         } = self;
         let (token, http) = match http {
             Some(http) => (http.token_file.as_mut(), http.tls.as_mut()),
             None => (None, None),
         };
         let tls = dicom.iter_mut().filter_map(|dicom| dicom.tls.as_mut());
-        let tls = tls.chain(http).chain(mqtt.tls.as_mut());
+        let pacs = seg
+            .iter_mut()
+            .filter_map(|seg| seg.send_to.as_mut()?.tls.as_mut());
+        let tls = tls.chain(http).chain(mqtt.tls.as_mut()).chain(pacs);
         let words = [
             token,
             mqtt.username_file.as_mut(),

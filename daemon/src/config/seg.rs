@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::mqtt::is_loopback;
-use super::{Problem, at_least, default, dicom, within};
+use super::tls::encrypted;
+use super::{Problem, Tls, at_least, default, dicom, within};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -35,7 +36,7 @@ pub struct SendTo {
     pub called_ae_title: String,
     #[serde(default = "default::ae_title")]
     pub calling_ae_title: String,
-    /// Without it, patient data leave the machine only over TLS, which is not there yet.
+    /// Without it, patient data leave the machine only over TLS.
     #[serde(default)]
     pub allow_plaintext: bool,
     /// For the connection, and for each answer.
@@ -54,6 +55,8 @@ pub struct SendTo {
     /// Of the refused ones; beyond it the oldest are removed.
     #[serde(default = "shelf_max_bytes")]
     pub refused_max_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 fn answer_timeout_s() -> u64 {
@@ -106,15 +109,15 @@ impl Seg {
 
 impl SendTo {
     fn validate(&self) -> Result<(), Problem> {
-        if !self.allow_plaintext && !is_loopback(&self.host) {
-            return Err((
-                "seg.send_to.host",
-                format!(
-                    "`{}` is another machine and the connection is not encrypted; \
-                     set `allow_plaintext = true` in [seg.send_to] if the network is trusted",
-                    self.host
-                ),
-            ));
+        if let Some(tls) = &self.tls {
+            tls.validate_client("seg.send_to.tls", "the PACS")?;
+        }
+        if !is_loopback(&self.host) {
+            encrypted(
+                ("seg.send_to.host", "seg.send_to"),
+                &self.host,
+                (self.tls.is_some(), self.allow_plaintext),
+            )?;
         }
         at_least("seg.send_to.port", self.port.into(), 1)?;
         dicom::ae_title("seg.send_to.called_ae_title", &self.called_ae_title)?;

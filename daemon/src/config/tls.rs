@@ -1,4 +1,4 @@
-//! `[http.tls]`, `[dicom.tls]`, `[mqtt.tls]`: one shape for both ends.
+//! `[http.tls]`, `[dicom.tls]`, `[mqtt.tls]`, `[seg.send_to.tls]`: one shape for both ends.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -30,11 +30,13 @@ impl Tls {
         Ok(())
     }
 
-    pub(super) fn validate_client(&self, section: &'static str) -> Result<(), Problem> {
+    pub(super) fn validate_client(&self, section: &'static str, peer: &str) -> Result<(), Problem> {
         if self.ca_file.is_none() {
-            let problem = "nobody vouches for the broker; set `ca_file` to the certificate of its \
-                           authority, or to /etc/ssl/certs/ca-certificates.crt for the public ones";
-            return Err((section, problem.to_owned()));
+            let problem = format!(
+                "nobody vouches for {peer}; set `ca_file` to the certificate of its authority, or to \
+                 /etc/ssl/certs/ca-certificates.crt for the public ones"
+            );
+            return Err((section, problem));
         }
         if self.certificate_file.is_some() != self.key_file.is_some() {
             let problem = "`certificate_file` and `key_file` belong together; set both, or none";

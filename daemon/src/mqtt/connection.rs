@@ -1,8 +1,7 @@
 //! One MQTT 5 connection from CONNECT to its end. With `requests::wire` the only place that names
 //! rumqttc.
 
-use std::error::Error;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +12,13 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, StateError};
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
-use rustls::CertificateError;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::window::Verdict;
 use crate::config;
 use crate::credentials::{Broker, first_line};
+use crate::tls;
 
 /// What happened on the connection, in order.
 #[derive(Debug)]
@@ -280,18 +279,7 @@ fn is_refusal(error: &ConnectionError) -> bool {
 
 pub(super) fn words(error: &ConnectionError) -> String {
     if let Some(error) = tls_error(error) {
-        return match error {
-            rustls::Error::InvalidCertificate(why) => format!(
-                "the broker's certificate is not good here: {}; check `mqtt.host`, `ca_file` in [mqtt.tls] \
-                 and the broker's certificate",
-                certificate(why)
-            ),
-            rustls::Error::AlertReceived(why) => format!(
-                "the broker does not take this box's certificate, or wants one: TLS alert {why:?}; check \
-                 `certificate_file` in [mqtt.tls] and the broker's log"
-            ),
-            error => format!("no TLS with the broker: {error}; check the port and [mqtt.tls]"),
-        };
+        return tls::words(error, "the broker", "mqtt");
     }
     match error {
         ConnectionError::ConnectionRefused(ConnectReturnCode::UnsupportedProtocolVersion) => {
@@ -315,37 +303,11 @@ fn secret(path: &Path) -> Result<String, CredentialError> {
     })
 }
 
-/// What rustls said, however deep it lies in the client library's errors.
 fn tls_error(error: &ConnectionError) -> Option<&rustls::Error> {
-    let mut cause: Option<&(dyn Error + 'static)> = match error {
-        // It names no source.
-        ConnectionError::MqttState(StateError::Deserialization(error)) => Some(error),
-        error => Some(error),
-    };
-    while let Some(error) = cause {
-        let inner = error
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        let found = inner.and_then(|error| error.downcast_ref());
-        if let Some(error) = found.or(error.downcast_ref()) {
-            return Some(error);
-        }
-        cause = error.source();
-    }
-    None
-}
-
-/// The same words at every attempt: rustls names the time of each.
-fn certificate(error: &CertificateError) -> String {
     match error {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "it expired".to_owned()
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "it is not valid yet, or this box's clock is slow".to_owned()
-        }
-        CertificateError::UnknownIssuer => "nobody in `ca_file` vouches for it".to_owned(),
-        error => error.to_string(),
+        // It names no source.
+        ConnectionError::MqttState(StateError::Deserialization(error)) => tls::said(error),
+        error => tls::said(error),
     }
 }
 

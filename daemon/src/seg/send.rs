@@ -5,37 +5,40 @@
 //! ever, ever more slowly. An answer that refuses the object sets it aside; one that asks for another
 //! try does so after `attempts_max`.
 
+mod line;
+
 use std::collections::HashMap;
 use std::fs;
-use std::io::Write;
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dicom_ul::association::{ClientAssociation, ClientAssociationOptions};
-use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 use segmenter::seg::{self, DataSetError};
+use tokio::sync::watch;
 
 use super::shelf::{Outgoing, Shelf};
 use crate::accept::ShelfError;
 use crate::backoff::Backoff;
 use crate::config::SendTo;
+use crate::credentials::Credentials;
 use crate::failure::chain;
-use crate::source::dicom::command::{self, C_ECHO, C_STORE, IS_RESPONSE};
-use crate::source::dicom::negotiate::VERIFICATION;
+use crate::tls::Trust;
 
-const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
-/// Which everybody has to offer and to take (PS3.5 section 10.1).
-const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
+pub(super) use line::{Line, echo};
+
 /// When nobody says that there is something to send.
 const LOOK: Duration = Duration::from_mins(1);
+/// How soon fresh certificates are noticed.
+const GLANCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
-    #[error("{0}; check host, port and AE titles")]
+    #[error("{0}; check host, port and AE titles, and whether it wants TLS")]
     Association(String),
+    #[error("{0}")]
+    Tls(String),
     #[error("it takes no segmentations; let it accept Segmentation Storage")]
     NotTaken,
     #[error("it breaks off while an object is sent: {0}")]
@@ -66,116 +69,6 @@ impl Verdict {
     }
 }
 
-/// An association with the PACS.
-pub(super) struct Line {
-    association: ClientAssociation<TcpStream>,
-    context: u8,
-    implicit: bool,
-}
-
-impl Line {
-    /// To send segmentations.
-    pub(super) fn open(to: &SendTo) -> Result<Self, SendError> {
-        Self::open_for(to, seg::SOP_CLASS_UID)
-    }
-
-    fn open_for(to: &SendTo, abstract_syntax: &str) -> Result<Self, SendError> {
-        let patience = Duration::from_secs(to.timeout_s);
-        let syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN].map(str::to_owned);
-        let association = ClientAssociationOptions::new()
-            .calling_ae_title(to.calling_ae_title.clone())
-            .called_ae_title(to.called_ae_title.clone())
-            .with_presentation_context(abstract_syntax.to_owned(), syntaxes.into())
-            .connection_timeout(patience)
-            .read_timeout(patience)
-            .write_timeout(patience)
-            .establish((&*to.host, to.port))
-            .map_err(|error| match error {
-                dicom_ul::association::Error::NoAcceptedPresentationContexts { .. } => {
-                    SendError::NotTaken
-                }
-                error => SendError::Association(chain(&error)),
-            })?;
-        let context = association.presentation_contexts().first();
-        let context = context.ok_or(SendError::NotTaken)?;
-        Ok(Self {
-            context: context.id,
-            implicit: context.transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN,
-            association,
-        })
-    }
-
-    pub(super) fn close(self) {
-        // It has what it was sent.
-        let _ = self.association.release();
-    }
-
-    /// The status that answers the object.
-    fn store(&mut self, object: &Object, message_id: u16) -> Result<u16, SendError> {
-        let broken = |error: &dyn std::error::Error| SendError::Broken(error.to_string());
-        let request = command::store(message_id, seg::SOP_CLASS_UID, &object.sop_instance_uid);
-        self.ask(request)?;
-        let data_set = object.data_set(self.implicit)?;
-        let mut writer = self.association.send_pdata(self.context);
-        let written = writer.write_all(&data_set).and_then(|()| writer.finish());
-        written.map_err(|error| broken(&error))?;
-        self.answer(C_STORE)
-    }
-
-    fn ask(&mut self, command: Vec<u8>) -> Result<(), SendError> {
-        let value = PDataValue {
-            presentation_context_id: self.context,
-            value_type: PDataValueType::Command,
-            is_last: true,
-            data: command,
-        };
-        let pdu = Pdu::PData { data: vec![value] };
-        self.association
-            .send(&pdu)
-            .map_err(|error| SendError::Broken(error.to_string()))
-    }
-
-    /// The status that answers a command.
-    fn answer(&mut self, field: u16) -> Result<u16, SendError> {
-        /// A command set has a dozen short elements.
-        const COMMAND_MAX_BYTES: usize = 16 * 1024;
-        let mut bytes = Vec::new();
-        loop {
-            let pdu = self.association.receive();
-            let Pdu::PData { data } = pdu.map_err(|error| SendError::Broken(chain(&error)))? else {
-                return Err(SendError::Answer);
-            };
-            for value in data {
-                bytes.extend(value.data);
-                if bytes.len() > COMMAND_MAX_BYTES {
-                    return Err(SendError::Answer);
-                }
-                if value.is_last {
-                    let answer = command::parse(&bytes).ok_or(SendError::Answer)?;
-                    let status = answer
-                        .status
-                        .filter(|_| answer.field == field | IS_RESPONSE);
-                    return status.ok_or(SendError::Answer);
-                }
-            }
-        }
-    }
-}
-
-/// C-ECHO; gives the time to its answer.
-pub(super) fn echo(to: &SendTo) -> Result<Duration, SendError> {
-    let mut line = Line::open_for(to, VERIFICATION)?;
-    let start = Instant::now();
-    line.ask(command::echo(1))?;
-    let status = line.answer(C_ECHO)?;
-    line.close();
-    if status == 0 {
-        Ok(start.elapsed())
-    } else {
-        Err(SendError::Answer)
-    }
-}
-
 /// A file that waits.
 struct Object {
     file: Vec<u8>,
@@ -200,13 +93,18 @@ impl Object {
 }
 
 /// Sends until the other end of the channel is gone, which also says that there is something new.
-pub(super) fn start(to: &SendTo, shelf: &Shelf) -> std::io::Result<SyncSender<()>> {
+pub(super) fn start(
+    to: &SendTo,
+    shelf: &Shelf,
+    credentials: watch::Receiver<Credentials>,
+) -> std::io::Result<SyncSender<()>> {
     let (mail, news) = sync_channel(1);
     let Some(outgoing) = shelf.outgoing().cloned() else {
         return Ok(mail);
     };
     let sender = Sender {
         to: to.clone(),
+        credentials,
         outgoing,
         attempts: HashMap::new(),
         said: None,
@@ -219,6 +117,7 @@ pub(super) fn start(to: &SendTo, shelf: &Shelf) -> std::io::Result<SyncSender<()
 
 struct Sender {
     to: SendTo,
+    credentials: watch::Receiver<Credentials>,
     outgoing: Outgoing,
     /// Answers that asked for another try.
     attempts: HashMap<PathBuf, u32>,
@@ -240,14 +139,20 @@ impl Sender {
             } else {
                 backoff.wait()
             };
-            // News do not shorten the wait for a PACS in trouble.
+            // News do not shorten the wait for a PACS in trouble; an operator's reload does.
             let until = Instant::now() + wait;
             loop {
-                match news.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                let left = until.saturating_duration_since(Instant::now());
+                match news.recv_timeout(left.min(GLANCE)) {
                     Ok(()) if all => break,
-                    Ok(()) => {}
-                    Err(RecvTimeoutError::Timeout) => break,
+                    Err(RecvTimeoutError::Timeout) if left <= GLANCE => break,
+                    Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
+                }
+                if self.credentials.has_changed().unwrap_or(false) {
+                    self.credentials.mark_unchanged();
+                    backoff.reset();
+                    break;
                 }
             }
         }
@@ -260,7 +165,8 @@ impl Sender {
         if waiting.is_empty() {
             return Ok(true);
         }
-        let mut line = Line::open(&self.to)?;
+        let trust: Option<Arc<Trust>> = self.credentials.borrow().pacs.clone();
+        let mut line = Line::open(&self.to, trust)?;
         if self.said.take().is_some() {
             tracing::info!(
                 called = self.to.called_ae_title,

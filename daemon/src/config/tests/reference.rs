@@ -13,6 +13,7 @@ fn full() -> toml::Value {
     let models = "[[slot]]\nname = \"heart\"\nbundle = \"heart\"\n[[route]]\nsource = \"pacs\"\n\
                   when = { Modality = \"MR\" }\nslot = \"none\"\nreason = \"why\"\n";
     let text = GOOD.replace("[mqtt]", &format!("{PORT}{credentials}")) + "\n" + models + SEG;
+    let text = format!("{text}[seg.send_to.tls]\n{tls}");
     let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
     toml::Value::try_from(&config).unwrap()
 }

@@ -115,12 +115,22 @@ fn segmentations_have_somewhere_to_go() {
         (
             "host = \"127.0.0.1\"\ncalled",
             "host = \"pacs\"\ncalled",
-            "daemon.toml:20: `seg.send_to.host`: `pacs` is another machine and the connection is not \
-             encrypted; set `allow_plaintext = true` in [seg.send_to] if the network is trusted",
+            "daemon.toml:20: `seg.send_to.host`: `pacs` is beyond this machine and the connection is not \
+             encrypted; add [seg.send_to.tls], or set `allow_plaintext = true` in [seg.send_to] if the \
+             network is trusted",
+        ),
+        (
+            "called_ae_title = \"PACS\"",
+            "called_ae_title = \"PACS\"\n[seg.send_to.tls]\ncertificate_file = \"box.pem\"",
+            "daemon.toml:22: `seg.send_to.tls`: nobody vouches for the PACS; set `ca_file` to the \
+             certificate of its authority, or to /etc/ssl/certs/ca-certificates.crt for the public ones",
         ),
     ] {
         assert_eq!(message(&good.replace(from, to)), expected);
     }
+    let elsewhere = good.replace("127.0.0.1\"\ncalled", "pacs\"\ncalled");
+    let encrypted = format!("{elsewhere}[seg.send_to.tls]\nca_file = \"ca.pem\"\n");
+    Config::parse(&encrypted, Path::new("daemon.toml")).unwrap();
 }
 
 #[test]
