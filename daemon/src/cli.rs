@@ -10,6 +10,7 @@ mod route;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use segmenter::Segmenter;
@@ -18,6 +19,7 @@ use serde_json::json;
 
 use crate::config::Config;
 use crate::control::{Answer, AskError, Request, ask};
+use crate::decoder::Decoder;
 use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
 use crate::job::{Ticket, boot_id};
@@ -214,7 +216,11 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
 
 fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Found, Failure> {
     let bytes = fs::read(file).map_err(Failure::Input)?;
-    segment(segmenter, &Limits::STANDARD, &bytes)
+    segment(
+        segmenter,
+        &mut Decoder::new(Limits::STANDARD),
+        &Arc::new(bytes),
+    )
 }
 
 fn report(speaker: &Speaker, found: Found, manifest: &contract::Manifest) -> Report {

@@ -3,6 +3,7 @@
 //! `config/daemon.toml` in the repository explains every key. A path that is not absolute is taken
 //! relative to the folder of the configuration file.
 
+mod decode;
 mod dicom;
 mod error;
 mod http;
@@ -20,9 +21,9 @@ mod tls;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use segmenter::decode::Limits;
 use serde::{Deserialize, Serialize};
 
+pub use decode::Decode;
 pub use dicom::Dicom;
 pub use error::ConfigError;
 pub use http::Http;
@@ -112,16 +113,6 @@ pub struct Folder {
     /// A larger file is refused at the door.
     #[serde(default = "default::file_max_bytes")]
     pub file_max_bytes: u64,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Decode {
-    /// Rows x columns of one frame.
-    pub frame_max_pixels: u64,
-    pub frames_max: u32,
-    /// Of a file, and of its decoded frames together at 4 bytes a sample.
-    pub image_max_bytes: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -225,27 +216,6 @@ mod default {
     }
     pub(super) fn request_expiry_s() -> u32 {
         86_400
-    }
-}
-
-impl Default for Decode {
-    fn default() -> Self {
-        let standard = Limits::STANDARD;
-        Self {
-            frame_max_pixels: standard.max_pixels_per_frame,
-            frames_max: standard.max_frames,
-            image_max_bytes: standard.max_bytes,
-        }
-    }
-}
-
-impl From<&Decode> for Limits {
-    fn from(decode: &Decode) -> Self {
-        Self {
-            max_pixels_per_frame: decode.frame_max_pixels,
-            max_frames: decode.frames_max,
-            max_bytes: decode.image_max_bytes,
-        }
     }
 }
 
@@ -357,8 +327,7 @@ impl Config {
             1,
         )?;
         at_least("pipeline.image_timeout_s", self.pipeline.image_timeout_s, 1)?;
-        at_least("decode.frame_max_pixels", self.decode.frame_max_pixels, 1)?;
-        at_least("decode.frames_max", self.decode.frames_max.into(), 1)?;
+        self.decode.validate()?;
         self.quarantine.validate()?;
         self.seg.as_ref().map_or(Ok(()), Seg::validate)?;
         self.results.validate()?;

@@ -10,6 +10,7 @@ mod clock;
 pub mod config;
 pub mod control;
 mod credentials;
+pub mod decoder;
 #[cfg(feature = "demo")]
 pub mod demo;
 mod disk;

@@ -18,6 +18,7 @@ use crate::accept::{self, AcceptError, Shelves};
 use crate::config::{self, Config};
 use crate::control::{self, Control, ControlError};
 use crate::credentials::{CredentialError, Credentials};
+use crate::decoder::Decoder;
 use crate::encode::Speaker;
 use crate::http::{self, HttpError};
 use crate::job::{Ticket, boot_id};
@@ -110,6 +111,7 @@ pub async fn run(
             router: Router::new(&config),
             shadow,
             limits: Limits::from(&config.decode),
+            decoder: Decoder::new(Limits::from(&config.decode)),
             speaker: speaker.clone(),
             status: Arc::clone(&status),
             attempts_max: config.pipeline.attempts_max,

@@ -2,13 +2,15 @@
 //! inference thread and `scansided segment` alike.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contract::LabelMap;
-use segmenter::decode::{self, Identifiers, Limits};
+use segmenter::decode::Identifiers;
 use segmenter::result::{Instance, instances};
 use segmenter::{Segmenter, Timing};
 
+use crate::decoder::Decoder;
 use crate::encode::Image;
 use crate::failure::Failure;
 use crate::job;
@@ -33,8 +35,12 @@ pub struct Found {
 }
 
 /// A panic anywhere in decoding or inference is this image's failure, not the program's.
-pub fn segment(segmenter: &Segmenter, limits: &Limits, bytes: &[u8]) -> Result<Found, Failure> {
-    catch_unwind(AssertUnwindSafe(|| chain(segmenter, limits, bytes))).unwrap_or_else(|panic| {
+pub fn segment(
+    segmenter: &Segmenter,
+    decoder: &mut Decoder,
+    bytes: &Arc<Vec<u8>>,
+) -> Result<Found, Failure> {
+    catch_unwind(AssertUnwindSafe(|| chain(segmenter, decoder, bytes))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
         Err(Failure::Panic {
@@ -43,9 +49,13 @@ pub fn segment(segmenter: &Segmenter, limits: &Limits, bytes: &[u8]) -> Result<F
     })
 }
 
-fn chain(segmenter: &Segmenter, limits: &Limits, bytes: &[u8]) -> Result<Found, Failure> {
+fn chain(
+    segmenter: &Segmenter,
+    decoder: &mut Decoder,
+    bytes: &Arc<Vec<u8>>,
+) -> Result<Found, Failure> {
     let start = Instant::now();
-    let scan = decode::decode(bytes, limits)?;
+    let scan = decoder.decode(bytes)?;
     let decode = start.elapsed();
     let mut timing = Timing::default();
     let mut labels = Vec::with_capacity(scan.frames.len());

@@ -1,9 +1,13 @@
 //! `scansided quarantine` beside a daemon and without one, and with both killed in the middle of it.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::thread::sleep;
 use std::time::Duration;
 
+use dicom_core::value::PixelFragmentSequence;
+use dicom_core::{DataElement, VR};
+use dicom_dictionary_std::tags;
 use serde_json::Value;
 
 use crate::script::{self, Answer};
@@ -37,6 +41,62 @@ fn wait_for_quarantine(station: &Station, count: usize) {
     wait_for("the quarantine", PATIENCE, || {
         listed(station).len() == count && ledger(station)["pending"] == 0
     });
+}
+
+/// A real JPEG 2000 image as a run of many frames, which takes ten seconds and more to decode.
+fn slow_file() -> Option<Vec<u8>> {
+    const FRAMES: usize = 60;
+    let real = "../../shared/data/dicom_pile/good/dicom-test-fil__RG1_J2KI.dcm";
+    let real = Path::new(env!("CARGO_MANIFEST_DIR")).join(real);
+    if !real.exists() {
+        assert!(
+            std::env::var_os("SCANSIDE_REQUIRE_SHARED").is_none(),
+            "../shared/data/dicom_pile is not here and SCANSIDE_REQUIRE_SHARED is set"
+        );
+        eprintln!("SKIPPED: ../shared is not here; a file that takes too long was NOT tested");
+        return None;
+    }
+    let mut object = dicom_object::open_file(real).unwrap();
+    let frame = object
+        .element(tags::PIXEL_DATA)
+        .unwrap()
+        .fragments()
+        .unwrap();
+    let frames = PixelFragmentSequence::new_fragments(vec![frame.concat(); FRAMES]);
+    object.put(DataElement::new(tags::PIXEL_DATA, VR::OB, frames));
+    object.put(DataElement::new(
+        tags::NUMBER_OF_FRAMES,
+        VR::IS,
+        FRAMES.to_string(),
+    ));
+    let mut bytes = Vec::new();
+    object.write_all(&mut bytes).unwrap();
+    Some(bytes)
+}
+
+#[test]
+fn a_file_that_takes_too_long_to_decode_holds_up_no_other() {
+    let Some(slow) = slow_file() else {
+        return;
+    };
+    let port = script::start(|_, _| Answer::Code(0));
+    let mut station = Station::new(port, "[decode]\ntimeout_s = 1");
+    station.start_daemon();
+    station.drop_bytes("slow", &slow);
+    station.wait_for_word("image quarantined");
+    station.drop_image(1);
+    station.wait_for_segmented(1);
+    let listed = listed(&station);
+    assert_eq!(
+        (listed.len(), &listed[0]["code"]),
+        (1, &"too_slow".into()),
+        "{listed:?}"
+    );
+    let ledger = station.close();
+    assert!(
+        ledger.contains("published 1 + pending 0 + quarantined 1"),
+        "{ledger}"
+    );
 }
 
 #[test]

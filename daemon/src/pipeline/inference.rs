@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::PipelineError;
 use crate::accept::{self, AcceptError, Shelves};
+use crate::decoder::Decoder;
 use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
 use crate::job::{Input, Job, Ticket, job_id, sha256};
@@ -28,6 +29,7 @@ pub(super) struct Worker {
     pub(super) router: Router,
     pub(super) shadow: Option<Shadow>,
     pub(super) limits: Limits,
+    pub(super) decoder: Decoder,
     pub(super) speaker: Speaker,
     pub(super) status: Arc<Status>,
     pub(super) attempts_max: u32,
@@ -39,7 +41,7 @@ pub(super) struct Worker {
 pub(super) type Ended = oneshot::Receiver<Result<(), PipelineError>>;
 
 pub(super) fn start(
-    worker: Worker,
+    mut worker: Worker,
     mut queue: mpsc::Receiver<Ticket>,
     stop: watch::Receiver<bool>,
 ) -> Result<Ended, PipelineError> {
@@ -69,7 +71,7 @@ pub(super) fn start(
 }
 
 impl Worker {
-    fn work(&self, ticket: Ticket) -> Result<(), PipelineError> {
+    fn work(&mut self, ticket: Ticket) -> Result<(), PipelineError> {
         let boot = self.speaker.boot;
         let lease = self
             .outbox
@@ -89,10 +91,10 @@ impl Worker {
         }
     }
 
-    fn infer(&self, ticket: Ticket, job: &Job) -> Result<(), PipelineError> {
+    fn infer(&mut self, ticket: Ticket, job: &Job) -> Result<(), PipelineError> {
         let wait = accept::waited(&job.file);
         let bytes = match std::fs::read(self.shelves.input(job)) {
-            Ok(bytes) => bytes,
+            Ok(bytes) => Arc::new(bytes),
             Err(error) => return self.quarantine(ticket, None, &Failure::Input(error)),
         };
         let slot = match self.route(&job.source, &bytes) {
@@ -100,7 +102,7 @@ impl Worker {
             Err(failure) => return self.quarantine(ticket, None, &failure),
         };
         let serving = self.models.serving(slot);
-        let mut found = match segment(&serving.segmenter, &self.limits, &bytes) {
+        let mut found = match segment(&serving.segmenter, &mut self.decoder, &bytes) {
             Ok(found) => found,
             Err(failure) => {
                 let id = job_id(&sha256(&bytes), &serving.model.digest);

@@ -13,6 +13,8 @@ pub mod source;
 pub mod storage;
 mod values;
 
+use std::time::{Duration, Instant};
+
 use contract::Image;
 
 pub use values::{Attribute, KeywordError, values};
@@ -79,13 +81,16 @@ impl std::fmt::Debug for Identifiers {
     }
 }
 
-/// What a file may ask for, checked against its header before anything is allocated.
+/// What a file may ask for: size is checked against its header before anything is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     pub max_pixels_per_frame: u64,
     pub max_frames: u32,
     /// Of the file, and of all decoded frames together at 4 bytes a sample.
     pub max_bytes: u64,
+    /// Looked at before each frame, as no decoder can be interrupted within one: a file of a single frame is not
+    /// bounded by it, nor is what comes before the first frame. `None` for all the time it takes.
+    pub max_time: Option<Duration>,
 }
 
 impl Limits {
@@ -95,7 +100,15 @@ impl Limits {
         max_pixels_per_frame: 8192 * 8192,
         max_frames: 4096,
         max_bytes: 1 << 30,
+        max_time: None,
     };
+
+    fn check_time(&self, start: Instant) -> Result<(), DecodeError> {
+        match self.max_time {
+            Some(limit) if start.elapsed() >= limit => Err(DecodeError::TooSlow { limit }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Why a file gives no image. The words never repeat a value of the file: it may name a patient.
@@ -113,6 +126,8 @@ pub enum DecodeError {
         found: u64,
         limit: u64,
     },
+    #[error("decoding took {} s and was not done; send fewer frames, or without compression, or raise the limit", .limit.as_secs())]
+    TooSlow { limit: Duration },
     #[error("the image has no pixels: {what} is 0; send an image")]
     NoPixels { what: &'static str },
     #[error(
@@ -144,6 +159,7 @@ impl DecodeError {
             Self::NotAnImage => "not_an_image",
             Self::Truncated { .. } => "truncated",
             Self::TooLarge { .. } => "too_large",
+            Self::TooSlow { .. } => "too_slow",
             Self::NoPixels { .. } => "no_pixels",
             Self::NoPixelData => "no_pixel_data",
             Self::UnsupportedTransferSyntax { .. } => "unsupported_transfer_syntax",

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::io::{Cursor, Read};
+use std::time::Instant;
 
 use contract::Image;
 use dicom_core::{Tag, VR};
@@ -174,11 +175,12 @@ pub(super) fn header(
 }
 
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
+    let start = Instant::now();
     let (dataset, syntax) = split(bytes)?;
     let object = parse(dataset, syntax, limits, None)?;
     let spacing = functional_group(&object, tags::PIXEL_MEASURES_SEQUENCE, 0).unwrap_or(&object);
     Ok(Scan {
-        frames: frames(&object, syntax, limits)?,
+        frames: frames(&object, syntax, limits, start)?,
         spacing_mm: spacing_mm(spacing),
         modality: text(&object, tags::MODALITY).filter(|text| text.len() <= 16),
         format: Format::Dicom,
@@ -207,6 +209,7 @@ fn frames(
     object: &InMemDicomObject,
     syntax: &TransferSyntax,
     limits: &Limits,
+    start: Instant,
 ) -> Result<Vec<Image>, DecodeError> {
     let pixel_tags = [
         tags::PIXEL_DATA,
@@ -240,6 +243,7 @@ fn frames(
     let source = PixelData::open(object, tag, syntax, count as usize)?;
     let mut frames = Vec::new();
     for index in 0..count as usize {
+        limits.check_time(start)?;
         let mut data = source.samples(index, layout, photometric)?;
         if let Some(palette) = &palette {
             data = palette.apply(&data);

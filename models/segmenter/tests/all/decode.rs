@@ -385,4 +385,11 @@ fn limits_hold() {
         .kind(),
         "too_large"
     );
+    let limit = Duration::ZERO;
+    let too_slow = error(Limits {
+        max_time: Some(limit),
+        ..standard
+    });
+    assert_eq!(too_slow, DecodeError::TooSlow { limit });
+    assert_eq!(too_slow.kind(), "too_slow");
 }
