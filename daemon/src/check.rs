@@ -109,13 +109,9 @@ fn port(address: SocketAddr, key: &str, running: bool) -> Finding {
 
 /// Nothing where the configuration names no certificate and no token.
 fn credentials(config: &Config) -> Option<Finding> {
-    let mut tls = config.dicom.iter().map(|dicom| &dicom.tls);
     let http = config.http.as_ref();
-    let send_to = config.seg.as_ref().and_then(|seg| seg.send_to.as_ref());
-    let some = tls.any(Option::is_some)
-        || config.mqtt.tls.is_some()
-        || send_to.is_some_and(|to| to.tls.is_some())
-        || http.is_some_and(|http| http.tls.is_some() || http.token_file.is_some());
+    let token = http.is_some_and(|http| http.token_file.is_some());
+    let some = token || config.tls().next().is_some();
     some.then(|| {
         Credentials::load(config)
             .map(|_| "credentials: certificates, keys and token can be used".to_owned())

@@ -271,6 +271,17 @@ impl Config {
         self.source_keys().map(|(_, name)| name)
     }
 
+    /// Sections for TLS, with their names.
+    pub fn tls(&self) -> impl Iterator<Item = (&'static str, &Tls)> {
+        let dicom = self.dicom.iter().map(|dicom| ("dicom.tls", &dicom.tls));
+        let http = self.http.iter().map(|http| ("http.tls", &http.tls));
+        let send_to = self.seg.iter().filter_map(|seg| seg.send_to.as_ref());
+        let pacs = send_to.map(|to| ("seg.send_to.tls", &to.tls));
+        let all = dicom.chain(http).chain([("mqtt.tls", &self.mqtt.tls)]);
+        all.chain(pacs)
+            .filter_map(|(name, tls)| Some((name, tls.as_ref()?)))
+    }
+
     fn source_keys(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let folders = self
             .folder

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::config::{self, Config};
+use crate::tls::expiry::Expiries;
 use crate::tls::{self, TlsError};
 
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,8 @@ pub struct Credentials {
     pub(crate) mqtt: Broker,
     /// For the next association with the PACS.
     pub(crate) pacs: Option<Arc<ClientConfig>>,
+    /// Of all certificates above.
+    pub(crate) expiries: Expiries,
 }
 
 /// For the next connection to the broker.
@@ -97,6 +100,10 @@ impl Credentials {
         let pacs = config.seg.iter().find_map(|seg| seg.send_to.as_ref());
         let tls = pacs.and_then(|to| to.tls.as_ref()).map(tls::client);
         credentials.pacs = tls.transpose().map_err(unusable("seg.send_to.tls"))?;
+        for (section, tls) in config.tls() {
+            let read = credentials.expiries.read(tls);
+            read.map_err(unusable(section))?;
+        }
         Ok(credentials)
     }
 }

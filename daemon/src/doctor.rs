@@ -6,16 +6,17 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::check;
 use crate::clock;
 use crate::config::Config;
-use crate::credentials::Credentials;
+use crate::credentials::{CredentialError, Credentials};
 use crate::disk;
 use crate::failure::chain;
 use crate::mqtt::probe::{Probe, probe};
 use crate::seg;
+use crate::tls::expiry::{Expiries, Standing, date, standing};
 
 /// What was found.
 enum Finding {
@@ -35,7 +36,11 @@ pub async fn doctor(path: &Path, out: &mut impl Write) -> io::Result<bool> {
     let Ok(config) = Config::read(path) else {
         return Ok(false);
     };
-    let mut findings = vec![broker(&config).await];
+    let credentials = Credentials::load(&config);
+    let mut findings = vec![broker(&config, &credentials).await];
+    if let Ok(credentials) = &credentials {
+        findings.extend(certificates(&credentials.expiries, SystemTime::now()));
+    }
     findings.push(clock_is_set());
     let state = &config.state.directory;
     findings.push(flushes(state));
@@ -63,11 +68,11 @@ pub async fn doctor(path: &Path, out: &mut impl Write) -> io::Result<bool> {
     Ok(good)
 }
 
-async fn broker(config: &Config) -> Finding {
+async fn broker(config: &Config, credentials: &Result<Credentials, CredentialError>) -> Finding {
     let place = format!("broker {}:{}", config.mqtt.host, config.mqtt.port);
-    let credentials = match Credentials::load(config) {
+    let credentials = match credentials {
         Ok(credentials) => credentials,
-        Err(error) => return Finding::Bad(format!("{place}: {}", chain(&error))),
+        Err(error) => return Finding::Bad(format!("{place}: {}", chain(error))),
     };
     match probe(config, &credentials.mqtt).await {
         Ok(probe) => judge(&place, probe, config),
@@ -99,6 +104,23 @@ fn judge(place: &str, probe: Probe, config: &Config) -> Finding {
         "{words}; what it keeps for a subscriber that is away it does not say (mosquitto: max_queued_messages, \
          1000)"
     ))
+}
+
+/// Of each file, the first that ends.
+fn certificates(expiries: &Expiries, now: SystemTime) -> impl Iterator<Item = Finding> {
+    const REMEDY: &str = "renew it, then `systemctl reload scansided`";
+    expiries.iter().map(move |(path, end)| {
+        let (file, date) = (path.display(), date(end));
+        match standing(end, now) {
+            Standing::Good => Finding::Good(format!("certificate {file}: good until {date}")),
+            Standing::Soon => Finding::Doubtful(format!(
+                "certificate {file}: it expires on {date}; {REMEDY}"
+            )),
+            Standing::Over => Finding::Bad(format!(
+                "certificate {file}: it expired on {date}; {REMEDY}"
+            )),
+        }
+    })
 }
 
 fn clock_is_set() -> Finding {

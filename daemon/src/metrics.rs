@@ -27,6 +27,11 @@ struct Refused {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateFile {
+    file: String,
+}
+
 /// What is counted where it happens.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -61,6 +66,8 @@ pub struct Snapshot {
     pub stuck: bool,
     pub mqtt_connected: bool,
     pub disk_free_bytes: Option<u64>,
+    /// Files, and when the first certificate in each expires.
+    pub certificates: Vec<(String, SystemTime)>,
 }
 
 impl Metrics {
@@ -151,6 +158,7 @@ impl Metrics {
         }
         self.sources(&mut page);
         page.moment(snapshot, self.started_s);
+        page.certificates(&snapshot.certificates);
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = prometheus_text::encode(&mut text, &page.0);
@@ -189,6 +197,20 @@ impl Page {
         let gauge: Gauge<f64, AtomicU64> = Gauge::default();
         gauge.set(value);
         self.0.register(name, help, gauge);
+    }
+
+    fn certificates(&mut self, certificates: &[(String, SystemTime)]) {
+        let family: Family<CertificateFile, Gauge<f64, AtomicU64>> = Family::default();
+        for (file, end) in certificates {
+            let since = end.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let file = CertificateFile { file: file.clone() };
+            family.get_or_create(&file).set(since.as_secs_f64());
+        }
+        self.0.register(
+            "tls_certificate_expiry_timestamp_seconds",
+            "When the first certificate in a file of the configuration expires, since 1970",
+            family,
+        );
     }
 
     fn moment(&mut self, snapshot: &Snapshot, started_s: f64) {

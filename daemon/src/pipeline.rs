@@ -78,6 +78,7 @@ pub async fn run(
     let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
     let (ports, http) = (open_ports(&config, grace)?, http::Port::open(&config)?);
     let (renewed, credentials) = watch::channel(Credentials::load(&config)?);
+    credentials.borrow().expiries.warn();
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;

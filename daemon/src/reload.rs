@@ -40,6 +40,7 @@ pub(crate) async fn run(running: Config, credentials: watch::Sender<Credentials>
         let path = file.clone();
         match spawn_blocking(move || read(&path)).await {
             Ok(Ok((config, fresh))) => {
+                fresh.expiries.warn();
                 credentials.send_replace(fresh);
                 let restart = need_restart(&running, &config);
                 if restart.is_empty() {

@@ -1,6 +1,8 @@
 //! TLS of both ends, by rustls with ring: certificates and keys out of PEM files, and in words why the
 //! other end and this one do not trust each other.
 
+pub(crate) mod expiry;
+
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,7 @@ use crate::http;
 use crate::seg;
 use crate::sender;
 use crate::site::{Site, mosquitto};
-use crate::station::{PATIENCE, free_port, png, wait_for};
+use crate::station::{PATIENCE, Station, free_port, png, wait_for};
 
 /// A listener that asks its clients for certificates.
 fn listener(port: u16, authority: &Authority, broker: &Identity) -> String {
@@ -274,6 +274,35 @@ fn segmentations_reach_a_pacs_over_tls() {
     let answers = format!("ok    {place} answers C-ECHO after");
     assert!(words.contains(&answers), "{words}");
     site.settle(3, 0);
+}
+
+#[test]
+fn a_certificate_that_ran_out_is_said_until_it_is_renewed() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "authority");
+    let own = authority.vouch_until("box", 2020);
+    let door = free_port();
+    let section = sender::section(free_port()) + "[dicom.tls]\n" + &own.keys();
+    let mut station = Station::new(free_port(), &(section + &http::section(door)));
+    station.start_daemon();
+    station.wait_for_word("startup_ms");
+    let file = own.certificate.display().to_string();
+    let words = ["a certificate is expired", &file, "2020-01-01"];
+    assert_eq!(station.said(&words), 1, "{}", station.log());
+    let page = || http::get(door, "/metrics").unwrap().1;
+    let name = "scansided_tls_certificate_expiry_timestamp_seconds";
+    let gauge = |seconds: u64| format!("{name}{{file=\"{file}\"}} {seconds}.0\n");
+    assert!(page().contains(&gauge(1_577_836_800)), "{}", page());
+    let (_, report) = station.ask(&["doctor"]);
+    let said = format!("FAIL  certificate {file}: it expired on 2020-01-01; renew it");
+    assert!(report.contains(&said), "{report}");
+
+    own.become_as(&authority.vouch_until("box-renewed", 2100));
+    station.signal_daemon("-HUP");
+    wait_for("the reload", PATIENCE, || {
+        page().contains(&gauge(4_102_444_800))
+    });
+    assert_eq!(station.said(&words), 1, "{}", station.log());
 }
 
 #[test]

@@ -53,6 +53,8 @@ fn page(desk: &Desk) -> Result<String, OutboxError> {
     let door = &desk.door;
     let status = &door.status;
     let oldest = door.outbox.oldest_pending()?;
+    let credentials = door.credentials.borrow();
+    let certificates = credentials.expiries.iter();
     Ok(status.metrics.page(&Snapshot {
         ledger: door.outbox.ledger()?,
         counts: status.counts(),
@@ -62,6 +64,9 @@ fn page(desk: &Desk) -> Result<String, OutboxError> {
         stuck: status.is_stuck(desk.image_timeout),
         mqtt_connected: status.is_connected(),
         disk_free_bytes: disk::free_bytes(&door.shelves.accepted),
+        certificates: certificates
+            .map(|(path, end)| (path.display().to_string(), end))
+            .collect(),
     }))
 }
 
