@@ -4,7 +4,8 @@ seg.py SCANSIDED BUNDLE [FOLDER...]
 
 Each folder is delivered with DCMTK's `storescu`, one association a folder; the daemon sends the segmentations to DCMTK's
 `storescp` and writes them to a folder. Each then goes through `dcmdump` and, where they are installed, `dciodvfy`
-(dicom3tools) and Orthanc; pydicom and highdicom read it, and highdicom's masks have to be those of MQTT to the pixel.
+(dicom3tools) and Orthanc; pydicom and highdicom read it, and highdicom's masks have to be those of MQTT to the pixel. At the
+end `scansided doctor` is asked about `storescp`, beside it and without it.
 Needs mosquitto, DCMTK, pydicom, highdicom and pycocotools.
 """
 
@@ -73,7 +74,7 @@ class Site:
         wait_for("the broker", lambda: listens(broker_port))
         listen = ["mosquitto_sub", "-p", str(broker_port), "-V", "5", "-q", "1", "-F", "%t %p"]
         self.start([*listen, "-t", "scanside/v1/box-1/#"], "received")
-        self.start(["storescp", "-aet", "PACS", "-od", work / "pacs", str(self.pacs_port)], "storescp")
+        self.pacs = self.start(["storescp", "-aet", "PACS", "-od", work / "pacs", str(self.pacs_port)], "storescp")
         (work / "daemon.toml").write_text(
             f"""node = "box-1"
 [model]
@@ -101,6 +102,7 @@ called_ae_title = "PACS"
 """
         )
         wait_for("the PACS", lambda: listens(self.pacs_port))
+        self.scansided = scansided
         self.daemon = self.start([scansided, "run", "--config", work / "daemon.toml"], "daemon")
         wait_for("the daemon", lambda: " ready" in (work / "daemon.log").read_text())
 
@@ -129,6 +131,12 @@ called_ae_title = "PACS"
                 found[message["seq"]] = message
         return list(found.values())
 
+    def doctor(self) -> tuple[int, str]:
+        """Exit code and what it says of the PACS, beside the daemon."""
+        command = [self.scansided, "doctor", "--config", self.work / "daemon.toml"]
+        said = subprocess.run(command, capture_output=True, text=True)
+        lines = [line for line in said.stdout.splitlines() if " seg: PACS at " in line and "C-ECHO" in line]
+        return said.returncode, "\n".join(lines) or said.stdout + said.stderr
 
     def kept(self) -> dict[str, pydicom.Dataset]:
         """Headers of what was delivered, by the digest that results carry."""
@@ -283,6 +291,23 @@ def attribute(complaint: str) -> str:
     return found.group(1) if found else complaint
 
 
+def doctor(site: Site) -> list[str]:
+    """What is wrong with what the doctor says while the PACS answers, and once it is gone. Ends the PACS."""
+    wrong = []
+    place = f"seg: PACS at 127.0.0.1:{site.pacs_port}"
+    status, said = site.doctor()
+    print(f"doctor beside storescp: {said}")
+    if status != 0 or re.fullmatch(rf"ok    {place} answers C-ECHO after \d+ ms", said) is None:
+        wrong.append(f"the doctor leaves with {status} and says of a PACS that answers: {said}")
+    site.pacs.kill()
+    site.pacs.wait()
+    status, said = site.doctor()
+    print(f"doctor without it: {said}")
+    if status != 1 or not said.startswith(f"FAIL  {place}: C-ECHO: ") or "check host, port" not in said:
+        wrong.append(f"the doctor leaves with {status} and says of a PACS that is gone: {said}")
+    return wrong
+
+
 def main() -> int:
     scansided, bundle, *folders = sys.argv[1:]
     classes = json.loads((Path(bundle) / "manifest.json").read_text())["classes"]
@@ -341,6 +366,7 @@ def main() -> int:
                 print(f"  {len(found)} planes, {shape[0]} frames, {event['warnings']} {ml} ml")
             if sorted(digest(file) for file in written) != sorted(digest(file) for file in stored):
                 failed.append("the PACS has other pixels than the folder")
+            failed += doctor(site)
             print(f"highdicom {highdicom.__version__} reads what MQTT carried: {dict(tally)}")
             if tally["pixels"] == 0:
                 failed.append("nothing was found in any image, so nothing was compared")
