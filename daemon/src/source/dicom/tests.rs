@@ -197,11 +197,11 @@ fn what_is_refused_has_its_status_and_leaves_nothing() {
 fn only_images_in_readable_syntaxes_are_negotiated() {
     let a_box = open(|_, _| {});
     let query = "1.2.840.10008.5.1.4.1.2.2.1";
-    let (jpeg_ls, jpeg) = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.70");
+    let (mpeg, jpeg) = ("1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.70");
     let association = ClientAssociationOptions::new()
         .with_presentation_context(query, vec![EXPLICIT])
-        .with_presentation_context(MR, vec![jpeg_ls])
-        .with_presentation_context(MR, vec![jpeg_ls, jpeg, EXPLICIT])
+        .with_presentation_context(MR, vec![mpeg])
+        .with_presentation_context(MR, vec![mpeg, jpeg, EXPLICIT])
         .establish(a_box.address)
         .unwrap();
     let accepted: Vec<_> = association

@@ -68,7 +68,7 @@ fn starts_by_magic(fragments: &[Vec<u8>]) -> Vec<usize> {
         .collect()
 }
 
-/// What a JPEG or JPEG 2000 stream says of itself.
+/// What a JPEG, JPEG-LS or JPEG 2000 stream says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct StreamHeader {
     rows: u32,
@@ -76,10 +76,16 @@ struct StreamHeader {
     components: u16,
     precision: u8,
     lossy_jpeg: bool,
+    /// Its decoder gives one component after the other.
+    planar: bool,
 }
+
+/// SOF55 of ISO/IEC 14495-1.
+const JPEG_LS_FRAME: u8 = 0xf7;
 
 fn jpeg_header(bytes: &[u8]) -> Option<StreamHeader> {
     let mut position = 2;
+    let mut jpeg_ls: Option<StreamHeader> = None;
     loop {
         let marker = bytes.get(position..position + 4)?;
         if marker[0] != 0xff {
@@ -90,15 +96,30 @@ fn jpeg_header(bytes: &[u8]) -> Option<StreamHeader> {
             continue;
         }
         let length = usize::from(u16::from_be_bytes([marker[2], marker[3]]));
-        if matches!(marker[1], 0xc0..=0xcf) && !matches!(marker[1], 0xc4 | 0xc8 | 0xcc) {
-            let frame = bytes.get(position + 4..position + 10)?;
+        if let (0xda, Some(header)) = (marker[1], jpeg_ls) {
+            // Components that share no scan are not interleaved.
+            let alone = *bytes.get(position + 4)? == 1;
             return Some(StreamHeader {
+                planar: alone && header.components > 1,
+                ..header
+            });
+        }
+        let is_frame = matches!(marker[1], 0xc0..=0xcf | JPEG_LS_FRAME)
+            && !matches!(marker[1], 0xc4 | 0xc8 | 0xcc);
+        if is_frame {
+            let frame = bytes.get(position + 4..position + 10)?;
+            let header = StreamHeader {
                 rows: u32::from(u16::from_be_bytes([frame[1], frame[2]])),
                 cols: u32::from(u16::from_be_bytes([frame[3], frame[4]])),
                 components: u16::from(frame[5]),
                 precision: frame[0],
-                lossy_jpeg: !matches!(marker[1], 0xc3 | 0xc7 | 0xcb | 0xcf),
-            });
+                lossy_jpeg: !matches!(marker[1], 0xc3 | 0xc7 | 0xcb | 0xcf | JPEG_LS_FRAME),
+                planar: false,
+            };
+            if marker[1] != JPEG_LS_FRAME {
+                return Some(header);
+            }
+            jpeg_ls = Some(header);
         }
         position += 2 + length;
     }
@@ -117,6 +138,7 @@ fn jpeg_2000_header(bytes: &[u8]) -> Option<StreamHeader> {
         components: u16::from_be_bytes([siz[36], siz[37]]),
         precision: (siz[38] & 0x7f) + 1,
         lossy_jpeg: false,
+        planar: false,
     })
 }
 
@@ -173,7 +195,7 @@ pub(super) fn decode(
         allocated,
         stored,
         high_bit: stored - 1,
-        planar: false,
+        planar: header.planar,
         ..layout
     };
     let object = OneFrame {

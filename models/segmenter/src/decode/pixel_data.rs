@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use dicom_core::value::Value;
 use dicom_core::{Tag, VR};
-use dicom_dictionary_std::tags;
+use dicom_dictionary_std::{tags, uids};
 use dicom_encoding::transfer_syntax::{Endianness, TransferSyntax};
 use dicom_object::InMemDicomObject;
 
@@ -116,8 +116,10 @@ impl<'a> PixelData<'a> {
             } => {
                 let frame = frames.get(index).ok_or(truncated)?;
                 let (bytes, layout) = fragments::decode(frame, transfer_syntax, layout)?;
-                // JPEG decoders give RGB already.
-                let is_jpeg = frame.starts_with(&[0xff, 0xd8]);
+                // JPEG decoders give RGB already, that of JPEG-LS what was stored.
+                let is_jpeg_ls =
+                    [uids::JPEGLS_LOSSLESS, uids::JPEGLS_NEAR_LOSSLESS].contains(transfer_syntax);
+                let is_jpeg = frame.starts_with(&[0xff, 0xd8]) && !is_jpeg_ls;
                 let is_ybr = photometric == Photometric::YbrFull && !is_jpeg;
                 (layout.samples(&bytes, 0)?, is_ybr, layout.stored)
             }
