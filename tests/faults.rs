@@ -1,8 +1,7 @@
 //! The daemon's promise against a real mosquitto: whatever dies, every accepted image ends published,
 //! and an independent subscriber has seen each result at least once with one job id.
 //!
-//! SCANSIDE_LONG=1 stops the broker for 30 s instead of 5, and damages a
-//! bundle 1000 times instead of 100. Without mosquitto the tests say SKIPPED;
+//! SCANSIDE_LONG=1 runs the long versions (`faults/README.md`). Without mosquitto the tests say SKIPPED;
 //! with SCANSIDE_REQUIRE_PEERS they fail.
 
 #![expect(
@@ -20,6 +19,8 @@ use serde_json::Value;
 use site::{Site, mosquitto};
 use station::{PATIENCE, Station, free_port, wait_for};
 
+#[path = "faults/aborts.rs"]
+mod aborts;
 #[path = "faults/bad_models.rs"]
 mod bad_models;
 #[path = "faults/certificates.rs"]
@@ -46,6 +47,8 @@ mod power;
 mod preload;
 #[path = "faults/privacy.rs"]
 mod privacy;
+#[path = "faults/process.rs"]
+mod process;
 #[path = "faults/quarantine.rs"]
 mod quarantine;
 #[path = "faults/random.rs"]
@@ -69,6 +72,8 @@ mod sender;
 mod signer;
 #[path = "faults/site.rs"]
 mod site;
+#[path = "faults/soak.rs"]
+mod soak;
 #[path = "faults/station.rs"]
 mod station;
 #[path = "faults/tls.rs"]
@@ -104,7 +109,7 @@ fn the_broker_hangs_and_is_killed() {
         return;
     }
     let rounds = if long() { 20 } else { 1 };
-    let mut site = Site::new("", "");
+    let mut site = Site::new("log_type all", "");
     for round in 0..rounds {
         // A stream, so that publishes are under way at every moment.
         for number in 0..IMAGES {
@@ -120,6 +125,8 @@ fn the_broker_hangs_and_is_killed() {
         site.broker.0.wait().unwrap();
         site.restart_broker();
     }
+    let lost = site.ask_again(IMAGES * rounds);
+    eprintln!("{rounds} kills of the broker, which lost {lost} acknowledged results");
     site.settle(IMAGES * rounds, 0);
 }
 

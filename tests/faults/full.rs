@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use crate::site::Site;
-use crate::station::{PATIENCE, free_port, wait_for};
+use crate::station::{PATIENCE, Station, free_port, wait_for};
 use crate::{preload, sender};
 
 const IMAGES: usize = 3;
@@ -30,9 +30,11 @@ fn the_disk_is_full_at_every_stage() {
         (0..60).step_by(6).collect()
     };
     let objects = sender::phantoms(scratch.path(), (OBJECTS * stages.len()) as u32);
-    site.station.wait_for_word("ready");
     let mut n_ends = 0;
     for (round, (stage, objects)) in stages.iter().zip(objects.chunks(OBJECTS)).enumerate() {
+        n_ends += revive(&mut site.station);
+        // It hears SIGTERM from here on.
+        site.station.wait_for_word("ready");
         site.station.stop_daemon();
         fs::write(&full, "").unwrap();
         (0..IMAGES).for_each(|number| site.station.drop_image(IMAGES * round + number));
@@ -49,23 +51,29 @@ fn the_disk_is_full_at_every_stage() {
             .collect();
         sleep(Duration::from_secs(1));
         fs::remove_file(&full).unwrap();
-        if site.station.daemon_ended() {
-            // A disk that does not take the books ends the daemon; systemd starts it again.
-            n_ends += 1;
-            site.station.start_daemon();
-        }
+        n_ends += revive(&mut site.station);
         for object in objects.iter().zip(taken).filter(|(_, taken)| !taken) {
             let object = std::slice::from_ref(object.0);
             wait_for("room", PATIENCE, || {
-                if site.station.daemon_ended() {
-                    n_ends += 1;
-                    site.station.start_daemon();
-                }
+                n_ends += revive(&mut site.station);
                 sender::deliver(port, object, &[])
             });
         }
-        site.wait_for_results((IMAGES + OBJECTS) * (round + 1));
+        let arrived = (IMAGES + OBJECTS) * (round + 1);
+        wait_for("results", PATIENCE, || {
+            n_ends += revive(&mut site.station);
+            site.n_results() >= arrived
+        });
     }
     eprintln!("{} stages, the daemon ended in {n_ends}", stages.len());
     site.settle((IMAGES + OBJECTS) * stages.len(), 0);
+}
+
+/// A disk that does not take the books ends the daemon; systemd starts it again. Gives 1 then.
+fn revive(station: &mut Station) -> usize {
+    let ended = station.daemon_ended();
+    if ended {
+        station.start_daemon();
+    }
+    ended.into()
 }

@@ -1,9 +1,9 @@
 //! F3: nobody takes results for a day; then all of them at once.
 
-use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::process::resident_mib;
 use crate::site::{Site, mosquitto};
 use crate::station::PATIENCE;
 
@@ -26,12 +26,12 @@ fn results_of_a_day_wait() {
     site.wait_for_results(RATE);
     site.broker.signal("-KILL");
     site.broker.0.wait().unwrap();
-    let before = resident_mib(&site);
+    let before = resident_mib(site.station.daemon_id());
     for minute in 1..minutes {
         (RATE * minute..RATE * (minute + 1)).for_each(|number| site.station.drop_image(number));
         site.station.wait_for_segmented(RATE * (minute + 1));
     }
-    let growth = resident_mib(&site) - before;
+    let growth = resident_mib(site.station.daemon_id()) - before;
     site.restart_broker();
     let start = Instant::now();
     while site.n_results() <= RATE {
@@ -49,18 +49,4 @@ fn results_of_a_day_wait() {
         "{growth:.1} MiB more than {before:.1}"
     );
     site.settle(images, 0);
-}
-
-fn resident_mib(site: &Site) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", site.station.daemon_id()));
-    let status = status.unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kib: f64 = line
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap();
-    kib / 1024.0
 }

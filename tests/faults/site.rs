@@ -25,6 +25,7 @@ const PATIENT: &str = "max_queued_messages 100000\nmax_inflight_messages 0\n";
 pub(crate) struct Site {
     pub(crate) station: Station,
     port: u16,
+    broker_extra: String,
     pub(crate) broker: Process,
     subscriber: Process,
     pub(crate) lines: Arc<Mutex<Lines>>,
@@ -64,7 +65,11 @@ fn start_broker(folder: &Path, port: u16, extra: &str) -> Process {
         folder.display()
     );
     fs::write(&config, text).unwrap();
-    let log = File::create(folder.join("mosquitto.log")).unwrap();
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("mosquitto.log"))
+        .unwrap();
     let mut command = Command::new(mosquitto().unwrap());
     command
         .arg("-c")
@@ -111,6 +116,7 @@ impl Site {
         Self {
             station,
             port,
+            broker_extra: broker_extra.to_owned(),
             broker,
             subscriber,
             lines,
@@ -123,7 +129,31 @@ impl Site {
     }
 
     pub(crate) fn restart_broker(&mut self) {
-        self.broker = start_broker(self.station.path(), self.port, PATIENT);
+        self.broker = start_broker(self.station.path(), self.port, &self.broker_extra);
+    }
+
+    /// A killed broker loses what it acknowledged and had not written yet. Gives how many results those were, by its own
+    /// log (`log_type all`), and has them sent again.
+    pub(crate) fn ask_again(&self, images: usize) -> usize {
+        self.station.wait_until_published();
+        let start = Instant::now();
+        while self.n_results() < images && start.elapsed() < Duration::from_secs(20) {
+            sleep(Duration::from_millis(20));
+        }
+        let lost = images - self.n_results();
+        if lost > 0 {
+            let log = fs::read_to_string(self.station.path().join("mosquitto.log")).unwrap();
+            // rc16: of other topics, which nobody subscribes to.
+            let is_ack = |line: &&str| line.contains("PUBACK to box-1") && line.contains("rc0)");
+            let acknowledged = log.lines().filter(is_ack).count();
+            assert!(
+                acknowledged >= images,
+                "{acknowledged} of {images} were acknowledged"
+            );
+            let (code, text) = self.station.ask(&["replay", "--from-seq", "1"]);
+            assert_eq!(code, 0, "{text}");
+        }
+        lost
     }
 
     pub(crate) fn n_results(&self) -> usize {
