@@ -79,7 +79,7 @@ pub(super) fn before_group(
         if header.length == UNDEFINED || walk.is_sequence(&header) {
             walk.sequence(&header, bytes.len(), 0)?;
         } else {
-            walk.skip(header.length)?;
+            walk.value(&header)?;
         }
     }
     Ok(bytes)
@@ -158,6 +158,28 @@ impl<'a> Walk<'a> {
         self.take(length as usize)
     }
 
+    /// Moves past a value. The parser reads whole numbers and takes a rest for the next header, with a length that nobody
+    /// has seen here.
+    fn value(&mut self, header: &Header) -> Result<(), DecodeError> {
+        let vr = if self.encoding.explicit {
+            header.vr
+        } else {
+            let entry = StandardDataDictionary.by_tag(header.tag);
+            entry.map(|entry| entry.vr().relaxed())
+        };
+        let size = match vr {
+            Some(VR::US | VR::SS | VR::OW) => 2,
+            Some(VR::UL | VR::SL | VR::OL | VR::FL | VR::OF | VR::AT) => 4,
+            Some(VR::FD | VR::OD | VR::SV | VR::UV | VR::OV) => 8,
+            _ => 1,
+        };
+        if !header.length.is_multiple_of(size) {
+            return Err(malformed("a value ends within a number"));
+        }
+        self.skip(header.length)?;
+        Ok(())
+    }
+
     fn elements(&mut self, end: usize, depth: usize) -> Result<(), DecodeError> {
         if depth > MAX_DEPTH {
             return Err(malformed("sequences nest too deep"));
@@ -170,7 +192,7 @@ impl<'a> Walk<'a> {
             }
             let is_sequence = self.is_sequence(&header);
             if header.length != UNDEFINED && !is_sequence {
-                self.skip(header.length)?;
+                self.value(&header)?;
             } else if header.tag == tags::PIXEL_DATA && header.length == UNDEFINED {
                 self.items(end, None)?;
             } else {
@@ -206,10 +228,15 @@ impl<'a> Walk<'a> {
 
     /// Items of a sequence (`depth` of their elements given) or fragments of pixel data.
     fn items(&mut self, end: usize, depth: Option<usize>) -> Result<(), DecodeError> {
+        let mut is_first = true;
         while end - self.position >= 8 {
             let header = self.header()?;
             match (header.tag, depth) {
                 (SEQUENCE_END, _) => return Ok(()),
+                // Offsets of four bytes.
+                (ITEM, None) if is_first && header.length % 4 != 0 => {
+                    return Err(malformed("an offset table ends within an offset"));
+                }
                 (ITEM, None) => {
                     self.skip(header.length)?;
                 }
@@ -223,6 +250,7 @@ impl<'a> Walk<'a> {
             if self.position > end {
                 return Err(malformed("an item is longer than what holds it"));
             }
+            is_first = false;
         }
         Ok(())
     }
