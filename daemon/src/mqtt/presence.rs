@@ -69,10 +69,7 @@ fn health(
     outbox: &Outbox,
     started: std::time::Instant,
 ) -> Result<Value, OutboxError> {
-    let oldest = outbox
-        .jobs()?
-        .into_iter()
-        .find(|(_, job)| job.state.is_pending());
+    let oldest = outbox.oldest_pending()?;
     Ok(json!({
         "schema": "health/1",
         "at": clock::now(),
@@ -81,7 +78,7 @@ fn health(
         "resident_bytes": resident_bytes(),
         "ledger": outbox.ledger()?,
         "results_kept": outbox.kept()?,
-        "oldest_pending_at": oldest.map(|(_, job)| job.received_at),
+        "oldest_pending_at": oldest.map(|job| job.received_at),
         "since_start": status.counts(),
         "disk_free_bytes": disk::free_bytes(&config.state.directory),
     }))
