@@ -26,6 +26,14 @@ demo:
 ci:
     bash .ci/run
 
+# The long version of every fault, with a table at the end: hours.
+soak *names:
+    bash tests/faults/soak.sh {{names}}
+
+# What scansided is made of, as CycloneDX JSON, to target/sbom.
+sbom:
+    bash packaging/sbom.sh
+
 # scansided for 64-bit ARM in a container. cross looks for Cross.toml; ours is found only through this variable.
 cross-daemon:
     CROSS_CONFIG=cross.toml cross build -p daemon --no-default-features --target aarch64-unknown-linux-gnu --profile edge

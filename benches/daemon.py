@@ -28,6 +28,12 @@ def resident_mib(pid: int, field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def wait_for(what: str, done, seconds: float = 300):
     end = time.monotonic() + seconds
     while not (value := done()):
@@ -40,11 +46,8 @@ def wait_for(what: str, done, seconds: float = 300):
 def main() -> None:
     scansided, bundle, count = sys.argv[1], Path(sys.argv[2]).resolve(), int(sys.argv[3])
     images = [Path(name) for name in sys.argv[4:]]
-    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        work = Path(folder)
+    with tempfile.TemporaryDirectory() as folder:
+        port, work = free_port(), Path(folder)
         (work / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
         (work / "inbox").mkdir()
         shadow = '[models]\nallow_unsigned = true\nshadow = "candidate"\n' if "SHADOW" in os.environ else ""
