@@ -101,7 +101,7 @@ impl Station {
             .arg("run")
             .arg("--config")
             .arg(self.folder.path().join("daemon.toml"))
-            .env("MALLOC_ARENA_MAX", "2") // as in packaging/scansided.service
+            .env("MALLOC_ARENA_MAX", "1") // as in packaging/scansided.service
             .envs(environment.iter().copied())
             .stderr(log)
             .spawn()

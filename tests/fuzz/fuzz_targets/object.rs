@@ -4,6 +4,8 @@
 use segmenter::decode::storage::{TRANSFER_SYNTAXES, instance};
 use segmenter::decode::{Limits, decode};
 
+const JPEG_2000: [&str; 2] = ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"];
+
 const LIMITS: Limits = Limits {
     max_pixels_per_frame: 256 * 256,
     max_frames: 8,
@@ -13,6 +15,11 @@ const LIMITS: Limits = Limits {
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Some((first, data_set)) = bytes.split_first() else { return };
     let syntax = TRANSFER_SYNTAXES[usize::from(*first) % TRANSFER_SYNTAXES.len()];
+    // openjp2 0.6.1 frees null pointers: nothing happens, but an assertion of Rust's library ends the process.
+    // `cargo fuzz run -O` is without them and takes JPEG 2000 too.
+    if cfg!(debug_assertions) && JPEG_2000.contains(&syntax) {
+        return;
+    }
     let _ = instance(data_set, syntax);
     // The file's meta information: group 2, TransferSyntaxUID alone.
     let mut file = b"DICM\x02\0\x10\0UI".to_vec();
