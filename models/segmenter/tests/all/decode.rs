@@ -221,10 +221,8 @@ fn a_value_that_ends_within_a_number_is_refused() {
     let mut implicit = [&[8, 0, 0, 0, 42, 0, 0, 0][..], &[0; 40], &header].concat();
     implicit.extend([0xff; 10]);
     assert_eq!(kind(&implicit), "malformed");
-    assert_eq!(
-        kind(&small_dicom(&[(0x0028_9001, b"UL", vec![1; 6])])),
-        "malformed"
-    );
+    let explicit = small_dicom(&[(0x0028_9001, b"UL", vec![1; 6])]);
+    assert_eq!(kind(&explicit), "malformed");
 }
 
 #[test]
