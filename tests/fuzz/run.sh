@@ -6,6 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 export CARGO_TARGET_DIR=$PWD/../../target/fuzz
+# In memory: `bundle` writes and unpacks a file in each execution.
+[ ! -d /dev/shm ] || export TMPDIR=/dev/shm
 executions=${1:-1000000}
 targets=("${@:2}")
 [ ${#targets[@]} -gt 0 ] || mapfile -t targets < <(cargo +nightly fuzz list --fuzz-dir .)
