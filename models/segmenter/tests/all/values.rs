@@ -1,4 +1,4 @@
-use segmenter::decode::{Attribute, KeywordError, Limits, values};
+use segmenter::decode::{Attribute, KeywordError, Limits, decode, values};
 
 use crate::decode::small_dicom;
 
@@ -24,4 +24,17 @@ fn attributes_are_read_without_the_pixels() {
     ] {
         assert_eq!(Attribute::by_keyword(keyword), Err(expected));
     }
+}
+
+/// The parser would read the whole numbers of such a value and take its rest for a header: found by tests/fuzz.
+#[test]
+fn a_value_that_ends_within_a_number_is_refused() {
+    let refusal = |bytes: &[u8]| decode(bytes, &Limits::STANDARD).err().unwrap().kind();
+    let header = [0, 0, 0, 0, 0xfd, 0xff, 0xff, 0xff];
+    // Implicit VR: a group length of 42 bytes, the last two of them the beginning of a header of 4 GiB.
+    let mut implicit = [&[8, 0, 0, 0, 42, 0, 0, 0][..], &[0; 40], &header].concat();
+    implicit.extend([0xff; 10]);
+    assert_eq!(refusal(&implicit), "malformed");
+    let explicit = small_dicom(&[(0x0028_9001, b"UL", vec![1; 6])]);
+    assert_eq!(refusal(&explicit), "malformed");
 }
