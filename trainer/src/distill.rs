@@ -65,10 +65,11 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
     let compute = compute::open(&config.compute, group.local_rank())?;
     let (teacher, weights) = teacher::open(&config, [&own, &dataset], &compute)
         .with_context(|| format!("teacher {}", config.distill.teacher.display()))?;
+    let student_config = model::student_config(&config);
     let student = Model::build(
-        model::student_config(&config),
+        student_config.clone(),
         config.input,
-        teacher::plain_weights(&teacher)?,
+        teacher::start_of_student(&teacher, &student_config)?,
         |name| !name.starts_with("prompt_encoder.p") && !name.starts_with("prompt_encoder.mask"),
         (config.seed, &compute),
     )?;

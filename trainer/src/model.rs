@@ -98,10 +98,11 @@ fn encoder_layers(config: &Config, n_layers: usize) -> Result<Vec<usize>> {
     })
 }
 
-/// ViT-T in MobileSAM's geometry at the input size, plain weights.
+/// ViT-T in MobileSAM's geometry at the input size, but for windows that divide the grid; plain weights.
 pub fn student_config(config: &Config) -> SamConfig {
+    let encoder = TinyVitConfig::mobile_sam(config.input.size).with_dividing_windows();
     SamConfig {
-        encoder: EncoderConfig::TinyVit(TinyVitConfig::mobile_sam(config.input.size)),
+        encoder: EncoderConfig::TinyVit(encoder),
         num_cls: config.num_cls(),
         lora: None,
         adapter: None,

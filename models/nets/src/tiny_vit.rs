@@ -3,12 +3,14 @@
 
 mod block;
 mod convolution;
+mod windows;
 
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 pub use self::block::{Block, BlockConfig};
 pub use self::convolution::{MbConv, PatchMerging};
+pub use self::windows::fit_attention_biases;
 use crate::adapter::AdapterConfig;
 use crate::layers::{Conv2dBn, ConvShape, Neck};
 use crate::lora::LoraConfig;

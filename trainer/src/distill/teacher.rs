@@ -6,6 +6,8 @@ use anyhow::{Result, bail, ensure};
 use contract::geometry::InputRules;
 use nets::lora;
 use nets::params::Compute;
+use nets::sam::{EncoderConfig, SamConfig};
+use nets::tiny_vit::fit_attention_biases;
 
 use crate::config::{Config, Finetune, Method};
 use crate::dataset::Dataset;
@@ -103,11 +105,16 @@ fn ensure_fits(config: &Config, data: [&Dataset; 2]) -> Result<()> {
     Ok(())
 }
 
-/// The teacher's plain weights; tensors of the same name and shape start the student.
-pub(super) fn plain_weights(teacher: &Model) -> Result<State> {
+/// The teacher's plain weights; tensors of the same name and shape start the student. Biases of windows are stretched
+/// to the student's.
+pub(super) fn start_of_student(teacher: &Model, student: &SamConfig) -> Result<State> {
     let state = teacher.loaded.state_dict()?;
-    Ok(match &teacher.config.lora {
+    let mut state = match &teacher.config.lora {
         Some(config) => lora::merge(state, config.rows, model::HEAD_DIM)?,
         None => state,
-    })
+    };
+    if let EncoderConfig::TinyVit(encoder) = &student.encoder {
+        fit_attention_biases(&mut state, encoder)?;
+    }
+    Ok(state)
 }
