@@ -2,6 +2,8 @@
 
 mod lowering;
 mod ops;
+mod profile;
+mod threads;
 
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +14,10 @@ use contract::Manifest;
 use contract::manifest::Kind;
 use contract::mask::Logits;
 use tract_onnx::prelude::*;
+
+pub use lowering::passes;
+pub use profile::{OperatorTime, Profile};
+pub use threads::set_threads;
 
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
@@ -71,6 +77,15 @@ pub struct Graph {
 impl Graph {
     /// Maps `path` and loads it with the input size, class count and output side of `manifest`.
     pub fn open(path: &Path, manifest: &Manifest) -> Result<Self, InferError> {
+        Self::open_without(path, manifest, &[])
+    }
+
+    /// The same without some of the [`passes`], to measure what they are worth.
+    pub fn open_without(
+        path: &Path,
+        manifest: &Manifest,
+        without: &[String],
+    ) -> Result<Self, InferError> {
         let read = |source| InferError::Read {
             path: path.to_path_buf(),
             source,
@@ -87,7 +102,7 @@ impl Graph {
         let Kind::Automatic { input, output, .. } = &manifest.kind;
         let size = manifest.input.size;
         let outputs = [output.clone()];
-        let plan = load(&onnx, size, Some(input), &outputs)?;
+        let plan = load(&onnx, size, Some(input), &outputs, without)?;
         let side = manifest.output.side;
         Ok(Self {
             plan,
@@ -137,7 +152,7 @@ pub struct Probe {
 impl Probe {
     /// `onnx` with its image input fixed to (1, 3, size, size) and these tensors as outputs.
     pub fn open(onnx: &[u8], size: usize, output_names: &[String]) -> Result<Self, InferError> {
-        let plan = load(onnx, size, None, output_names)?;
+        let plan = load(onnx, size, None, output_names, &[])?;
         Ok(Self {
             plan,
             size,
@@ -165,16 +180,21 @@ fn load(
     size: usize,
     input: Option<&String>,
     outputs: &[String],
+    without: &[String],
 ) -> Result<Plan, InferError> {
     // tract asserts on some malformed graphs; a bad bundle must not end the daemon.
-    catch_unwind(AssertUnwindSafe(|| {
-        load_unguarded(onnx, size, input, outputs)
-    }))
-    .unwrap_or_else(|_| {
-        Err(InferError::Load {
-            detail: "tract panicked on it".into(),
+    let guarded = |without: &[String]| {
+        catch_unwind(AssertUnwindSafe(|| {
+            load_unguarded(onnx, size, input, outputs, without)
+        }))
+        .unwrap_or_else(|_| {
+            Err(InferError::Load {
+                detail: "tract panicked on it".into(),
+            })
         })
-    })
+    };
+    // A graph of another maker may look like what a pass is for and have other shapes: it runs as it is.
+    guarded(without).or_else(|_| guarded(&passes().map(String::from).collect::<Vec<_>>()))
 }
 
 fn load_unguarded(
@@ -182,14 +202,20 @@ fn load_unguarded(
     size: usize,
     input: Option<&String>,
     outputs: &[String],
+    without: &[String],
 ) -> Result<Plan, InferError> {
     let broken = |error: TractError| InferError::Load {
         detail: format!("{error:#}"),
     };
     let mut bytes = onnx;
-    let mut model = lowering::reader()
-        .model_for_read(&mut bytes)
-        .map_err(broken)?;
+    let reader = lowering::reader();
+    let mut proto = reader.proto_model_for_read(&mut bytes).map_err(broken)?;
+    let image = [1, 3, size, size];
+    let operations = proto.graph.as_mut().map_or_else(Default::default, |graph| {
+        lowering::fuse(graph, &image, outputs, without)
+    });
+    let mut model = reader.model_for_proto_model(&proto).map_err(broken)?;
+    lowering::fill(&mut model, &operations);
     let names: Vec<String> = model
         .inputs
         .iter()
@@ -203,7 +229,7 @@ fn load_unguarded(
             found: names,
         });
     }
-    let fact = f32::fact([1, 3, size, size]);
+    let fact = f32::fact(image);
     model.set_input_fact(0, fact.into()).map_err(broken)?;
     model.select_outputs_by_name(outputs).map_err(broken)?;
     model
@@ -215,6 +241,14 @@ fn load_unguarded(
 }
 
 fn run(plan: &Plan, size: usize, chw: &[f32]) -> Result<TVec<TValue>, InferError> {
+    let input = image_tensor(size, chw)?;
+    plan.run(tvec!(input.into()))
+        .map_err(|error| InferError::Run {
+            detail: format!("{error:#}"),
+        })
+}
+
+fn image_tensor(size: usize, chw: &[f32]) -> Result<Tensor, InferError> {
     let expected = 3 * size * size;
     if chw.len() != expected {
         return Err(InferError::InputLength {
@@ -222,11 +256,9 @@ fn run(plan: &Plan, size: usize, chw: &[f32]) -> Result<TVec<TValue>, InferError
             found: chw.len(),
         });
     }
-    let failed = |error: TractError| InferError::Run {
+    Tensor::from_shape(&[1, 3, size, size], chw).map_err(|error| InferError::Run {
         detail: format!("{error:#}"),
-    };
-    let input = Tensor::from_shape(&[1, 3, size, size], chw).map_err(failed)?;
-    plan.run(tvec!(input.into())).map_err(failed)
+    })
 }
 
 /// Shape and values; integer tensors become f32.

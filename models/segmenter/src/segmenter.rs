@@ -12,7 +12,7 @@ use contract::{Image, LabelMap, Manifest};
 use tempfile::TempDir;
 
 use crate::decode::{DecodeError, Limits, decode};
-use crate::infer::{Graph, InferError};
+use crate::infer::{Graph, InferError, Profile};
 use crate::unpack::{UnpackError, unpack};
 
 /// Processors round differently: a few boundary pixels may move, more means another network.
@@ -199,6 +199,21 @@ impl Segmenter {
     pub fn logits(&self, image: &Image) -> Result<(Logits, Placement), InferError> {
         let (chw, placement) = self.manifest().input.prepare(image);
         Ok((self.graph.run(&chw)?, placement))
+    }
+
+    /// Where the time of inference goes, on the golden image; the graph is loaded once more without some of
+    /// [`passes`](crate::infer::passes).
+    pub fn profile(
+        &self,
+        runs: usize,
+        by_node: bool,
+        without: &[String],
+    ) -> Result<Profile, SelfTestError> {
+        let mut scan = decode(&self.bundle.read(GOLDEN_IMAGE)?, &Limits::STANDARD)?;
+        let (chw, _) = self.manifest().input.prepare(&scan.frames.remove(0));
+        let Kind::Automatic { graph, .. } = &self.manifest().kind;
+        let graph = Graph::open_without(&self.path(graph), self.manifest(), without)?;
+        Ok(graph.profile(&chw, runs, by_node)?)
     }
 
     /// Label map at the image's native size.

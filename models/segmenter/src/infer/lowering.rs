@@ -1,44 +1,108 @@
-//! Puts operations of ours where tract's give other bits on another processor: LayerNorm, softmax, GELU and the
-//! 3x3 convolutions that are no matrix products.
+//! Puts operations of ours into the graph when it is loaded: the file holds standard ONNX, and what tract runs is
+//! fewer and fatter.
 //!
-//! tract picks kernels by CPU, and they add up in orders of their own. In an f32 graph that is noise in the last
-//! bit; in an int8 graph that bit decides how an activation rounds, and a mask moves by pixels. What stays with
-//! tract is exact (products of int8) or adds one product after the other whatever the CPU (f32 matrices).
+//! Whole groups of nodes become one (`passes`): a linear layer with its quantization, bias, residual and activation,
+//! a convolution on tokens, attention in windows. LayerNorm and softmax are replaced one by one, because tract picks
+//! kernels by CPU that add up in orders of their own: in an int8 graph the last bit decides how an activation rounds,
+//! and a mask moves by pixels. What stays with tract is exact or adds one product after the other whatever the CPU.
+
+mod graph;
+mod passes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tract_onnx::Onnx;
 use tract_onnx::model::ParsingContext;
-use tract_onnx::pb::NodeProto;
+use tract_onnx::pb::{GraphProto, NodeProto};
 use tract_onnx::tract_hir::internal::{
-    Datum, Expansion, InferenceOp, InferenceResult, OutletId, Solver, SpecialOps, StaticName, TVec,
-    TensorProxy, TractResult, TypedModel, TypedModelPatch, TypedNode, TypedOp, check_input_arity,
-    check_output_arity, expand,
+    Datum, Expansion, InferenceModel, InferenceOp, InferenceResult, OutletId, Solver, SpecialOps,
+    StaticName, TVec, TensorProxy, TractResult, TypedModel, TypedModelPatch, TypedNode, TypedOp,
+    check_input_arity, check_output_arity, expand,
 };
 use tract_onnx::tract_hir::tract_core::model::Rewriter;
-use tract_onnx::tract_hir::tract_core::ops::cnn::Conv;
-use tract_onnx::tract_hir::tract_core::ops::element_wise::ElementWiseOp;
-use tract_onnx::tract_hir::tract_core::ops::nn::{self, GeluExact, SoftmaxKind};
+use tract_onnx::tract_hir::tract_core::ops::nn::{self, SoftmaxKind};
 
-use super::ops::{Conv3x3, Gelu, LayerNorm, Softmax};
+use self::graph::{Draft, Graph, OURS};
+use super::ops::{Compute, LayerNorm, Operand, Ours, Softmax};
 
-/// tract's reader of ONNX, with LayerNormalization kept in one piece.
+/// tract's reader of ONNX, with LayerNormalization kept in one piece and a place for operations of ours.
 pub(super) fn reader() -> Onnx {
     let mut onnx = tract_onnx::onnx();
     onnx.op_register.insert("LayerNormalization", layer_norm);
+    onnx.op_register
+        .insert(OURS, |_, _| Ok((expand(Ours(Arc::new(Vacant))), vec![])));
     onnx
+}
+
+/// Operations by the name of the node that they replace.
+pub(super) type Operations = BTreeMap<String, Arc<dyn Compute>>;
+
+/// Names of the passes, in their order.
+pub fn passes() -> impl Iterator<Item = &'static str> {
+    passes::PASSES.iter().map(|(name, _)| *name)
+}
+
+/// Replaces groups of nodes of `proto`, whose input has the shape `image`; inner values among `outputs` stay. Passes
+/// that `without` names are left out.
+pub(super) fn fuse(
+    proto: &mut GraphProto,
+    image: &[usize],
+    outputs: &[String],
+    without: &[String],
+) -> Operations {
+    let mut graph = Graph::new(proto, image, outputs);
+    for (name, pass) in passes::PASSES {
+        if without.iter().any(|it| it == name) {
+            continue;
+        }
+        for root in 0..graph.len() {
+            pass(&mut graph, root);
+        }
+    }
+    let (nodes, drafts) = graph.finish();
+    proto.node = nodes;
+    let finished = drafts
+        .into_iter()
+        .map(|(name, draft)| (name, Draft::finish(draft)));
+    finished.collect()
+}
+
+/// Puts the operations of [`fuse`] into the nodes that wait for them.
+pub(super) fn fill(model: &mut InferenceModel, operations: &Operations) {
+    for node in &mut model.nodes {
+        if let Some(operation) = operations.get(&node.name) {
+            node.op = expand(Ours(operation.clone()));
+        }
+    }
+}
+
+/// Stands in a node until [`fill`].
+#[derive(Debug)]
+struct Vacant;
+
+impl Compute for Vacant {
+    fn name(&self) -> &'static str {
+        "Vacant"
+    }
+
+    fn output_shape(&self, _: &[&[usize]]) -> Result<Vec<usize>, String> {
+        Err("an operation that no exporter writes".into())
+    }
+
+    fn multiplications(&self, _: &[&[usize]]) -> u64 {
+        0
+    }
+
+    fn run(&self, _: &[Operand], _: &mut [f32]) {}
 }
 
 /// The decluttered model with operations replaced.
 pub(super) fn lower(mut model: TypedModel) -> TractResult<TypedModel> {
-    // First of all: decluttering moves an image's axes about, and not on every CPU alike.
     Rewriter::default()
-        .with_rule_for::<Conv>("conv 3x3", |(), model, node, _, op| conv(model, node, op))
         .with_rule_for::<nn::Softmax>("softmax", |(), model, node, _, op| softmax(model, node, op))
         .rewrite(&(), &mut model)?;
-    // Recognizes the GELU in its parts.
     model.declutter()?;
-    Rewriter::default()
-        .with_rule_for::<ElementWiseOp>("gelu", |(), model, node, _, op| gelu(model, node, op))
-        .rewrite(&(), &mut model)?;
     Ok(model)
 }
 
@@ -98,13 +162,6 @@ fn takes_f32(model: &TypedModel, node: &TypedNode) -> TractResult<bool> {
     Ok(model.outlet_fact(node.inputs[0])?.datum_type == f32::datum_type())
 }
 
-fn gelu(model: &TypedModel, node: &TypedNode, op: &ElementWiseOp) -> Rewritten {
-    if !op.0.is::<GeluExact>() || !takes_f32(model, node)? {
-        return Ok(None);
-    }
-    replaced(model, node, ElementWiseOp(Box::new(Gelu), None))
-}
-
 fn softmax(model: &TypedModel, node: &TypedNode, op: &nn::Softmax) -> Rewritten {
     let last = model.outlet_fact(node.inputs[0])?.rank() - 1;
     let plain = op.kind == SoftmaxKind::default() && op.quant_output_dt.is_none();
@@ -114,77 +171,7 @@ fn softmax(model: &TypedModel, node: &TypedNode, op: &nn::Softmax) -> Rewritten 
     replaced(model, node, Softmax)
 }
 
-fn conv(model: &TypedModel, node: &TypedNode, op: &Conv) -> Rewritten {
-    if !takes_f32(model, node)? {
-        return Ok(None);
-    }
-    match Conv3x3::of(op) {
-        Some(conv) => replaced(model, node, conv),
-        None => Ok(None),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-    use std::path::Path;
-
-    use tract_onnx::prelude::{DatumExt, Framework, InferenceModelExt};
-
-    use super::*;
-
-    /// tract's operations that give the same bits on every CPU: they move values, work on one at a time, multiply
-    /// integers, or add the products of f32 one after the other.
-    const SAME_BITS: [&str; 18] = [
-        "Add",
-        "Cast",
-        "Concat",
-        "IntoShape",
-        "LazyIm2col",
-        "Mul",
-        "MoveAxis",
-        "OptAddUnicast",
-        "OptBinChain(Add+Max)",
-        "OptBinChain(Mul+Add)",
-        "OptMatMul",
-        "OptMatMulPack",
-        "OptMulByScalar",
-        "Pad",
-        "QuantizeLinearI8",
-        "Slice",
-        "Source",
-        "Const",
-    ];
-    const OURS: [&str; 4] = ["Conv3x3", "Gelu", "LayerNorm", "RowSoftmax"];
-
-    #[test]
-    fn the_shipped_graph_has_no_operation_that_depends_on_the_cpu() {
-        let path =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("../zoo/cardiac-lv-vit_t-256/model.onnx");
-        let mut model = reader().model_for_path(path).unwrap();
-        model
-            .set_input_fact(0, f32::fact([1, 3, 256, 256]).into())
-            .unwrap();
-        let model = lower(model.into_typed().unwrap())
-            .and_then(TypedModel::into_optimized)
-            .unwrap();
-        let found: BTreeSet<String> = model
-            .nodes()
-            .iter()
-            .map(|node| node.op.name().into_owned())
-            .collect();
-        for op in OURS {
-            assert!(found.contains(op), "no {op} in {found:?}");
-        }
-        let known: BTreeSet<String> = SAME_BITS
-            .into_iter()
-            .chain(OURS)
-            .map(String::from)
-            .collect();
-        let unknown: Vec<_> = found.difference(&known).collect();
-        assert!(
-            unknown.is_empty(),
-            "{unknown:?}: does it add in the same order everywhere?"
-        );
-    }
-}
+mod shipped;
+#[cfg(test)]
+mod tests;

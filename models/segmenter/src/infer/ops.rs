@@ -1,19 +1,29 @@
-//! Operations with the same bits on every processor: f32 additions and multiplications in a written order, never
-//! fused, and no function of the C library.
+//! Operations with the same bits on every processor: f32 additions and multiplications in a written order, fused
+//! where it says `mul_add` and nowhere else, and no function of the C library.
 
-mod conv3x3;
+mod compute;
+mod depthwise;
 mod gelu;
 mod layer_norm;
+mod linear;
+mod matmul;
+mod patches;
 mod softmax;
 #[cfg(test)]
 mod tests;
+mod window_attention;
 
 use std::sync::LazyLock;
 
-pub(super) use conv3x3::Conv3x3;
-pub(super) use gelu::Gelu;
+pub(super) use compute::{Compute, Operand, Ours};
+pub(super) use depthwise::Depthwise;
+pub(super) use gelu::GeluOf;
 pub(super) use layer_norm::LayerNorm;
+pub(super) use linear::{Activation, Linear, Weights};
+pub(super) use matmul::{PackedF32, PackedI8};
+pub(super) use patches::{Layout, Patches};
 pub(super) use softmax::Softmax;
+pub(super) use window_attention::WindowAttention;
 
 static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 

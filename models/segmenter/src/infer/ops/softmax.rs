@@ -25,7 +25,11 @@ impl EvalOp for Softmax {
         let mut tensor = args_1!(inputs).into_tensor();
         let len = *tensor.shape().last().context("softmax of a scalar")?;
         let mut plain = tensor.try_as_plain_ram_mut()?;
-        softmax(plain.as_slice_mut::<f32>()?, len);
+        let values = plain.as_slice_mut::<f32>()?;
+        vectorized(
+            #[inline(always)]
+            || softmax(values, len),
+        );
         Ok(tvec!(tensor.into_tvalue()))
     }
 }
@@ -39,22 +43,27 @@ impl TypedOp for Softmax {
 }
 
 /// Over every row of `len` values.
+#[inline(always)]
 pub(super) fn softmax(values: &mut [f32], len: usize) {
-    vectorized(
-        #[inline(always)]
-        || {
-            for row in values.chunks_exact_mut(len) {
-                let max = fold_lanes(row, f32::NEG_INFINITY, larger, larger);
-                for x in &mut *row {
-                    *x = exp(*x - max);
-                }
-                let scale = 1.0 / fold_lanes(row, 0.0, |sum, x| sum + x, |a, b| a + b);
-                for x in row {
-                    *x *= scale;
-                }
-            }
-        },
-    );
+    for row in values.chunks_exact_mut(len) {
+        let scale = exponentials(row, &[]);
+        for x in row {
+            *x *= scale;
+        }
+    }
+}
+
+/// The softmax of `values + bias` but for its scale, which is returned.
+#[inline(always)]
+pub(super) fn exponentials(values: &mut [f32], bias: &[f32]) -> f32 {
+    for (x, bias) in values.iter_mut().zip(bias) {
+        *x += bias;
+    }
+    let max = fold_lanes(values, f32::NEG_INFINITY, larger, larger);
+    for x in &mut *values {
+        *x = exp(*x - max);
+    }
+    1.0 / fold_lanes(values, 0.0, |sum, x| sum + x, |a, b| a + b)
 }
 
 /// `f32::max` would be two comparisons; a NaN is lost here and comes back in the exponential.
@@ -76,13 +85,13 @@ const EXP_START: f32 = -87.0;
 pub(super) fn exp(x: f32) -> f32 {
     // Not `f32::max`, which would make a number of NaN.
     let x = if x < EXP_START { EXP_START } else { x };
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let exponent = rounded - ROUND;
-    let rest = (x - exponent * LN_2_HIGH) - exponent * LN_2_LOW;
+    let rest = exponent.mul_add(-LN_2_LOW, exponent.mul_add(-LN_2_HIGH, x));
     // The series up to rest^6 / 6!; |rest| is at most ln 2 / 2.
-    let mut sum = 1.0 / 720.0;
+    let mut sum: f32 = 1.0 / 720.0;
     for coefficient in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        sum = sum * rest + coefficient;
+        sum = sum.mul_add(rest, coefficient);
     }
     f32::from_bits(sum.to_bits().wrapping_add(rounded.to_bits() << 23))
 }

@@ -1,9 +1,9 @@
 //! Against f64, and against bits that every processor has to give.
 
-use super::conv3x3::{Conv3x3, Plane};
 use super::gelu::{erf, gelu};
 use super::layer_norm::layer_norm;
 use super::softmax::{exp, softmax};
+use super::{Activation, Compute, Depthwise, Layout, Patches};
 
 /// Values in -1..1 that depend on their place only.
 fn filled(n: usize, seed: u32) -> Vec<f32> {
@@ -43,37 +43,6 @@ fn erf_series(x: f64) -> f64 {
         sum += term / (2.0 * n + 1.0);
     }
     sum * std::f64::consts::FRAC_2_SQRT_PI
-}
-
-fn convolved(
-    x: &[f32],
-    kernel: &[f32],
-    bias: &[f32],
-    (groups, [n_in, n_out], stride): (usize, [usize; 2], usize),
-    Plane { rows, cols }: Plane,
-) -> Vec<f64> {
-    let (per_group, out_per_group) = (n_in / groups, n_out / groups);
-    let mut out = Vec::new();
-    for o in 0..n_out {
-        for y in (0..rows).step_by(stride) {
-            for x0 in (0..cols).step_by(stride) {
-                let mut sum = f64::from(bias[o % bias.len()]);
-                for inner in 0..per_group {
-                    let channel = o / out_per_group * per_group + inner;
-                    for tap in 0..9 {
-                        let (row, col) = (y + tap / 3, x0 + tap % 3);
-                        if (1..=rows).contains(&row) && (1..=cols).contains(&col) {
-                            let value = x[(channel * rows + row - 1) * cols + col - 1];
-                            sum += f64::from(kernel[(o * per_group + inner) * 9 + tap])
-                                * f64::from(value);
-                        }
-                    }
-                }
-                out.push(sum);
-            }
-        }
-    }
-    out
 }
 
 #[test]
@@ -137,29 +106,6 @@ fn softmax_and_layer_norm_equal_f64() {
     }
 }
 
-#[test]
-fn convolution_equals_f64() {
-    for (groups, channels, stride, rows, cols) in [
-        (5, [5, 5], 1, 7, 9),
-        (5, [5, 5], 2, 7, 9),
-        (4, [4, 4], 2, 16, 16),
-        (1, [3, 8], 2, 10, 6),
-        (2, [4, 6], 1, 1, 1),
-    ] {
-        let plane = Plane { rows, cols };
-        let x = filled(channels[0] * rows * cols, 4);
-        let kernel = filled(channels[1] * channels[0] / groups * 9, 5);
-        for bias in [filled(channels[1], 6), vec![0.25]] {
-            let area = rows.div_ceil(stride) * cols.div_ceil(stride);
-            let mut found = vec![f32::NAN; channels[1] * area];
-            Conv3x3::new(groups, channels, stride).run([&x, &kernel, &bias], plane, &mut found);
-            let shape = (groups, channels, stride);
-            let error = worst(&found, convolved(&x, &kernel, &bias, shape, plane));
-            assert!(error < 2e-6, "{shape:?} on {rows} x {cols}: {error:e}");
-        }
-    }
-}
-
 /// The digests were taken on x86-64 with AVX-512.
 #[test]
 fn bits_are_those_of_every_processor() {
@@ -170,18 +116,30 @@ fn bits_are_those_of_every_processor() {
     let softmax_bits = digest(&values);
     layer_norm(&mut values, &filled(100, 8), &filled(100, 9), 1e-5);
     let norm_bits = digest(&values);
-    let mut out = vec![0.0; 10 * 25];
-    let plane = Plane { rows: 10, cols: 10 };
-    Conv3x3::new(10, [10, 10], 2).run([&values, &filled(90, 10), &[0.5]], plane, &mut out);
+    let patches = Patches {
+        height: 10,
+        width: 10,
+        channels: 10,
+        stride: 2,
+        layout: Layout::Tokens,
+    };
+    let depthwise = Depthwise {
+        patches,
+        taps: filled(90, 10),
+        bias: vec![0.5; 10],
+        activation: Activation::Gelu,
+    };
+    let mut out = vec![0.0; 250];
+    depthwise.run(&[(&values, &[100, 10])], &mut out);
     let found =
         [gelu_bits, softmax_bits, norm_bits, digest(&out)].map(|bits| format!("{bits:016x}"));
     assert_eq!(
         found,
         [
-            "63e84ca2f7aa11cc",
-            "e0ee9f3000703cca",
-            "55d49e51c3e2738b",
-            "ac60c1601abdd204"
+            "5f996423746cab40",
+            "88e5e56f048557cd",
+            "2860c49e3246b2ca",
+            "ff1f9a6763dc99c5"
         ]
     );
 }

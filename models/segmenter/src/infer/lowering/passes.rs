@@ -1,0 +1,294 @@
+//! One function a pass: it looks at a node and, where the group that ends in it is what the pass is for, replaces it.
+
+use super::super::ops::{Activation, Depthwise, Layout, Patches, WindowAttention};
+use super::graph::{Draft, Graph, LinearDraft, Matrix, OURS, Values, attribute, integers};
+
+pub(super) type Pass = fn(&mut Graph, usize) -> Option<()>;
+
+/// In the order in which they run over the whole graph.
+pub(super) const PASSES: [(&str, Pass); 6] = [
+    ("gelu", gelu),
+    ("convolution", convolution),
+    ("linear", linear),
+    ("window_attention", window_attention),
+    ("sum", sum),
+    ("activation", activation),
+];
+
+/// A Gelu in its parts: x / 2 * (1 + erf(x / sqrt 2)).
+fn gelu(graph: &mut Graph, root: usize) -> Option<()> {
+    let product = graph.is(root, "Mul")?;
+    let (half, half_node) = graph.only(&product.input[0], "Mul")?;
+    let (one, sum) = graph.only(&product.input[1], "Add")?;
+    let (erf, erf_node) = graph.only(&sum.input[0], "Erf")?;
+    let (root_2, scaled) = graph.only(&erf_node.input[0], "Mul")?;
+    let x = &scaled.input[0];
+    let same = half_node.input[0] == *x
+        && graph.scalar(&half_node.input[1]) == Some(0.5)
+        && graph.scalar(&sum.input[1]) == Some(1.0)
+        && graph.scalar(&scaled.input[1]) == Some(2f32.sqrt().recip());
+    if !same {
+        return None;
+    }
+    let x = x.clone();
+    graph.replace(root, &[half, one, erf, root_2], vec![x], Draft::Gelu);
+    Some(())
+}
+
+/// Tokens to planes, a 3x3 convolution, planes to tokens; or an image at its start.
+fn convolution(graph: &mut Graph, root: usize) -> Option<()> {
+    let out = graph.is(root, "Transpose")?;
+    if integers(out, "perm") != [1, 0] {
+        return None;
+    }
+    let (flat, planes, _) = graph.reshape(&out.input[0])?;
+    let (conv, node) = graph.only(planes, "Conv")?;
+    let bias = match node.input.get(2) {
+        Some(bias) => graph.f32(bias)?.1,
+        None => vec![],
+    };
+    let stride = match integers(node, "strides") {
+        [] | [1, 1] => 1,
+        [2, 2] => 2,
+        _ => return None,
+    };
+    if integers(node, "pads") != [1; 4] || integers(node, "dilations").iter().any(|&it| it != 1) {
+        return None;
+    }
+    let groups = usize::try_from(attribute(node, "group", 1)).ok()?;
+    let mut removed = vec![flat, conv];
+    let quantized = graph.quantized(&node.input[0]);
+    let x = quantized.as_ref().map_or(&node.input[0][..], |(x, ..)| x);
+    let steps = quantized.as_ref().map(|(_, steps, _)| *steps);
+    removed.extend(quantized.iter().flat_map(|(_, _, places)| places));
+    let (input, map, layout) = match graph.reshape(x) {
+        Some((reshape, flat, map)) => {
+            let (transpose, tokens) = graph.transpose(flat, &[1, 0])?;
+            removed.extend([reshape, transpose]);
+            (tokens.to_owned(), map, Layout::Tokens)
+        }
+        None => (x.to_owned(), graph.image_shape(x)?, Layout::Planes),
+    };
+    let &[1, channels, height, width] = &map[..] else {
+        return None;
+    };
+    let patches = Patches {
+        height,
+        width,
+        channels,
+        stride,
+        layout,
+    };
+    let integers = steps.and_then(|steps| Some((steps, graph.weights(&node.input[1], 0)?)));
+    let (shape, kernel) = match integers {
+        Some((input, (shape, values, scales))) => {
+            let values = order(&values, &shape, layout)?;
+            let values = Values::I8 {
+                values,
+                scales,
+                input,
+            };
+            (shape, values)
+        }
+        None if steps.is_some() => return None,
+        None => {
+            let (shape, values) = graph.f32(&node.input[1])?;
+            let values = order(&values, &shape, layout)?;
+            (shape, Values::F32(values))
+        }
+    };
+    let activation = Activation::None;
+    let draft = match kernel {
+        // (9, C) is (K, out) of one input channel.
+        Values::F32(taps) if groups == channels && shape[..2] == [channels, 1] => {
+            let bias = if bias.is_empty() {
+                vec![0.0; channels]
+            } else {
+                bias
+            };
+            Draft::Depthwise(Depthwise {
+                patches,
+                taps,
+                bias,
+                activation,
+            })
+        }
+        values if groups == 1 && shape[1] == channels => Draft::Linear(LinearDraft {
+            weights: Matrix {
+                shape: [9 * channels, shape[0]],
+                values,
+            },
+            bias,
+            activation,
+            patches: Some(patches),
+        }),
+        _ => return None,
+    };
+    graph.replace(root, &removed, vec![input], draft);
+    Some(())
+}
+
+/// A kernel (out, in, 3, 3) as (K, out), K in the order of the patches.
+fn order<T: Copy>(kernel: &[T], shape: &[usize], layout: Layout) -> Option<Vec<T>> {
+    let &[out, channels, 3, 3] = shape else {
+        return None;
+    };
+    let k = 9 * channels;
+    let place = |i: usize| match layout {
+        Layout::Planes => i,
+        Layout::Tokens => i % channels * 9 + i / channels,
+    };
+    let values = (0..k).flat_map(|i| (0..out).map(move |o| (i, o)));
+    Some(values.map(|(i, o)| kernel[o * k + place(i)]).collect())
+}
+
+/// A product with a constant matrix: in integers where both operands come out of a DequantizeLinear.
+fn linear(graph: &mut Graph, root: usize) -> Option<()> {
+    let node = graph.is(root, "MatMul")?;
+    let (x, weight) = (&node.input[0], &node.input[1]);
+    let integers = graph.quantized(x).zip(graph.weights(weight, 1));
+    let (weights, input, removed) = if let Some(((x, input, places), weights)) = integers {
+        let (shape, values, scales) = weights;
+        let values = Values::I8 {
+            values,
+            scales,
+            input,
+        };
+        ((shape, values), x.to_owned(), places.to_vec())
+    } else {
+        let (shape, values) = graph.f32(weight)?;
+        ((shape, Values::F32(values)), x.clone(), vec![])
+    };
+    let &[k, n] = &weights.0[..] else { return None };
+    let draft = Draft::Linear(LinearDraft {
+        weights: Matrix {
+            shape: [k, n],
+            values: weights.1,
+        },
+        bias: Vec::new(),
+        activation: Activation::None,
+        patches: None,
+    });
+    graph.replace(root, &removed, vec![input], draft);
+    Some(())
+}
+
+/// What the exporter writes for attention in windows that divide the map, from all of q, k and v on.
+fn window_attention(graph: &mut Graph, root: usize) -> Option<()> {
+    let out = graph.is(root, "Reshape")?;
+    let (order, mixed) = graph.transpose(&out.input[0], &[0, 3, 1, 4, 2, 5])?;
+    let (split, mixed, split_shape) = graph.reshape(mixed)?;
+    let &[down, across, heads, side, _, head_dim] = &split_shape[..] else {
+        return None;
+    };
+    let (product, node) = graph.only(mixed, "MatMul")?;
+    let (soft, soft_node) = graph.only(&node.input[0], "Softmax")?;
+    let (biased, sum) = graph.only(&soft_node.input[0], "Add")?;
+    let (bias_shape, bias) = graph.f32(&sum.input[1])?;
+    let (scores, scores_node) = graph.only(&sum.input[0], "MatMul")?;
+    let (turned, k) = graph.transpose(&scores_node.input[1], &[0, 1, 3, 2])?;
+    let parts = [&scores_node.input[0], k, &node.input[1]];
+    let mut removed = vec![order, split, product, soft, biased, scores, turned];
+    let mut source = None;
+    for (i, part) in parts.into_iter().enumerate() {
+        let (squeeze, slice, shape) = graph.reshape(part)?;
+        let (place, node) = graph.only(slice, "Slice")?;
+        let bounds = [1, 2, 3].map(|at| node.input.get(at).and_then(|it| graph.shape(it)));
+        let area = side * side;
+        if bounds != [Some(vec![i]), Some(vec![i + 1]), Some(vec![0])]
+            || shape != [down * across, heads, area, head_dim]
+            || source
+                .replace(node.input[0].clone())
+                .is_some_and(|it| it != node.input[0])
+        {
+            return None;
+        }
+        removed.extend([squeeze, place]);
+    }
+    let (flat, turned, _) = graph.shared_reshape(&source?, 3)?;
+    let (windows, x) = graph.transpose(turned, &[4, 0, 2, 5, 1, 3, 6])?;
+    let (first, x, first_shape) = graph.reshape(x)?;
+    let area = side * side;
+    if first_shape != [down, side, across, side, 3, heads, head_dim]
+        || bias_shape != [heads, area, area]
+        || attribute(soft_node, "axis", -1) != -1
+        || head_dim % 16 != 0
+    {
+        return None;
+    }
+    removed.extend([flat, windows, first]);
+    let draft = Draft::WindowAttention(WindowAttention {
+        windows: [down, across],
+        side,
+        heads,
+        head_dim,
+        bias,
+    });
+    let inputs = vec![x.to_owned()];
+    graph.replace(root, &removed, inputs, draft);
+    Some(())
+}
+
+/// A bias or a residual that is added to a linear layer's output.
+fn sum(graph: &mut Graph, root: usize) -> Option<()> {
+    let node = graph.is(root, "Add")?;
+    for (from, other) in [(0, 1), (1, 0)] {
+        let (value, other) = (node.input[from].clone(), node.input[other].clone());
+        let Some((index, layer, Draft::Linear(draft))) = graph.only_ours(&value) else {
+            continue;
+        };
+        let n = draft.weights.shape[1];
+        let mut inputs = layer.input.clone();
+        if draft.activation != Activation::None || inputs.len() > 1 {
+            continue;
+        }
+        let bias = graph.f32(&other);
+        if bias.as_ref().is_some_and(|(shape, _)| *shape != [n]) {
+            continue;
+        }
+        let Some(Draft::Linear(mut draft)) = graph.drafts.remove(&value) else {
+            return None;
+        };
+        match bias {
+            Some((_, bias)) if draft.bias.is_empty() => draft.bias = bias,
+            // A bias twice: it is one number rounded twice, which nothing exports.
+            Some((_, bias)) => {
+                for (sum, bias) in draft.bias.iter_mut().zip(bias) {
+                    *sum += bias;
+                }
+            }
+            None => inputs.push(other),
+        }
+        graph.replace(root, &[index], inputs, Draft::Linear(draft));
+        return sum(graph, root);
+    }
+    None
+}
+
+/// What follows a linear layer or a convolution at once.
+fn activation(graph: &mut Graph, root: usize) -> Option<()> {
+    let node = graph.node(root)?;
+    let kind = match &node.op_type[..] {
+        "Relu" => Activation::Relu,
+        OURS if graph.is_gelu(&node.output[0]) => Activation::Gelu,
+        _ => return None,
+    };
+    let value = node.input[0].clone();
+    let (index, layer, _) = graph.only_ours(&value)?;
+    let inputs = layer.input.clone();
+    let mut draft = graph.drafts.remove(&value)?;
+    let place = match &mut draft {
+        Draft::Linear(LinearDraft { activation, .. })
+        | Draft::Depthwise(Depthwise { activation, .. }) => Some(activation),
+        Draft::Gelu | Draft::WindowAttention(_) => None,
+    };
+    match place {
+        Some(activation) if *activation == Activation::None => *activation = kind,
+        _ => {
+            graph.drafts.insert(value, draft);
+            return None;
+        }
+    }
+    graph.replace(root, &[index], inputs, draft);
+    Some(())
+}

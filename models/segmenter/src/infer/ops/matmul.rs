@@ -1,0 +1,313 @@
+//! Rows (M, K) times a constant matrix (K, N) that is packed once: int8 by int8 to int32, and f32 with one fused
+//! multiply-add after the other along K. Both give the same bits on every processor.
+
+mod generic;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::sync::LazyLock;
+
+/// Columns of a panel of int8 weights.
+pub(crate) const COLS: usize = 32;
+/// Values along K that lie side by side for one column.
+const QUAD: usize = 4;
+/// Rows of one call of a kernel at most.
+pub(crate) const ROWS: usize = 8;
+
+/// 16 columns, four values along K each: what an AVX-512 register holds.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([i8; 64]);
+
+/// Sums of up to [`ROWS`] rows of a panel.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+pub(super) struct Tile(pub(super) [[i32; COLS]; ROWS]);
+
+/// An int8 matrix as the kernels read it: panels of [`COLS`] columns, in each for every four values along K two
+/// [`Line`]s. What is missing to whole panels and fours is zero.
+pub(crate) struct PackedI8 {
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+    lines: Vec<Line>,
+    /// Which of the 256 steps of an activation is zero.
+    zero_point: u8,
+    /// What that adds to every column's sum.
+    surplus: Vec<i32>,
+}
+
+impl PackedI8 {
+    /// `weights` is (K, N), row by row; of the activations' 256 steps `zero_point` is zero.
+    pub(crate) fn new(weights: &[i8], k: usize, n: usize, zero_point: u8) -> Self {
+        assert_eq!(weights.len(), k * n, "weights of {k} x {n}");
+        let (quads, panels) = (k.div_ceil(QUAD), n.div_ceil(COLS));
+        let mut lines = vec![Line([0; 64]); panels * quads * 2];
+        for (row, values) in weights.chunks_exact(n.max(1)).enumerate() {
+            for (col, &value) in values.iter().enumerate() {
+                let (panel, inside) = (col / COLS, col % COLS);
+                let line = (panel * quads + row / QUAD) * 2 + inside / 16;
+                lines[line].0[inside % 16 * QUAD + row % QUAD] = value;
+            }
+        }
+        let mut sums = vec![0; panels * COLS];
+        for values in weights.chunks_exact(n.max(1)) {
+            for (sum, &value) in sums.iter_mut().zip(values) {
+                *sum += i32::from(value);
+            }
+        }
+        let zero = i32::from(zero_point) + if kernel().signed { -128 } else { 0 };
+        Self {
+            k,
+            n,
+            lines,
+            zero_point,
+            surplus: sums.iter().map(|sum| sum * zero).collect(),
+        }
+    }
+
+    /// An activation of zero as the kernels take it.
+    pub(super) fn zero(&self) -> u8 {
+        let signed = if kernel().signed { 128 } else { 0 };
+        self.zero_point.wrapping_sub(signed)
+    }
+
+    /// Values to steps of a scale, given by its reciprocal, ties to even and clipped, as the kernels take them: `out`
+    /// has `stride` bytes for each row of `width` values.
+    #[inline(always)]
+    pub(super) fn quantize(
+        &self,
+        values: &[f32],
+        [width, stride]: [usize; 2],
+        reciprocal: f32,
+        out: &mut [u8],
+    ) {
+        /// 1.5 * 2^23: added to a small number it leaves the nearest integer in the low bits.
+        const ROUND: f32 = 12_582_912.0;
+        let (low, high) = (
+            -f32::from(self.zero_point),
+            255.0 - f32::from(self.zero_point),
+        );
+        let zero = self.zero();
+        for (row, out) in values.chunks_exact(width).zip(out.chunks_exact_mut(stride)) {
+            for (out, &value) in out.iter_mut().zip(row) {
+                let steps = (value * reciprocal).clamp(low, high) + ROUND;
+                *out = (steps.to_bits() as u8).wrapping_add(zero);
+            }
+        }
+    }
+
+    /// Bytes from one row of activations to the next.
+    pub(super) fn stride(&self) -> usize {
+        self.k.div_ceil(QUAD) * QUAD
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.n.div_ceil(COLS)
+    }
+
+    /// Sums of the columns of `panel` over rows of activations, [`Self::stride`] bytes each, to be lessened by
+    /// [`Self::surplus`]. `out` has a tile for every [`ROWS`] rows.
+    pub(super) fn multiply(&self, rows: &[u8], panel: usize, out: &mut [Tile]) {
+        let size = self.lines.len() / self.panels();
+        let lines = &self.lines[panel * size..][..size];
+        let stride = self.stride();
+        for (rows, tile) in rows.chunks(ROWS * stride).zip(out) {
+            (kernel().tile)(rows, lines, tile);
+        }
+    }
+
+    pub(super) fn surplus(&self, panel: usize) -> &[i32; COLS] {
+        let (panels, _) = self.surplus.as_chunks::<COLS>();
+        &panels[panel]
+    }
+}
+
+/// What multiplies int8 on this CPU.
+struct Kernel {
+    /// Whether it takes activations as i8, the 256 steps less 128, and not as u8.
+    signed: bool,
+    /// Rows of activations (1 to [`ROWS`], each twice as many bytes as `lines` has elements), lines, sums.
+    tile: fn(&[u8], &[Line], &mut Tile),
+    /// As [`multiply`].
+    tile_f32: TileOfF32,
+}
+
+type TileOfF32 = fn(&[f32], usize, &[[f32; COLS_F32]], &mut [f32], usize);
+
+fn kernel() -> &'static Kernel {
+    static KERNEL: LazyLock<Kernel> = LazyLock::new(|| {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(kernel) = x86::kernel() {
+            return kernel;
+        }
+        #[cfg(target_arch = "aarch64")]
+        return neon::kernel();
+        #[cfg(not(target_arch = "aarch64"))]
+        generic::KERNEL
+    });
+    &KERNEL
+}
+
+/// Columns of a panel of f32 weights: a register of AVX-512.
+pub(super) const COLS_F32: usize = 16;
+/// Columns of a tile: two panels.
+pub(super) const TILE_COLS: usize = 2 * COLS_F32;
+/// Rows of a tile: with two panels their sums fill half of the registers of AVX-512.
+pub(super) const TILE_ROWS: usize = 8;
+
+pub(super) type TileF32 = [[f32; TILE_COLS]; TILE_ROWS];
+
+/// An f32 matrix in panels (K, 16), zero where columns are missing.
+pub(crate) struct PackedF32 {
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+    lines: Vec<[f32; COLS_F32]>,
+}
+
+impl PackedF32 {
+    /// `weights` is (K, N), row by row.
+    pub(crate) fn new(weights: &[f32], k: usize, n: usize) -> Self {
+        assert_eq!(weights.len(), k * n, "weights of {k} x {n}");
+        let mut lines = vec![[0.0; COLS_F32]; n.div_ceil(COLS_F32) * k];
+        for (row, values) in weights.chunks_exact(n.max(1)).enumerate() {
+            for (panel, values) in values.chunks(COLS_F32).enumerate() {
+                lines[panel * k + row][..values.len()].copy_from_slice(values);
+            }
+        }
+        Self { k, n, lines }
+    }
+
+    /// Two panels a tile.
+    pub(super) fn tiles(&self) -> usize {
+        self.n.div_ceil(TILE_COLS)
+    }
+
+    /// Products of up to [`TILE_ROWS`] rows and the columns of a tile.
+    pub(super) fn multiply(&self, rows: &[f32], tile: usize, out: &mut TileF32) {
+        let panels = &self.lines[2 * tile * self.k..];
+        let panels = &panels[..panels.len().min(2 * self.k)];
+        multiply(rows, self.k, panels, out.as_flattened_mut(), TILE_COLS);
+    }
+}
+
+/// Products of up to [`TILE_ROWS`] rows (of K values) and one or two panels (K, 16) into rows of `out` that are
+/// `stride` values apart.
+pub(super) fn multiply(
+    rows: &[f32],
+    k: usize,
+    panels: &[[f32; COLS_F32]],
+    out: &mut [f32],
+    stride: usize,
+) {
+    let count = rows.len() / k;
+    assert!(count <= TILE_ROWS && rows.len() == count * k && panels.len().is_multiple_of(k));
+    assert!(out.len() >= (count - 1) * stride + panels.len() / k * COLS_F32);
+    (kernel().tile_f32)(rows, k, panels, out, stride);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(n: usize, seed: u32) -> impl Iterator<Item = i8> {
+        (0..n as u32).map(move |i| {
+            let mixed = (i ^ seed).wrapping_mul(0x85eb_ca6b);
+            let mixed = (mixed ^ (mixed >> 15)).wrapping_mul(0xc2b2_ae35);
+            (mixed >> 24) as i8
+        })
+    }
+
+    /// Every kernel of this CPU; all on ARM under qemu.
+    fn kernels() -> Vec<(&'static str, Kernel)> {
+        let mut all = vec![("generic", generic::KERNEL)];
+        #[cfg(target_arch = "x86_64")]
+        all.extend(x86::kernel().map(|kernel| ("avx512vnni", kernel)));
+        #[cfg(target_arch = "aarch64")]
+        all.extend(neon::kernels());
+        all
+    }
+
+    #[test]
+    fn kernels_multiply_exactly() {
+        for (name, kernel) in kernels() {
+            for (m, k, n) in [
+                (8, 64, 32),
+                (1, 1, 1),
+                (3, 7, 33),
+                (5, 1280, 70),
+                (8, 2304, 32),
+            ] {
+                let weights: Vec<i8> = bytes(k * n, 1).map(|w| w.max(-127)).collect();
+                let mut rows: Vec<u8> = bytes(m * k, 2).map(i8::cast_unsigned).collect();
+                // The sums that would overflow first.
+                rows[..k].fill(if kernel.signed { 128 } else { 255 });
+                let packed = PackedI8::new(&weights, k, n, 0);
+                let mut taken = vec![0u8; m * packed.stride()];
+                for (row, taken) in rows.chunks(k).zip(taken.chunks_mut(packed.stride())) {
+                    taken[..k].copy_from_slice(row);
+                }
+                let as_taken = |byte: u8| {
+                    if kernel.signed {
+                        i32::from(byte.cast_signed())
+                    } else {
+                        i32::from(byte)
+                    }
+                };
+                for panel in 0..packed.panels() {
+                    let size = packed.lines.len() / packed.panels();
+                    let mut tile = Tile::default();
+                    (kernel.tile)(&taken, &packed.lines[panel * size..][..size], &mut tile);
+                    for row in 0..m {
+                        for col in 0..COLS.min(n - panel * COLS) {
+                            let col = panel * COLS + col;
+                            let product = |i: usize| {
+                                as_taken(rows[row * k + i]) * i32::from(weights[i * n + col])
+                            };
+                            let wanted: i32 = (0..k).map(product).sum();
+                            let found = tile.0[row][col % COLS];
+                            assert_eq!(found, wanted, "{name} {m} x {k} x {n}: {row}, {col}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn kernels_add_one_fused_product_after_the_other() {
+        for (name, kernel) in kernels() {
+            for (m, k, panels) in [(8, 32, 2), (5, 7, 1), (1, 1, 2), (8, 33, 1), (7, 3, 2)] {
+                let small = |byte: i8| f32::from(byte) / 37.0;
+                let rows: Vec<f32> = bytes(m * k, 3).map(small).collect();
+                let lines: Vec<f32> = bytes(panels * k * COLS_F32, 4).map(small).collect();
+                let (stride, (lines, _)) = (40, lines.as_chunks());
+                let mut out = vec![0.0; m * stride];
+                (kernel.tile_f32)(&rows, k, lines, &mut out, stride);
+                for row in 0..m {
+                    for col in 0..panels * COLS_F32 {
+                        let (panel, lane) = (col / COLS_F32, col % COLS_F32);
+                        let wanted = (0..k).fold(0f32, |sum, i| {
+                            rows[row * k + i].mul_add(lines[panel * k + i][lane], sum)
+                        });
+                        let found = out[row * stride + col];
+                        assert_eq!(found.to_bits(), wanted.to_bits(), "{name} {m} {k} {panels}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_rounded_to_even_and_clipped() {
+        for (zero_point, wanted) in [(0, [0, 2, 0, 255, 0]), (128, [128, 130, 128, 255, 0])] {
+            let packed = PackedI8::new(&[1; 5], 5, 1, zero_point);
+            let mut out = [9; 8];
+            packed.quantize(&[0.5, 1.5, -0.5, 300.0, -300.0], [5, 8], 1.0, &mut out);
+            let back = zero_point.wrapping_sub(packed.zero());
+            let found = out.map(|byte| byte.wrapping_add(back));
+            assert_eq!(found[..5], wanted);
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Where a graph's time goes.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::tract_core::plan;
+
+use super::ops::Ours;
+use super::{Graph, InferError, image_tensor};
+
+/// All nodes of one operator, or one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OperatorTime {
+    pub name: String,
+    pub nodes: usize,
+    /// Of the run in which they took least.
+    pub least: Duration,
+    /// Multiplications of operations of ours; 0 where tract computes.
+    pub multiplications: u64,
+}
+
+/// What [`Graph::profile`] measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Profile {
+    /// Of whole runs, shortest first.
+    pub runs: Vec<Duration>,
+    /// Longest first.
+    pub operators: Vec<OperatorTime>,
+}
+
+impl Graph {
+    /// Runs the graph `runs` times over `chw`, a clock around every node; `by_node` keeps the nodes of an operator
+    /// apart.
+    pub fn profile(&self, chw: &[f32], runs: usize, by_node: bool) -> Result<Profile, InferError> {
+        let failed = |error: TractError| InferError::Run {
+            detail: format!("{error:#}"),
+        };
+        let mut all: BTreeMap<String, OperatorTime> = BTreeMap::new();
+        let mut totals = Vec::with_capacity(runs);
+        for _ in 0..runs {
+            let mut times: BTreeMap<String, (usize, Duration, u64)> = BTreeMap::new();
+            let input = image_tensor(self.size, chw)?;
+            let mut state = self.plan.spawn().map_err(failed)?;
+            let start = Instant::now();
+            state
+                .run_plan_with_eval(tvec!(input.into()), |context, state, node, inputs| {
+                    let ours = node.op.downcast_ref::<Ours>();
+                    let work = ours.map_or(0, |ours| {
+                        let shapes: Vec<&[usize]> = inputs.iter().map(|it| it.shape()).collect();
+                        ours.0.multiplications(&shapes)
+                    });
+                    let before = Instant::now();
+                    let result = plan::eval(context, state, node, inputs);
+                    let operator = node.op.name().into_owned();
+                    let name = if by_node {
+                        format!("{operator} {}", node.name)
+                    } else {
+                        operator
+                    };
+                    let entry = times.entry(name).or_default();
+                    entry.0 += 1;
+                    entry.1 += before.elapsed();
+                    entry.2 += work;
+                    result
+                })
+                .map_err(failed)?;
+            totals.push(start.elapsed());
+            for (name, (nodes, took, multiplications)) in times {
+                let entry = all.entry(name.clone()).or_insert(OperatorTime {
+                    name,
+                    nodes,
+                    least: took,
+                    multiplications,
+                });
+                entry.least = entry.least.min(took);
+            }
+        }
+        totals.sort_unstable();
+        let mut operators: Vec<OperatorTime> = all.into_values().collect();
+        operators.sort_by_key(|it| std::cmp::Reverse(it.least));
+        Ok(Profile {
+            runs: totals,
+            operators,
+        })
+    }
+}
