@@ -27,6 +27,7 @@ use crate::onnx::OPSET;
 use crate::onnx::automatic::{INPUT, OUTPUT};
 
 const GRAPH: &str = "model.onnx";
+const QUANTIZATION: &str = "quantization.json";
 
 /// Everything that goes into a bundle.
 #[derive(Debug, Clone)]
@@ -45,6 +46,8 @@ pub struct BundleSpec {
     pub onnx: Vec<u8>,
     /// Modality values.
     pub golden: Image,
+    /// What quantization did, layer by layer, as JSON.
+    pub quantization: Option<String>,
 }
 
 /// Writes the bundle folder `directory`, replacing an older bundle there.
@@ -104,8 +107,13 @@ fn fill(directory: &Path, spec: &BundleSpec) -> Result<()> {
         &directory.join(GOLDEN_MASK),
         serde_json::to_string_pretty(&masks)?.as_bytes(),
     )?;
+    let quantization = spec.quantization.as_ref();
+    if let Some(json) = quantization {
+        save(&directory.join(QUANTIZATION), json.as_bytes())?;
+    }
     let files = [GRAPH, GOLDEN_IMAGE, GOLDEN_MASK]
         .into_iter()
+        .chain(quantization.map(|_| QUANTIZATION))
         .map(|name| Ok((name.to_owned(), file_digest(&directory.join(name))?)))
         .collect::<Result<_>>()?;
     let manifest = Manifest {
@@ -311,6 +319,7 @@ mod tests {
                 channels: 1,
                 data: golden,
             },
+            quantization: None,
         }
     }
 

@@ -191,6 +191,23 @@ pub enum BundleCommand {
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
     },
+    /// Say where the time of inference goes on this machine, operator by operator.
+    Profile {
+        bundle: PathBuf,
+        /// Runs over the golden image; times are those of the fastest.
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+        runs: u16,
+        /// Every node for itself.
+        #[arg(long)]
+        nodes: bool,
+        /// Threads that multiply; 0: as many as the CPU has.
+        #[arg(long, default_value_t = 1)]
+        threads: usize,
+        /// Passes of the loader to leave out, to see what they are worth: gelu, convolution, linear,
+        /// window_attention, sum, activation.
+        #[arg(long, value_delimiter = ',', value_name = "PASS")]
+        without: Vec<String>,
+    },
     /// Write the network input and the logits of images (default: the golden one) as raw f32 files,
     /// for comparison with another runtime.
     Dump {

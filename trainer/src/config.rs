@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use crate::augment::Augmentation;
 use crate::dataset::LabelRule;
+use crate::quantize::Calibration;
 
 const DEFAULTS: &str = include_str!("../../config/train.toml");
 
@@ -186,6 +187,9 @@ pub struct Export {
     pub counter: u64,
     pub licence: String,
     pub calibration_images: usize,
+    pub calibration: Calibration,
+    pub keep_f32: Vec<String>,
+    pub agreement: f64,
 }
 
 impl Config {
@@ -274,6 +278,7 @@ impl Config {
             ("finetune.ema", self.finetune.ema),
             ("distill.ema", self.distill.ema),
             ("distill.teacher_weight", self.distill.teacher_weight),
+            ("export.agreement", self.export.agreement),
         ] {
             if !(0.0..=1.0).contains(&share) {
                 bail!("{key} is {share}: it must be from 0 to 1");

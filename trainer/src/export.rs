@@ -1,6 +1,7 @@
 //! A trained SAM to two bundles, f32 and int8, with proof that both say what the network says.
 
 mod dice;
+mod int8;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ use crate::dataset::{Dataset, Sample, Split};
 use crate::model::{HEAD_DIM, Model};
 use crate::onnx::automatic::OUTPUT;
 use crate::onnx::{self, lower_automatic};
-use crate::quantize::{self, Layer};
+use crate::quantize::Layer;
 use crate::report;
 use crate::run_folder::{self, Identity, RunKind};
 
@@ -44,7 +45,6 @@ pub struct Request<'a> {
     /// Images the two graphs are compared on; the one that shows the most classes, and of these the
     /// one whose smallest class is largest, becomes the golden image.
     pub validation: &'a [Image],
-    pub quantization: quantize::Options,
     /// Logits of the network itself for a prepared image (3 x size x size).
     pub reference: &'a dyn Fn(&[f32]) -> Result<Vec<f32>>,
     /// Folder of the bundles `f32` and `int8`.
@@ -59,6 +59,8 @@ pub struct Report {
     pub f32_bytes: usize,
     pub int8_bytes: usize,
     pub layers: Vec<Layer>,
+    /// Layers that stay f32 because int8 there moved the masks, with the error that each made alone.
+    pub kept_f32: Vec<(String, f32)>,
     /// Largest difference of a logit, network against f32 graph.
     pub parity: f32,
     /// Foreground Dice of the int8 against the f32 graph's masks, pixels of all images together.
@@ -72,6 +74,13 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for layer in &self.layers {
             writeln!(f, "{layer}")?;
+        }
+        for (name, error) in &self.kept_f32 {
+            writeln!(
+                f,
+                "{name:<40} f32: alone it moves the logits by {:.2}%",
+                100.0 * error
+            )?;
         }
         let percent = |dice: Option<f64>| {
             dice.map_or("nothing found".to_owned(), |dice| {
@@ -163,7 +172,6 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         } else {
             &validation
         },
-        quantization: quantize::Options::default(),
         reference: &reference,
         out: &args.out,
     })?;
@@ -234,22 +242,19 @@ pub fn export(request: &Request<'_>) -> Result<Report> {
         .iter()
         .map(|image| request.input.prepare(image).0)
         .collect();
-    let size = request.input.size;
-    let options = &request.quantization;
-    let ranges = quantize::calibrate(&lowered.model, size, &calibration, options)?;
-    let (small, layers) = quantize::quantize(&lowered.model, &ranges, options)?;
-    let int8_graph = onnx::serialize(&small);
-    let int8_probe = open(&int8_graph, size)?;
-    let compared = compare(&probe, &int8_probe, &frames)?;
+    let quantized = int8::quantized(request, &lowered.model, &calibration, (&probe, &frames))?;
+    let (int8_graph, compared) = (&quantized.graph, &quantized.compared);
 
     let golden = &request.validation[compared.golden];
     let paths = ["f32", "int8"].map(|name| request.out.join(name));
-    let graphs = [(Precision::F32, &f32_graph), (Precision::Int8, &int8_graph)];
+    let graphs = [(Precision::F32, &f32_graph), (Precision::Int8, int8_graph)];
+    let record = quantized.record(request.recipe.calibration)?;
     for (path, (precision, graph)) in paths.iter().zip(graphs) {
-        write_bundle(
-            path,
-            &spec(request, lowered.side, precision, (graph, golden)),
-        )?;
+        let mut spec = spec(request, lowered.side, precision, (graph, golden));
+        if precision == Precision::Int8 {
+            spec.quantization = Some(record.clone());
+        }
+        write_bundle(path, &spec)?;
     }
     let [f32, int8] = paths;
     Ok(Report {
@@ -257,11 +262,12 @@ pub fn export(request: &Request<'_>) -> Result<Report> {
         int8,
         f32_bytes: f32_graph.len(),
         int8_bytes: int8_graph.len(),
-        layers,
         parity,
         agreement: compared.pooled.dice(),
         worst_agreement: compared.worst,
         n_images: frames.len(),
+        layers: quantized.layers,
+        kept_f32: quantized.kept,
     })
 }
 
@@ -283,6 +289,7 @@ fn spec(
         provenance: request.provenance.clone(),
         onnx: graph.to_vec(),
         golden: golden.clone(),
+        quantization: None,
     }
 }
 

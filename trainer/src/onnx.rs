@@ -21,12 +21,13 @@ use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto,
+    TypeProto, ValueInfoProto, type_proto,
 };
 
 pub use array::Array;
 pub use automatic::lower_automatic;
+pub use tract_onnx::pb::ModelProto;
 
 /// LayerNormalization is standard from here on; tract and ONNX Runtime both have all of it.
 pub const OPSET: i64 = 17;
@@ -184,6 +185,10 @@ pub fn i8_tensor(name: &str, shape: &[usize], data: &[i8]) -> TensorProto {
         shape,
         data.iter().map(|&value| value.cast_unsigned()).collect(),
     )
+}
+
+pub fn u8_tensor(name: &str, shape: &[usize], data: &[u8]) -> TensorProto {
+    tensor(name, DataType::Uint8, shape, data.to_vec())
 }
 
 fn tensor(name: &str, data_type: DataType, shape: &[usize], raw_data: Vec<u8>) -> TensorProto {

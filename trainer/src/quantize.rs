@@ -1,10 +1,13 @@
-//! An f32 graph to an int8 one: linear layers of the image encoder multiply in integers, all other
-//! large weights are stored as int8 and become f32 when the graph is loaded.
+//! An f32 graph to an int8 one, as ONNX's QuantizeLinear and DequantizeLinear say it: the inputs of the image
+//! encoder's linear layers and convolutions become 256 steps, all large weights are stored as int8.
 //!
-//! Norms, softmax, GELU, window attention and the decoder compute in f32. Everything is symmetric
-//! (no zero points), so tract and ONNX Runtime multiply s8 by s8 the same way.
+//! Whoever runs the graph may multiply integers wherever both operands come out of a DequantizeLinear: the daemon does
+//! (`segmenter`'s lowering), ONNX Runtime and OpenVINO do. Norms, softmax, GELU, attention, depthwise convolutions and
+//! the decoder compute in f32. Weights are symmetric with a scale for each output channel; activations have a zero
+//! point, as most of them come out of a GELU and are hardly ever negative.
 
 mod range;
+mod sensitivity;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,55 +15,55 @@ use std::fmt;
 
 use anyhow::{Context, Result, ensure};
 use segmenter::infer::Probe;
+use serde::Serialize;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{ModelProto, NodeProto, TensorProto};
 
-use crate::onnx::{self, f32_tensor, i8_tensor, int, node};
-pub use range::{Clip, Histogram};
+use crate::onnx::{self, f32_tensor, i8_tensor, int, node, u8_tensor};
+pub use range::{Calibration, Histogram, Range};
+pub use sensitivity::fragile_first;
 use weights::{Axis, Quantized, dims, f32_data, f32_len, last_dim};
 
-/// Largest magnitude of a quantized value; -128 stays unused so that both signs are alike.
+/// Largest magnitude of a quantized weight; -128 stays unused so that both signs are alike.
 const LEVELS: f32 = 127.0;
 /// Smaller weights than this stay f32: nothing to win.
 const SMALL: usize = 1024;
-const ZERO: &str = "constant/zero_int8";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightScales {
-    /// One scale a layer: one scalar multiplication after the integer product.
     PerTensor,
-    /// One scale an output channel.
     PerChannel,
 }
 
 #[derive(Debug, Clone)]
 pub struct Options {
     pub scales: WeightScales,
-    pub clip: Clip,
+    pub calibration: Calibration,
     /// A layer whose name contains one of these stays f32 altogether.
     pub keep_f32: Vec<String>,
+    /// All but this one stay f32.
+    pub only: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             scales: WeightScales::PerChannel,
-            clip: Clip::MeanSquare,
+            calibration: Calibration::MeanSquare,
             keep_f32: Vec::new(),
+            only: None,
         }
     }
 }
 
-/// What became of one linear layer.
-#[derive(Debug, Clone, PartialEq)]
+/// What became of one layer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Layer {
     pub name: String,
-    /// Largest magnitude of the input over the calibration images.
-    pub maximum: f32,
-    /// Where the input is clipped.
-    pub clip: f32,
-    /// Input units a step.
-    pub scale: f32,
+    /// All inputs over the calibration images.
+    pub seen: Range,
+    /// Those that are not clipped.
+    pub kept: Range,
     /// Root mean square of the input's rounding and clipping error, relative to that of the input.
     pub input_error: f32,
     /// The same of the weights.
@@ -71,18 +74,20 @@ impl fmt::Display for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:<48} max {:>9.4} clip {:>9.4} scale {:.3e} input error {:.2}% weight error {:.2}%",
+            "{:<40} input {:8.3} to {:7.3} kept {:7.3} to {:7.3} step {:.2e} error {:.2}% weight error {:.2}%",
             self.name,
-            self.maximum,
-            self.clip,
-            self.scale,
+            self.seen.low,
+            self.seen.high,
+            self.kept.low,
+            self.kept.high,
+            self.kept.scale(),
             100.0 * self.input_error,
             100.0 * self.weight_error
         )
     }
 }
 
-/// Input magnitudes of every layer that will multiply in integers, by tensor name.
+/// Input values of every layer that will multiply in integers, by tensor name.
 pub type Ranges = BTreeMap<String, Histogram>;
 
 /// Runs the f32 graph over prepared images (3 x size x size each) and collects [`Ranges`].
@@ -125,11 +130,13 @@ pub fn quantize(
     let mut out = Rewrite::new(model);
     let mut layers = Vec::new();
     for (index, node) in graph(model).node.iter().enumerate() {
+        let mut node = node.clone();
+        let weight_error = out.store_weight(&node, options)?;
         if integer.contains(&index) {
-            layers.push(out.integer_layer(node, ranges, options)?);
-        } else {
-            out.stored_layer(node, options)?;
+            let weight_error = weight_error.unwrap_or_default();
+            layers.push(out.quantize_input(&mut node, weight_error, ranges, options)?);
         }
+        out.nodes.push(node);
     }
     Ok((out.finish(model), layers))
 }
@@ -138,20 +145,33 @@ fn graph(model: &ModelProto) -> &tract_onnx::pb::GraphProto {
     model.graph.as_ref().expect("a lowered model has a graph")
 }
 
-/// Indices of the encoder's products with a constant matrix. The neck feeds the decoder directly and
-/// is one layer of forty: it stays f32.
+/// Indices of the encoder's products with a constant matrix and of its convolutions, but for the first one, which sees
+/// the image, and those that are depthwise.
 fn integer_layers(model: &ModelProto, options: &Options) -> Result<Vec<usize>> {
-    let weights: BTreeSet<&str> = graph(model)
+    let sizes: BTreeMap<&str, usize> = graph(model)
         .initializer
         .iter()
-        .map(|tensor| tensor.name.as_str())
+        .map(|tensor| (tensor.name.as_str(), f32_len(tensor)))
         .collect();
+    let first = graph(model).input.first().map_or("", |input| &input.name);
+    let multiplies = |node: &&NodeProto| {
+        let depthwise = node
+            .attribute
+            .iter()
+            .any(|it| it.name == "group" && it.i > 1);
+        matches!(node.op_type.as_str(), "MatMul" | "Conv")
+            && !depthwise
+            && node.input[0] != first
+            && sizes
+                .get(node.input[1].as_str())
+                .is_some_and(|&len| len >= SMALL)
+    };
     let chosen: Vec<usize> = graph(model)
         .node
         .iter()
         .enumerate()
-        .filter(|(_, node)| node.op_type == "MatMul" && weights.contains(node.input[1].as_str()))
-        .filter(|(_, node)| node.name.starts_with("image_encoder/layers."))
+        .filter(|(_, node)| multiplies(node))
+        .filter(|(_, node)| node.name.starts_with("image_encoder/"))
         .filter(|(_, node)| !kept(&node.name, options))
         .map(|(index, _)| index)
         .collect();
@@ -163,10 +183,14 @@ fn integer_layers(model: &ModelProto, options: &Options) -> Result<Vec<usize>> {
 }
 
 fn kept(name: &str, options: &Options) -> bool {
-    options
-        .keep_f32
-        .iter()
-        .any(|pattern| name.contains(pattern.as_str()))
+    let other = options.only.as_ref().is_some_and(|only| only != base(name));
+    let named = |pattern: &String| name.contains(pattern.as_str());
+    other || options.keep_f32.iter().any(named)
+}
+
+/// The layer that a node belongs to.
+fn base(name: &str) -> &str {
+    name.trim_end_matches("/matmul")
 }
 
 /// The graph being rewritten, node by node in order.
@@ -185,126 +209,108 @@ impl<'a> Rewrite<'a> {
             .filter(|tensor| tensor.data_type == DataType::Float as i32)
             .map(|tensor| (tensor.name.as_str(), tensor))
             .collect();
-        let zero = TensorProto {
-            dims: vec![],
-            ..i8_tensor(ZERO, &[], &[0])
-        };
-        let replaced = BTreeMap::from([(ZERO.to_owned(), vec![zero])]);
         Self {
             weights,
             nodes: Vec::new(),
-            replaced,
+            replaced: BTreeMap::new(),
         }
     }
 
-    /// x (f32) -> QuantizeLinear -> MatMulInteger -> Cast -> Mul, under the old output name.
-    fn integer_layer(
+    /// Puts QuantizeLinear and DequantizeLinear before a layer.
+    fn quantize_input(
         &mut self,
-        old: &NodeProto,
+        layer: &mut NodeProto,
+        weight_error: f32,
         ranges: &Ranges,
         options: &Options,
     ) -> Result<Layer> {
-        let base = old.name.trim_end_matches("/matmul");
+        let base = base(&layer.name).to_owned();
+        let input = layer.input[0].clone();
         let histogram = ranges
-            .get(&old.input[0])
-            .with_context(|| format!("no calibration for {}, input of {base}", old.input[0]))?;
-        let clip = histogram.clip(options.clip);
+            .get(&input)
+            .with_context(|| format!("no calibration for {input}, input of {base}"))?;
+        let kept = histogram.range(options.calibration);
         ensure!(
-            clip.is_finite() && clip > 0.0,
-            "the input of {base} is {clip} everywhere: the network is dead there"
+            kept.scale().is_finite() && kept.scale() > 0.0,
+            "the input of {base} is {} everywhere: the network is dead there",
+            kept.high
         );
-        let scale = clip / LEVELS;
-        let weight_name = &old.input[1];
-        let weight = f32_data(self.weights[weight_name.as_str()]);
-        let columns = last_dim(self.weights[weight_name.as_str()]);
-        let axis = match options.scales {
-            WeightScales::PerTensor => None,
-            WeightScales::PerChannel => Some(Axis::Last(columns)),
-        };
-        let small = Quantized::of(&weight, axis);
-        let output_scales: Vec<f32> = small.scales.iter().map(|step| step * scale).collect();
-
-        let [input_scale, output_scale] = [format!("{base}/input_scale"), format!("{base}/scale")];
-        let scale_shape = if axis.is_some() {
-            vec![columns]
-        } else {
-            vec![]
-        };
+        let names = ["input_scale", "input_zero_point", "quantize", "dequantize"];
+        let [scale, zero, quantized, dequantized] = names.map(|part| format!("{base}/{part}"));
         let stored = vec![
-            i8_tensor(
-                weight_name,
-                &dims(self.weights[weight_name.as_str()]),
-                &small.values,
-            ),
-            f32_tensor(&input_scale, &[], &[scale]),
-            f32_tensor(&output_scale, &scale_shape, &output_scales),
+            f32_tensor(&scale, &[], &[kept.scale()]),
+            u8_tensor(&zero, &[], &[kept.zero_point()]),
         ];
-        self.replaced.insert(weight_name.clone(), stored);
-        let names = ["quantize", "integer", "cast"].map(|part| format!("{base}/{part}"));
-        let to_f32 = vec![int("to", i64::from(DataType::Float as i32))];
+        self.replaced.insert(scale.clone(), stored);
         self.nodes.extend([
             node(
                 "QuantizeLinear",
-                &names[0],
-                &[&old.input[0], &input_scale, ZERO],
+                &quantized,
+                &[&input, &scale, &zero],
                 vec![],
             ),
             node(
-                "MatMulInteger",
-                &names[1],
-                &[&names[0], weight_name],
+                "DequantizeLinear",
+                &dequantized,
+                &[&quantized, &scale, &zero],
                 vec![],
             ),
-            node("Cast", &names[2], &[&names[1]], to_f32),
-            node("Mul", &old.output[0], &[&names[2], &output_scale], vec![]),
         ]);
+        layer.input[0] = dequantized;
         Ok(Layer {
-            name: base.to_owned(),
-            maximum: histogram.maximum(),
-            clip,
-            scale,
-            input_error: histogram.relative_error(clip),
-            weight_error: small.error,
+            name: base,
+            seen: histogram.seen(),
+            kept,
+            input_error: histogram.relative_error(kept),
+            weight_error,
         })
     }
 
-    /// Everything else stays as it is; a large constant weight is stored as int8.
-    fn stored_layer(&mut self, old: &NodeProto, options: &Options) -> Result<()> {
-        let weight = old
+    /// Stores a large constant weight as int8 and puts its DequantizeLinear before `layer`. Its error.
+    fn store_weight(&mut self, layer: &NodeProto, options: &Options) -> Result<Option<f32>> {
+        let weight = layer
             .input
             .get(1)
             .and_then(|name| self.weights.get(name.as_str()).copied());
-        if let Some(weight) = weight
-            && matches!(old.op_type.as_str(), "Conv" | "MatMul")
-            && !kept(&old.name, options)
-            && f32_len(weight) >= SMALL
-            && !self.replaced.contains_key(&weight.name)
-        {
-            let name = &weight.name;
-            let data = f32_data(weight);
-            let (axis, position, channels) = if old.op_type == "Conv" {
-                let channels = usize::try_from(weight.dims[0])?;
-                (Axis::First(channels), 0, channels)
-            } else {
-                (Axis::Last(last_dim(weight)), 1, last_dim(weight))
-            };
-            let small = Quantized::of(&data, Some(axis));
-            let [values, scales] = [format!("{name}/int8"), format!("{name}/scale")];
-            let stored = vec![
-                i8_tensor(&values, &dims(weight), &small.values),
-                f32_tensor(&scales, &[channels], &small.scales),
-            ];
-            self.replaced.insert(name.clone(), stored);
-            let attributes = vec![int("axis", position)];
-            self.nodes.push(node(
-                "DequantizeLinear",
-                name,
-                &[&values, &scales],
-                attributes,
-            ));
+        let Some(weight) = weight else {
+            return Ok(None);
+        };
+        let name = &weight.name;
+        let stays = !matches!(layer.op_type.as_str(), "Conv" | "MatMul")
+            || kept(&layer.name, options)
+            || f32_len(weight) < SMALL
+            || self.replaced.contains_key(name);
+        if stays {
+            return Ok(None);
         }
-        self.nodes.push(old.clone());
-        Ok(())
+        let data = f32_data(weight);
+        let (axis, position, channels) = if layer.op_type == "Conv" {
+            let channels = usize::try_from(weight.dims[0])?;
+            (Axis::First(channels), 0, channels)
+        } else {
+            (Axis::Last(last_dim(weight)), 1, last_dim(weight))
+        };
+        let one_scale = options.scales == WeightScales::PerTensor;
+        let small = Quantized::of(&data, (!one_scale).then_some(axis));
+        let [values, scales] = [format!("{name}/int8"), format!("{name}/scale")];
+        let shape = if one_scale { vec![] } else { vec![channels] };
+        let stored = vec![
+            i8_tensor(&values, &dims(weight), &small.values),
+            f32_tensor(&scales, &shape, &small.scales),
+        ];
+        self.replaced.insert(name.clone(), stored);
+        let attributes = if one_scale {
+            vec![]
+        } else {
+            vec![int("axis", position)]
+        };
+        self.nodes.push(node(
+            "DequantizeLinear",
+            name,
+            &[&values, &scales],
+            attributes,
+        ));
+        Ok(Some(small.error))
     }
 
     fn finish(self, model: &ModelProto) -> ModelProto {
@@ -361,10 +367,9 @@ mod tests {
         let options = Options::default();
         let ranges = calibrate(&model, SIZE, &images, &options).unwrap();
         let (small, layers) = quantize(&model, &ranges, &options).unwrap();
-        assert_eq!(
-            layers.len(),
-            16,
-            "four linear layers in each of four blocks"
+        assert!(
+            layers.len() > 16,
+            "four linear layers in each of four blocks, and convolutions"
         );
         assert!(
             layers
@@ -387,7 +392,7 @@ mod tests {
         };
         let ranges = calibrate(&model, SIZE, &[image(0.0)], &options).unwrap();
         let (small, _) = quantize(&model, &ranges, &options).unwrap();
-        let scale = "image_encoder/layers.1/blocks.0/attn/qkv/scale";
+        let scale = "image_encoder/layers.1/blocks.0/attn/qkv.weight/scale";
         let found = graph(&small)
             .initializer
             .iter()
@@ -402,14 +407,19 @@ mod tests {
     #[test]
     fn kept_layers_are_untouched() {
         let model = lowered();
-        let keep_f32 = vec!["layers.1/".to_owned(), "mlp/fc2".to_owned()];
+        let whole = Options::default();
+        let ranges = calibrate(&model, SIZE, &[image(0.0)], &whole).unwrap();
+        let all = quantize(&model, &ranges, &whole).unwrap().1.len();
+        let keep_f32 = vec!["layers.1/blocks".to_owned(), "mlp/fc2".to_owned()];
         let options = Options {
             keep_f32,
             ..Options::default()
         };
         let ranges = calibrate(&model, SIZE, &[image(0.0)], &options).unwrap();
         let (small, layers) = quantize(&model, &ranges, &options).unwrap();
-        assert_eq!(layers.len(), 9);
+        assert!(layers.len() < all, "{} of {all}", layers.len());
+        let kept = |name: &str| name.contains("layers.1/blocks") || name.contains("mlp/fc2");
+        assert!(layers.iter().all(|layer| !kept(&layer.name)));
         let weight = "image_encoder/layers.1/blocks.0/attn/qkv.weight";
         let of = |model: &ModelProto| {
             graph(model)

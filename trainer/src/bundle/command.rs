@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use contract::Image;
 use contract::bundle::GOLDEN_IMAGE;
 use segmenter::Segmenter;
 use segmenter::decode::{Limits, decode};
+use segmenter::infer::{passes, set_threads};
 
 use super::sign;
 use crate::cli::BundleCommand;
@@ -19,6 +20,16 @@ pub fn run(command: &BundleCommand) -> Result<()> {
         BundleCommand::Pack { bundle, out } => super::pack(bundle, out),
         BundleCommand::Keygen { key, no_password } => sign::keygen(key, *no_password),
         BundleCommand::Sign { bundle, key } => sign::sign(bundle, key),
+        BundleCommand::Profile {
+            bundle,
+            runs,
+            nodes,
+            threads,
+            without,
+        } => {
+            set_threads(*threads)?;
+            profile(bundle, (usize::from(*runs), *nodes), without)
+        }
         BundleCommand::Dump {
             bundle,
             out,
@@ -39,6 +50,42 @@ fn inspect(path: &Path) -> Result<()> {
     report::say(&format!(
         "golden: inference {} ms",
         test.timing.infer.as_millis()
+    ));
+    Ok(())
+}
+
+fn profile(path: &Path, (runs, by_node): (usize, bool), without: &[String]) -> Result<()> {
+    if let Some(unknown) = without.iter().find(|it| passes().all(|name| name != *it)) {
+        let known: Vec<&str> = passes().collect();
+        bail!("--without {unknown}: the passes are {}", known.join(", "));
+    }
+    let profile = Segmenter::open(path)?.profile(runs, by_node, without)?;
+    let ms = |time: std::time::Duration| 1000.0 * time.as_secs_f64();
+    let wide = profile.operators.iter().map(|it| it.name.len()).max();
+    let wide = wide.unwrap_or_default();
+    report::say(&format!(
+        "{:<wide$} nodes      ms   million multiplications   a nanosecond",
+        "operator"
+    ));
+    for it in &profile.operators {
+        let work = it.multiplications as f64;
+        let work = if work > 0.0 {
+            format!("{:25.1}   {:12.1}", work / 1e6, work / (1e6 * ms(it.least)))
+        } else {
+            String::new()
+        };
+        report::say(&format!(
+            "{:<wide$} {:5} {:7.2} {work}",
+            it.name,
+            it.nodes,
+            ms(it.least)
+        ));
+    }
+    let middle = profile.runs[profile.runs.len() / 2];
+    report::say(&format!(
+        "whole runs: {:.1} ms at least, {:.1} ms in the middle of {runs}",
+        ms(profile.runs[0]),
+        ms(middle)
     ));
     Ok(())
 }

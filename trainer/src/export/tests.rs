@@ -16,6 +16,7 @@ use super::*;
 use crate::cli::BundleCommand;
 use crate::dataset::LabelRule;
 use crate::onnx::testing::{self, network, random_state};
+use crate::quantize;
 
 /// Random weights leave no margin at a mask's edge. Measured: 0.984 between tract and ONNX Runtime, and
 /// as much between ONNX Runtime with and without its own optimizations; 0.998 for a fine-tuned LiteMedSAM.
@@ -66,6 +67,9 @@ fn exported(config: &SamConfig, out: &Path) -> Report {
             counter: 1,
             licence: "CC0".into(),
             calibration_images: 2,
+            calibration: quantize::Calibration::MeanSquare,
+            keep_f32: Vec::new(),
+            agreement: 0.0,
         },
         provenance: Provenance {
             command: "test".into(),
@@ -77,7 +81,6 @@ fn exported(config: &SamConfig, out: &Path) -> Report {
         },
         calibration: &images[..2],
         validation: &images[2..],
-        quantization: quantize::Options::default(),
         reference: &|chw| Ok(network(config, state.clone(), chw)),
         out,
     })

@@ -1,6 +1,7 @@
 //! TinyViT as ONNX nodes. All dimensions are read off the tensors; only the input size is given.
 //!
-//! Convolutions run on (1, C, H, W), everything else on flat tokens (H * W, C).
+//! All between the stem and the embedding are tokens (H * W, C); 3x3 convolutions stand between two transpositions,
+//! which the program that loads the graph takes out again.
 
 use anyhow::{Result, ensure};
 
@@ -14,6 +15,19 @@ const EPSILON: f32 = 1e-5;
 const NECK_EPSILON: f32 = 1e-6;
 const BATCH_NORM_EPSILON: f32 = 1e-5;
 const KEY: &str = "image_encoder";
+
+/// A feature map as tokens: (height * width, C).
+pub(super) struct Map {
+    pub(super) tokens: Value,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Map {
+    fn with(&self, tokens: Value) -> Self {
+        Self { tokens, ..*self }
+    }
+}
 
 /// Image (1, 3, S, S) to the embedding as flat tokens (g * g, 256), with `no_mask` (256) added: the
 /// prompt encoder's dense part, which the neck's last norm takes over as bias.
@@ -33,20 +47,12 @@ pub(super) fn lower(
         "tensor {KEY}.layers.0.downsample.conv1.c.weight is missing"
     );
     for stage in 1..=stages {
-        x = patch_merging(
-            graph,
-            weights,
-            &format!("layers.{}.downsample", stage - 1),
-            &x,
-        )?;
+        let module = format!("layers.{}.downsample", stage - 1);
+        x = patch_merging(graph, weights, &module, &x)?;
         let pattern = format!("{KEY}.layers.{stage}.blocks.{{}}.attn.qkv.weight");
         for block in 0..weights.count(&pattern) {
-            x = tiny_vit_block(
-                graph,
-                weights,
-                &format!("layers.{stage}.blocks.{block}"),
-                &x,
-            )?;
+            let module = format!("layers.{stage}.blocks.{block}");
+            x = tiny_vit_block(graph, weights, &module, &x)?;
         }
     }
     neck(graph, weights, &x, no_mask)
@@ -67,151 +73,188 @@ fn title(module: &str) -> String {
     title
 }
 
-fn stem(graph: &mut GraphBuilder, weights: &mut Weights, image: &Value) -> Result<Value> {
-    // MobileSAM halves twice with 3x3, LiteMedSAM keeps the grid with 1x1.
-    let mut x = image.clone();
-    for index in [0, 2] {
-        let module = format!("patch_embed.seq.{index}");
-        if index > 0 && !weights.has(&format!("{KEY}.{module}.c.weight")) {
-            break;
-        }
-        if index > 0 {
-            x = graph.gelu(&format!("{KEY}/patch_embed/act"), &x);
-        }
-        let kernel = weights
-            .ranked(&format!("{KEY}.{module}.c.weight"), 4)?
-            .shape[2];
-        x = conv_bn(graph, weights, &module, &x, if kernel == 1 { 1 } else { 2 })?;
+/// MobileSAM halves twice with 3x3, LiteMedSAM keeps the grid with 1x1.
+fn stem(graph: &mut GraphBuilder, weights: &mut Weights, image: &Value) -> Result<Map> {
+    let first = folded(weights, "patch_embed.seq.0")?;
+    let name = title("patch_embed.seq.0");
+    let mut x = if first.side() == 1 {
+        let map = Map {
+            tokens: to_tokens(graph, &format!("{name}/tokens"), image),
+            height: image.shape[2],
+            width: image.shape[3],
+        };
+        pointwise(graph, &name, &map, first)?
+    } else {
+        conv(graph, &name, image, &first, 2)?
+    };
+    let module = "patch_embed.seq.2";
+    if weights.has(&format!("{KEY}.{module}.c.weight")) {
+        x = gelu(graph, &format!("{KEY}/patch_embed/act"), &x);
+        let second = folded(weights, module)?;
+        x = if second.side() == 1 {
+            pointwise(graph, &title(module), &x, second)?
+        } else {
+            conv_of_tokens(graph, &title(module), &x, &second, 2)?
+        };
     }
     Ok(x)
 }
 
-/// Convolution with its batch norm (running statistics) folded in; "same" padding, depthwise where
-/// the kernel has one input channel.
-fn conv_bn(
-    graph: &mut GraphBuilder,
-    weights: &mut Weights,
-    module: &str,
-    x: &Value,
-    stride: usize,
-) -> Result<Value> {
-    let mut kernel = weights.ranked(&format!("{KEY}.{module}.c.weight"), 4)?;
-    let bn = |field: &str| format!("{KEY}.{module}.bn.{field}");
-    let (gamma, beta) = (
-        weights.ranked(&bn("weight"), 1)?,
-        weights.ranked(&bn("bias"), 1)?,
-    );
-    let (mean, variance) = (
-        weights.ranked(&bn("running_mean"), 1)?,
-        weights.ranked(&bn("running_var"), 1)?,
-    );
-    let per_channel = kernel.data.len() / kernel.rows();
-    let mut bias = Vec::with_capacity(kernel.rows());
-    for channel in 0..kernel.rows() {
+/// A kernel (out, in, k, k) with its batch norm folded in.
+struct Kernel {
+    weight: Array,
+    bias: Option<Array>,
+}
+
+impl Kernel {
+    fn side(&self) -> usize {
+        self.weight.shape[2]
+    }
+}
+
+/// Convolution and batch norm (running statistics) as one.
+fn folded(weights: &mut Weights, module: &str) -> Result<Kernel> {
+    let mut weight = weights.ranked(&format!("{KEY}.{module}.c.weight"), 4)?;
+    let mut bn = |field: &str| weights.ranked(&format!("{KEY}.{module}.bn.{field}"), 1);
+    let (gamma, beta) = (bn("weight")?, bn("bias")?);
+    let (mean, variance) = (bn("running_mean")?, bn("running_var")?);
+    let per_channel = weight.data.len() / weight.rows();
+    let mut bias = Vec::with_capacity(weight.rows());
+    for channel in 0..weight.rows() {
         let scale = gamma.data[channel] / (variance.data[channel] + BATCH_NORM_EPSILON).sqrt();
-        for value in &mut kernel.data[channel * per_channel..(channel + 1) * per_channel] {
+        for value in &mut weight.data[channel * per_channel..(channel + 1) * per_channel] {
             *value *= scale;
         }
         bias.push(beta.data[channel] - mean.data[channel] * scale);
     }
-    let bias = Array::new(&[kernel.rows()], bias);
-    conv(graph, &title(module), x, (&kernel, Some(&bias)), stride)
+    let bias = Some(Array::new(&[weight.rows()], bias));
+    Ok(Kernel { weight, bias })
 }
 
+/// A 1x1 convolution: a linear layer on tokens.
+fn pointwise(graph: &mut GraphBuilder, name: &str, x: &Map, kernel: Kernel) -> Result<Map> {
+    let Kernel { mut weight, bias } = kernel;
+    ensure!(
+        weight.shape[1..] == [x.tokens.shape[1], 1, 1],
+        "{name}: a kernel of shape {:?} meets {} channels",
+        weight.shape,
+        x.tokens.shape[1]
+    );
+    weight.shape.truncate(2);
+    let tokens = graph.linear(name, &x.tokens, &Linear { weight, bias });
+    Ok(x.with(tokens))
+}
+
+/// "Same" padding; depthwise where the kernel has one input channel.
+fn conv_of_tokens(
+    graph: &mut GraphBuilder,
+    name: &str,
+    x: &Map,
+    kernel: &Kernel,
+    stride: usize,
+) -> Result<Map> {
+    let channels = x.tokens.shape[1];
+    let planes = graph.transpose(&format!("{name}/channels_first"), &x.tokens, &[1, 0]);
+    let shape = [1, channels, x.height, x.width];
+    let planes = graph.reshape(&format!("{name}/map"), &planes, &shape);
+    conv(graph, name, &planes, kernel, stride)
+}
+
+/// The same of (1, C, H, W).
 fn conv(
     graph: &mut GraphBuilder,
     name: &str,
     x: &Value,
-    (kernel, bias): (&Array, Option<&Array>),
+    kernel: &Kernel,
     stride: usize,
-) -> Result<Value> {
-    let (channels, side) = (x.shape[1], kernel.shape[2]);
-    let groups = channels / kernel.shape[1];
+) -> Result<Map> {
+    let (channels, side, weight) = (x.shape[1], kernel.side(), &kernel.weight);
+    let groups = channels / weight.shape[1];
     ensure!(
-        groups * kernel.shape[1] == channels && (groups == 1 || groups == kernel.rows()),
+        groups * weight.shape[1] == channels && (groups == 1 || groups == weight.rows()),
         "{name}: a kernel of shape {:?} meets {channels} channels",
-        kernel.shape
+        weight.shape
     );
     let pad = side / 2;
     let out = |length: usize| (length + 2 * pad - side) / stride + 1;
-    let shape = [1, kernel.rows(), out(x.shape[2]), out(x.shape[3])];
+    let (height, width) = (out(x.shape[2]), out(x.shape[3]));
     let attributes = vec![
         ints("kernel_shape", &[side as i64; 2]),
         ints("strides", &[stride as i64; 2]),
         ints("pads", &[pad as i64; 4]),
         super::int("group", groups as i64),
     ];
-    let weight = graph.constant(&format!("{name}.weight"), kernel);
+    let constant = graph.constant(&format!("{name}.weight"), weight);
+    let bias = kernel.bias.as_ref();
     let bias = bias.map(|bias| graph.constant(&format!("{name}.bias"), bias));
-    let inputs: Vec<&Value> = [x, &weight].into_iter().chain(&bias).collect();
-    Ok(graph.node("Conv", name, &inputs, attributes, &shape))
+    let inputs: Vec<&Value> = [x, &constant].into_iter().chain(&bias).collect();
+    let shape = [1, weight.rows(), height, width];
+    let planes = graph.node("Conv", name, &inputs, attributes, &shape);
+    Ok(Map {
+        tokens: to_tokens(graph, &format!("{name}/tokens"), &planes),
+        height,
+        width,
+    })
 }
 
-fn mb_conv(
-    graph: &mut GraphBuilder,
-    weights: &mut Weights,
-    module: &str,
-    x: &Value,
-) -> Result<Value> {
+fn gelu(graph: &mut GraphBuilder, name: &str, x: &Map) -> Map {
+    x.with(graph.gelu(name, &x.tokens))
+}
+
+fn mb_conv(graph: &mut GraphBuilder, weights: &mut Weights, module: &str, x: &Map) -> Result<Map> {
     let name = title(module);
-    let mut y = x.clone();
-    for index in 1..=2 {
-        y = conv_bn(graph, weights, &format!("{module}.conv{index}"), &y, 1)?;
-        y = graph.gelu(&format!("{name}/act{index}"), &y);
-    }
-    y = conv_bn(graph, weights, &format!("{module}.conv3"), &y, 1)?;
-    y = graph.add(&format!("{name}/residual"), &y, x);
-    Ok(graph.gelu(&format!("{name}/act3"), &y))
+    let part = |index: usize| format!("{module}.conv{index}");
+    let y = pointwise(graph, &title(&part(1)), x, folded(weights, &part(1))?)?;
+    let y = gelu(graph, &format!("{name}/act1"), &y);
+    let y = conv_of_tokens(graph, &title(&part(2)), &y, &folded(weights, &part(2))?, 1)?;
+    let y = gelu(graph, &format!("{name}/act2"), &y);
+    let y = pointwise(graph, &title(&part(3)), &y, folded(weights, &part(3))?)?;
+    let sum = graph.add(&format!("{name}/residual"), &y.tokens, &x.tokens);
+    Ok(gelu(graph, &format!("{name}/act3"), &x.with(sum)))
 }
 
 fn patch_merging(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
     module: &str,
-    x: &Value,
-) -> Result<Value> {
+    x: &Map,
+) -> Result<Map> {
     let name = title(module);
-    let y = conv_bn(graph, weights, &format!("{module}.conv1"), x, 1)?;
-    let y = graph.gelu(&format!("{name}/act1"), &y);
+    let part = |index: usize| format!("{module}.conv{index}");
+    let y = pointwise(graph, &title(&part(1)), x, folded(weights, &part(1))?)?;
+    let y = gelu(graph, &format!("{name}/act1"), &y);
     // Upstream's rule: a stage of one of these widths keeps the grid.
-    let stride = if [320, 448, 576].contains(&y.shape[1]) {
+    let stride = if [320, 448, 576].contains(&y.tokens.shape[1]) {
         1
     } else {
         2
     };
-    let y = conv_bn(graph, weights, &format!("{module}.conv2"), &y, stride)?;
-    let y = graph.gelu(&format!("{name}/act2"), &y);
-    conv_bn(graph, weights, &format!("{module}.conv3"), &y, 1)
+    let kernel = folded(weights, &part(2))?;
+    let y = conv_of_tokens(graph, &title(&part(2)), &y, &kernel, stride)?;
+    let y = gelu(graph, &format!("{name}/act2"), &y);
+    pointwise(graph, &title(&part(3)), &y, folded(weights, &part(3))?)
 }
 
-/// Attention in windows, depthwise convolution, MLP; (1, C, H, W) to the same.
+/// Attention in windows, depthwise convolution, MLP.
 fn tiny_vit_block(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
     module: &str,
-    x: &Value,
-) -> Result<Value> {
+    map: &Map,
+) -> Result<Map> {
     let name = title(module);
-    let (channels, height, width) = (x.shape[1], x.shape[2], x.shape[3]);
-    let tokens = to_tokens(graph, &format!("{name}/tokens"), x);
-    let (key, title) = (format!("{KEY}.{module}.attn"), format!("{name}/attn"));
-    let mut attended = window_attention(graph, weights, (&key, &title), (&tokens, height, width))?;
+    let (key, attention) = (format!("{KEY}.{module}.attn"), format!("{name}/attn"));
+    let mut attended = window_attention(graph, weights, (&key, &attention), map)?;
     let adapter_key = format!("{KEY}.{module}.Space_Adapter");
     if weights.has(&format!("{adapter_key}.D_fc1.weight")) {
         let title = format!("{name}/Space_Adapter");
         let added = graph.adapter(weights, (&adapter_key, &title), &attended)?;
         attended = graph.add(&title, &attended, &added);
     }
-    let x = graph.add(&format!("{name}/attn/residual"), &tokens, &attended);
-
-    let map = graph.transpose(&format!("{name}/local_conv/channels_first"), &x, &[1, 0]);
-    let map = graph.reshape(
-        &format!("{name}/local_conv/map"),
-        &map,
-        &[1, channels, height, width],
-    );
-    let map = conv_bn(graph, weights, &format!("{module}.local_conv"), &map, 1)?;
-    let x = to_tokens(graph, &format!("{name}/local_conv/tokens"), &map);
+    let x = graph.add(&format!("{name}/attn/residual"), &attended, &map.tokens);
+    let local = format!("{module}.local_conv");
+    let kernel = folded(weights, &local)?;
+    let x = conv_of_tokens(graph, &title(&local), &map.with(x), &kernel, 1)?.tokens;
 
     let (scale, shift) = norm(weights, &format!("{KEY}.{module}.mlp.norm"))?;
     let fc1 = Linear::read(weights, &format!("{KEY}.{module}.mlp.fc1"))?;
@@ -220,7 +263,7 @@ fn tiny_vit_block(
     let y = graph.linear(&format!("{name}/mlp/fc1"), &y, &fc1);
     let y = graph.gelu(&format!("{name}/mlp/act"), &y);
     let y = graph.linear(&format!("{name}/mlp/fc2"), &y, &fc2);
-    let mut out = graph.add(&format!("{name}/mlp/residual"), &x, &y);
+    let mut out = graph.add(&format!("{name}/mlp/residual"), &y, &x);
     let adapter_key = format!("{KEY}.{module}.MLP_Adapter");
     if weights.has(&format!("{adapter_key}.D_fc1.weight")) {
         let title = format!("{name}/MLP_Adapter");
@@ -229,8 +272,7 @@ fn tiny_vit_block(
         let added = graph.mul(&format!("{title}/half"), &added, &half);
         out = graph.add(&title, &out, &added);
     }
-    let out = graph.transpose(&format!("{name}/channels_first"), &out, &[1, 0]);
-    Ok(graph.reshape(&format!("{name}/map"), &out, &[1, channels, height, width]))
+    Ok(map.with(out))
 }
 
 /// (1, C, H, W) -> (H * W, C).
@@ -244,29 +286,23 @@ fn to_tokens(graph: &mut GraphBuilder, name: &str, x: &Value) -> Value {
 fn neck(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    x: &Value,
+    x: &Map,
     no_mask: &Array,
 ) -> Result<Value> {
     let name = format!("{KEY}/neck");
-    let (height, width) = (x.shape[2], x.shape[3]);
-    let mut first = weights.ranked(&format!("{KEY}.neck.0.weight"), 4)?;
-    first.shape.truncate(2);
-    let (scale, shift) = norm(weights, &format!("{KEY}.neck.1"))?;
-    let tokens = to_tokens(graph, &format!("{name}/tokens"), x);
-    let projection = Linear {
-        weight: first,
-        bias: None,
+    let plain = |weights: &mut Weights, index: usize| -> Result<Kernel> {
+        let weight = weights.ranked(&format!("{KEY}.neck.{index}.weight"), 4)?;
+        Ok(Kernel { weight, bias: None })
     };
-    let y = graph.linear(&format!("{name}.0"), &tokens, &projection);
-    let y = graph.layer_norm(&format!("{name}.1"), &y, (&scale, &shift), NECK_EPSILON);
-
-    let channels = y.shape[1];
-    let y = graph.transpose(&format!("{name}/channels_first"), &y, &[1, 0]);
-    let y = graph.reshape(&format!("{name}/map"), &y, &[1, channels, height, width]);
-    let kernel = weights.ranked(&format!("{KEY}.neck.2.weight"), 4)?;
-    let y = conv(graph, &format!("{name}.2"), &y, (&kernel, None), 1)?;
-    let y = to_tokens(graph, &format!("{name}/embedding"), &y);
+    let kernel = plain(weights, 0)?;
+    let y = pointwise(graph, &format!("{name}.0"), x, kernel)?;
+    let (scale, shift) = norm(weights, &format!("{KEY}.neck.1"))?;
+    let normed = format!("{name}.1");
+    let y = graph.layer_norm(&normed, &y.tokens, (&scale, &shift), NECK_EPSILON);
+    let kernel = plain(weights, 2)?;
+    let y = conv_of_tokens(graph, &format!("{name}.2"), &x.with(y), &kernel, 1)?;
     let (scale, shift) = norm(weights, &format!("{KEY}.neck.3"))?;
     let shift = shift.plus(no_mask);
-    Ok(graph.layer_norm(&format!("{name}.3"), &y, (&scale, &shift), NECK_EPSILON))
+    let normed = format!("{name}.3");
+    Ok(graph.layer_norm(&normed, &y.tokens, (&scale, &shift), NECK_EPSILON))
 }

@@ -3,18 +3,18 @@
 use anyhow::{Result, ensure};
 
 use super::layers::{Linear, norm};
+use super::tiny_vit::Map;
 use super::weights::Weights;
 use super::{Array, GraphBuilder, Value, int};
 
 const EPSILON: f32 = 1e-5;
 
-/// Self-attention inside windows, on tokens (H * W, C). The map is padded with zeros before the
-/// attention's norm, so padding tokens become its bias and take part in the softmax, as upstream.
+/// Self-attention inside the windows of a map, as tokens.
 pub(super) fn window_attention(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
     (key, name): (&str, &str),
-    (tokens, height, width): (&Value, usize, usize),
+    map: &Map,
 ) -> Result<Value> {
     let table = weights.ranked(&format!("{key}.attention_biases"), 2)?;
     let window = table.shape[1].isqrt();
@@ -23,39 +23,59 @@ pub(super) fn window_attention(
         "{key}.attention_biases has {} columns, not those of a square window",
         table.shape[1]
     );
-    let channels = tokens.shape[1];
-    let (tall, wide) = (height.div_ceil(window), width.div_ceil(window));
-    let padded = (tall * window, wide * window);
+    let grid = Grid {
+        tall: map.height.div_ceil(window),
+        wide: map.width.div_ceil(window),
+        window,
+    };
+    if [grid.tall * window, grid.wide * window] == [map.height, map.width] {
+        let norm = norm(weights, &format!("{key}.norm"))?;
+        let normed = format!("{name}/norm");
+        let x = graph.layer_norm(&normed, &map.tokens, (&norm.0, &norm.1), EPSILON);
+        return attention(graph, weights, (key, name), &x, (&table, &grid));
+    }
+    padded(graph, weights, (key, name), map, (&table, &grid))
+}
 
-    let mut x = graph.reshape(
+/// How windows of this side cover a map.
+struct Grid {
+    tall: usize,
+    wide: usize,
+    window: usize,
+}
+
+/// The map is padded with zeros before the attention's norm, so padding tokens become its bias and take part in the
+/// softmax, as upstream.
+fn padded(
+    graph: &mut GraphBuilder,
+    weights: &mut Weights,
+    (key, name): (&str, &str),
+    map: &Map,
+    (table, grid): (&Array, &Grid),
+) -> Result<Value> {
+    let Map {
+        tokens,
+        height,
+        width,
+    } = map;
+    let (height, width, channels) = (*height, *width, tokens.shape[1]);
+    let padded = (grid.tall * grid.window, grid.wide * grid.window);
+    let x = graph.reshape(
         &format!("{name}/map"),
         tokens,
         &[1, height, width, channels],
     );
-    if padded != (height, width) {
-        let (down, right) = ((padded.0 - height) as i64, (padded.1 - width) as i64);
-        let pads = graph.integers(&[0, 0, 0, 0, 0, down, right, 0]);
-        let shape = [1, padded.0, padded.1, channels];
-        x = graph.node("Pad", &format!("{name}/pad"), &[&x, &pads], vec![], &shape);
-    }
-    let split = [tall, window, wide, window, channels];
-    let x = graph.reshape(&format!("{name}/split"), &x, &split);
-    let x = graph.transpose(&format!("{name}/windows"), &x, &[0, 2, 1, 3, 4]);
-    let x = graph.reshape(
-        &format!("{name}/flat"),
-        &x,
-        &[padded.0 * padded.1, channels],
-    );
+    let (down, right) = ((padded.0 - height) as i64, (padded.1 - width) as i64);
+    let pads = graph.integers(&[0, 0, 0, 0, 0, down, right, 0]);
+    let shape = [1, padded.0, padded.1, channels];
+    let x = graph.node("Pad", &format!("{name}/pad"), &[&x, &pads], vec![], &shape);
+    let flat = [padded.0 * padded.1, channels];
+    let x = graph.reshape(&format!("{name}/flat"), &x, &flat);
     let (scale, shift) = norm(weights, &format!("{key}.norm"))?;
     let x = graph.layer_norm(&format!("{name}/norm"), &x, (&scale, &shift), EPSILON);
-    let x = attention(graph, weights, (key, name), &x, &table)?;
-    let x = graph.reshape(
-        &format!("{name}/unflat"),
-        &x,
-        &[tall, wide, window, window, channels],
-    );
-    let x = graph.transpose(&format!("{name}/unwindow"), &x, &[0, 2, 1, 3, 4]);
-    let mut x = graph.reshape(&format!("{name}/join"), &x, &[padded.0, padded.1, channels]);
+    let x = attention(graph, weights, (key, name), &x, (table, grid))?;
+    let shape = [padded.0, padded.1, channels];
+    let mut x = graph.reshape(&format!("{name}/join"), &x, &shape);
     if padded.0 != height {
         x = graph.slice(&format!("{name}/crop_rows"), &x, 0, 0..height);
     }
@@ -65,56 +85,43 @@ pub(super) fn window_attention(
     Ok(graph.reshape(&format!("{name}/tokens"), &x, &[height * width, channels]))
 }
 
-/// (windows * N, C) to the same, with a bias for each head and offset inside the window.
+/// Tokens (H * W, C) of a map that windows cover to the same, with a bias for each head and offset inside the window.
 fn attention(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
     (key, name): (&str, &str),
     x: &Value,
-    table: &Array,
+    (table, grid): (&Array, &Grid),
 ) -> Result<Value> {
+    let Grid { tall, wide, window } = *grid;
     let (heads, area) = (table.rows(), table.shape[1]);
-    let channels = x.shape[1];
-    let windows = x.shape[0] / area;
-    let qkv = qkv_by_kind(
-        Linear::read(weights, &format!("{key}.qkv"))?,
-        heads,
-        channels,
-    )?;
+    let (tokens, channels) = (x.shape[0], x.shape[1]);
+    let qkv = Linear::read(weights, &format!("{key}.qkv"))?;
+    let qkv = qkv_by_kind(qkv, heads, channels)?;
     let proj = Linear::read(weights, &format!("{key}.proj"))?;
     let width = channels / heads;
 
     let x = graph.linear(&format!("{name}/qkv"), x, &qkv);
-    let x = graph.reshape(
-        &format!("{name}/heads"),
-        &x,
-        &[windows, area, 3, heads, width],
-    );
-    let mut parts = Vec::new();
-    for (index, (part, order)) in [
-        ("q", [0, 2, 1, 3]),
-        ("k", [0, 2, 3, 1]),
-        ("v", [0, 2, 1, 3]),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let one = graph.slice(&format!("{name}/{part}/slice"), &x, 2, index..index + 1);
-        let shape = [windows, area, heads, width];
-        let one = graph.reshape(&format!("{name}/{part}/squeeze"), &one, &shape);
-        parts.push(graph.transpose(&format!("{name}/{part}"), &one, &order));
-    }
-    let scores = graph.matmul(&format!("{name}/scores"), &parts[0], &parts[1]);
+    let split = [tall, window, wide, window, 3, heads, width];
+    let x = graph.reshape(&format!("{name}/split"), &x, &split);
+    let x = graph.transpose(&format!("{name}/windows"), &x, &[4, 0, 2, 5, 1, 3, 6]);
+    let kinds = [3, tall * wide, heads, area, width];
+    let x = graph.reshape(&format!("{name}/kinds"), &x, &kinds);
+    let mut kind = |index: usize, part: &str| {
+        let one = graph.slice(&format!("{name}/{part}/slice"), &x, 0, index..index + 1);
+        graph.reshape(&format!("{name}/{part}"), &one, &kinds[1..])
+    };
+    let (q, k, v) = (kind(0, "q"), kind(1, "k"), kind(2, "v"));
+    let k = graph.transpose(&format!("{name}/k/turned"), &k, &[0, 1, 3, 2]);
+    let scores = graph.matmul(&format!("{name}/scores"), &q, &k);
     let bias = bias_of_offsets(graph, name, table);
     let scores = graph.add(&format!("{name}/biased"), &scores, &bias);
     let scores = graph.softmax(&format!("{name}/softmax"), &scores);
-    let mixed = graph.matmul(&format!("{name}/mixed"), &scores, &parts[2]);
-    let mixed = graph.transpose(&format!("{name}/mixed/tokens"), &mixed, &[0, 2, 1, 3]);
-    let mixed = graph.reshape(
-        &format!("{name}/mixed/flat"),
-        &mixed,
-        &[windows * area, channels],
-    );
+    let mixed = graph.matmul(&format!("{name}/mixed"), &scores, &v);
+    let split = [tall, wide, heads, window, window, width];
+    let mixed = graph.reshape(&format!("{name}/mixed/split"), &mixed, &split);
+    let mixed = graph.transpose(&format!("{name}/mixed/map"), &mixed, &[0, 3, 1, 4, 2, 5]);
+    let mixed = graph.reshape(&format!("{name}/mixed/tokens"), &mixed, &[tokens, channels]);
     Ok(graph.linear(&format!("{name}/proj"), &mixed, &proj))
 }
 
