@@ -15,6 +15,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use segmenter::Segmenter;
 use segmenter::decode::Limits;
+use segmenter::infer::set_threads;
 use serde_json::json;
 
 use crate::config::Config;
@@ -114,6 +115,9 @@ pub struct SegmentArgs {
     /// Also write a PNG of each frame with its masks here.
     #[arg(long, value_name = "DIR")]
     pub overlay: Option<PathBuf>,
+    /// Threads that multiply; 0: as many as the CPU has.
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
 }
@@ -166,6 +170,8 @@ pub enum CliError {
 
 /// Prints a line for each file; false when one failed.
 pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, CliError> {
+    // Without more threads it is slower, and that is all.
+    let _ = set_threads(args.threads);
     let segmenter = Segmenter::open(&args.bundle).map_err(|source| RunError::Bundle {
         path: args.bundle.clone(),
         source,

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use segmenter::Segmenter;
+use segmenter::infer::set_threads;
 use serde_json::{Value, json};
 
 use crate::clock;
@@ -86,6 +87,10 @@ impl Problem {
 impl Models {
     /// Opens what serves in each slot. Blocking, for as long as the golden pairs take.
     pub fn open(config: &Config) -> Result<Self, ModelsError> {
+        match set_threads(config.models.threads) {
+            Ok(threads) => tracing::debug!(threads, "threads that multiply"),
+            Err(error) => tracing::warn!(%error, "models.threads cannot be had; one multiplies"),
+        }
         let store = Store::new(config);
         let mut slots = Vec::new();
         for name in store.slots() {

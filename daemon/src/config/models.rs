@@ -27,6 +27,8 @@ pub struct Slot {
 pub struct Models {
     /// Minisign public keys. When there is one, every bundle needs a signature.
     pub trusted_keys: Vec<String>,
+    /// That multiply; 0: as many as the CPU has.
+    pub threads: usize,
     /// `models install --unsigned` works.
     pub allow_unsigned: bool,
     pub shadow: Shadow,
@@ -49,6 +51,7 @@ impl Default for Models {
     fn default() -> Self {
         Self {
             trusted_keys: Vec::new(),
+            threads: 0,
             allow_unsigned: false,
             shadow: Shadow::Off,
             shadow_queue_max_images: 1,
@@ -64,6 +67,7 @@ impl Models {
         let queue = self.shadow_queue_max_images as u64;
         within("models.shadow_queue_max_images", queue, 1, 64)?;
         // The one that serves, the one before it, and a new one.
+        within("models.threads", self.threads as u64, 0, 256)?;
         within("models.versions_max", self.versions_max as u64, 3, 100)
     }
 }
