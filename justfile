@@ -49,6 +49,13 @@ cuda-trainer *arguments:
 bench:
     cargo bench -p benches
 
+# tract with our operations against ONNX Runtime and OpenVINO, which it installs, on a run's two bundles.
+peers f32="runs/bundles/f32" int8="runs/bundles/int8" *options="":
+    [ -x .scanside/peers/bin/python ] || python3 -m venv .scanside/peers
+    .scanside/peers/bin/python -m pip install --quiet onnx onnxruntime openvino numpy
+    cargo build --bin trainer
+    .scanside/peers/bin/python benches/peers.py target/debug/trainer {{f32}} {{int8}} {{options}}
+
 # Writes expected values of golden tests again; read the difference before you commit it.
 golden-update:
     UPDATE_GOLDEN=1 cargo test --workspace
