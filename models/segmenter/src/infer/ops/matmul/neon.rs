@@ -131,11 +131,11 @@ fn widen<const M: usize>(rows: &[u8], lines: &[Line], half: usize, out: &mut [[i
     let pairs = lines.as_chunks::<2>().0;
     let mut sums = [[[vdupq_n_s32(0); 2]; 4]; M];
     let (fours, last) = pairs.as_chunks::<2>();
-    for (k, four) in fours.iter().enumerate() {
+    for (k, lines) in fours.iter().enumerate() {
         let x: [[int8x8_t; 2]; M] =
             std::array::from_fn(|row| [0, 1].map(|i| twice(four(rows[row], 2 * k + i))));
         for i in 0..4 {
-            let weights = [load(&four[0][half], i), load(&four[1][half], i)];
+            let weights = [load(&lines[0][half], i), load(&lines[1][half], i)];
             for row in 0..M {
                 add(&mut sums[row][i], weights, x[row]);
             }
