@@ -15,6 +15,9 @@ pub(super) const PASSES: [(&str, Pass); 6] = [
     ("activation", activation),
 ];
 
+/// More of the largest products than these would not fit into 32 bits.
+const MOST_PRODUCTS: usize = 65_536;
+
 /// A Gelu in its parts: x / 2 * (1 + erf(x / sqrt 2)).
 fn gelu(graph: &mut Graph, root: usize) -> Option<()> {
     let product = graph.is(root, "Mul")?;
@@ -81,7 +84,7 @@ fn convolution(graph: &mut Graph, root: usize) -> Option<()> {
     };
     let integers = steps.and_then(|steps| Some((steps, graph.weights(&node.input[1], 0)?)));
     let (shape, kernel) = match integers {
-        Some((input, (shape, values, scales))) => {
+        Some((input, (shape, values, scales))) if 9 * channels <= MOST_PRODUCTS => {
             let values = order(&values, &shape, layout)?;
             let values = Values::I8 {
                 values,
@@ -90,8 +93,8 @@ fn convolution(graph: &mut Graph, root: usize) -> Option<()> {
             };
             (shape, values)
         }
-        None if steps.is_some() => return None,
-        None => {
+        _ if steps.is_some() => return None,
+        _ => {
             let (shape, values) = graph.f32(&node.input[1])?;
             let values = order(&values, &shape, layout)?;
             (shape, Values::F32(values))
@@ -147,6 +150,7 @@ fn linear(graph: &mut Graph, root: usize) -> Option<()> {
     let node = graph.is(root, "MatMul")?;
     let (x, weight) = (&node.input[0], &node.input[1]);
     let integers = graph.quantized(x).zip(graph.weights(weight, 1));
+    let integers = integers.filter(|(_, (shape, ..))| shape[0] <= MOST_PRODUCTS);
     let (weights, input, removed) = if let Some(((x, input, places), weights)) = integers {
         let (shape, values, scales) = weights;
         let values = Values::I8 {
