@@ -3,7 +3,7 @@ use std::path::Path;
 use contract::Image;
 use contract::bundle::{ClassMask, GOLDEN_IMAGE, GOLDEN_MASK, MANIFEST};
 use segmenter::decode::{Limits, decode};
-use segmenter::infer::Probe;
+use segmenter::infer::{Probe, set_threads};
 use segmenter::overlay::overlay_png;
 use segmenter::result::{Instance, instances};
 use segmenter::{OpenError, Segmenter};
@@ -50,6 +50,23 @@ fn opens_tests_itself_and_finds_the_band() {
     };
     assert_eq!(found, [expected]);
     assert_eq!(instances(&[labels], &manifest, None)[0].area_mm2, None);
+}
+
+/// The number of threads holds for the process: no other test sets it.
+#[test]
+fn two_threads_give_the_bits_of_one() {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../zoo/cardiac-lv-vit_t-256");
+    let segmenter = Segmenter::open(&zoo).unwrap();
+    let golden = std::fs::read(segmenter.path(GOLDEN_IMAGE)).unwrap();
+    let image = decode(&golden, &Limits::STANDARD).unwrap().frames.remove(0);
+    let bits = || -> Vec<u32> {
+        let (logits, _) = segmenter.logits(&image).unwrap();
+        logits.data.iter().map(|value| value.to_bits()).collect()
+    };
+    let alone = bits();
+    assert_eq!(set_threads(2).unwrap(), 2);
+    assert_eq!(bits(), alone);
+    assert_eq!(set_threads(3).unwrap(), 2, "what was said first counts");
 }
 
 #[test]
