@@ -15,7 +15,6 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use segmenter::Segmenter;
 use segmenter::decode::Limits;
-use segmenter::infer::set_threads;
 use serde_json::json;
 
 use crate::config::Config;
@@ -24,6 +23,7 @@ use crate::decoder::Decoder;
 use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
 use crate::job::{Ticket, boot_id};
+use crate::models::use_threads;
 use crate::privacy::Privacy;
 use crate::schema::Document;
 use crate::segment::{Found, segment};
@@ -170,8 +170,7 @@ pub enum CliError {
 
 /// Prints a line for each file; false when one failed.
 pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, CliError> {
-    // Without more threads it is slower, and that is all.
-    let _ = set_threads(args.threads);
+    use_threads(args.threads);
     let segmenter = Segmenter::open(&args.bundle).map_err(|source| RunError::Bundle {
         path: args.bundle.clone(),
         source,

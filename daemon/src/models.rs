@@ -84,13 +84,18 @@ impl Problem {
     }
 }
 
+/// Lets all models multiply with so many threads; where they cannot be had, one does.
+pub(crate) fn use_threads(threads: usize) {
+    match set_threads(threads) {
+        Ok(threads) => tracing::debug!(threads, "threads that multiply"),
+        Err(error) => tracing::warn!(%error, threads, "threads cannot be started; one multiplies"),
+    }
+}
+
 impl Models {
     /// Opens what serves in each slot. Blocking, for as long as the golden pairs take.
     pub fn open(config: &Config) -> Result<Self, ModelsError> {
-        match set_threads(config.models.threads) {
-            Ok(threads) => tracing::debug!(threads, "threads that multiply"),
-            Err(error) => tracing::warn!(%error, "models.threads cannot be had; one multiplies"),
-        }
+        use_threads(config.models.threads);
         let store = Store::new(config);
         let mut slots = Vec::new();
         for name in store.slots() {

@@ -433,6 +433,28 @@ mod tests {
     }
 
     #[test]
+    fn layers_are_ordered_by_what_int8_does_to_them_alone() {
+        let model = lowered();
+        let options = Options::default();
+        let images = [image(0.0)];
+        let ranges = calibrate(&model, SIZE, &images, &options).unwrap();
+        let (_, layers) = quantize(&model, &ranges, &options).unwrap();
+        let names: Vec<String> = layers[..6].iter().map(|layer| layer.name.clone()).collect();
+        let given = (&model, &ranges, Calibration::MeanSquare);
+        let found = fragile_first(given, &names, SIZE, &images, &mut |_| ()).unwrap();
+        let mut sorted: Vec<&String> = found.iter().map(|(name, _)| name).collect();
+        sorted.sort();
+        let mut wanted: Vec<&String> = names.iter().collect();
+        wanted.sort();
+        assert_eq!(sorted, wanted);
+        assert!(
+            found.iter().all(|(_, error)| (1e-6..0.1).contains(error)),
+            "{found:?}"
+        );
+        assert!(found.is_sorted_by(|a, b| a.1 >= b.1), "{found:?}");
+    }
+
+    #[test]
     fn keeping_everything_is_refused() {
         let options = Options {
             keep_f32: vec!["image_encoder".to_owned()],

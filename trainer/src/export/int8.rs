@@ -33,6 +33,8 @@ impl Quantized {
         Ok(serde_json::to_string_pretty(&record)?)
     }
 }
+
+/// What a bundle says of its quantization.
 #[derive(Serialize)]
 struct Record<'a> {
     calibration: Calibration,
@@ -78,9 +80,13 @@ pub(super) fn quantized(
             let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
             let images = &calibration[..calibration.len().min(SENSITIVITY_IMAGES)];
             let progress = Progress::images("layers int8 alone", names.len() as u64);
-            let found = quantize::fragile_first((model, &ranges), &names, size, images, &mut |n| {
-                progress.images_done(n as u64);
-            });
+            let found = quantize::fragile_first(
+                (model, &ranges, request.recipe.calibration),
+                &names,
+                size,
+                images,
+                &mut |n| progress.images_done(n as u64),
+            );
             order = Some(found?);
         }
         let order = order.as_deref().unwrap_or_default();

@@ -4,13 +4,13 @@ use anyhow::{Context, Result};
 use segmenter::infer::Probe;
 use tract_onnx::pb::ModelProto;
 
-use super::{Options, Ranges, quantize};
+use super::{Calibration, Options, Ranges, quantize};
 use crate::onnx::automatic::OUTPUT;
 use crate::{bundle, onnx};
 
 /// Layers with the root mean square of the difference they make, relative to the spread of the logits; worst first.
 pub fn fragile_first(
-    (model, ranges): (&ModelProto, &Ranges),
+    (model, ranges, calibration): (&ModelProto, &Ranges, Calibration),
     layers: &[String],
     size: usize,
     images: &[Vec<f32>],
@@ -33,6 +33,7 @@ pub fn fragile_first(
         progress(index);
         let alone = Options {
             only: Some(layer.clone()),
+            calibration,
             ..Options::default()
         };
         let (small, _) = quantize(model, ranges, &alone)?;

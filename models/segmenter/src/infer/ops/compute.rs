@@ -47,9 +47,7 @@ impl Ours {
             tract_onnx::tract_hir::internal::anyhow!("{}: {problem}", self.0.name())
         })
     }
-}
 
-impl Ours {
     /// Of inputs whose sides are numbers.
     fn fixed_shape<'a, I: Iterator<Item = &'a TDim>>(
         &self,
