@@ -164,6 +164,7 @@ pub struct Finetune {
 #[serde(deny_unknown_fields)]
 pub struct Distill {
     pub teacher: PathBuf,
+    pub start: PathBuf,
     pub views: usize,
     pub embedding_epochs: u64,
     pub mask_epochs: u64,

@@ -69,7 +69,7 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
     let student = Model::build(
         student_config.clone(),
         config.input,
-        teacher::start_of_student(&teacher, &student_config)?,
+        teacher::start_of_student(&config.distill.start, &teacher, &student_config)?,
         |name| !name.starts_with("prompt_encoder.p") && !name.starts_with("prompt_encoder.mask"),
         (config.seed, &compute),
     )?;
@@ -77,10 +77,12 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
         config: &config,
         frames: frames.frames(),
     };
-    report::say(&model::describe_start(
-        &student.loaded,
-        &config.distill.teacher,
-    )?);
+    let start = if config.distill.start.as_os_str().is_empty() {
+        &config.distill.teacher
+    } else {
+        &config.distill.start
+    };
+    report::say(&model::describe_start(&student.loaded, start)?);
     report::say(&report::trainable_table(&student.loaded.vars));
     report::say(&format!(
         "{} training images x {} views, {} validation images, {} batches an epoch, {} epochs",
@@ -105,16 +107,7 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
     }
     report::say(&needs.line());
     let teacher_digest = checkpoint_digest(&weights)?;
-    let identity = Identity {
-        kind: RunKind::Student,
-        seed: config.seed,
-        recipe_digest: config.digest(),
-        data_fingerprint: dataset.fingerprint.clone(),
-        start_digest: teacher_digest.clone(),
-        code_version: report::CODE_VERSION.to_owned(),
-        command: report::command_line(),
-        processes: group.world(),
-    };
+    let identity = identity(&config, &dataset, &teacher_digest, group)?;
     let settings = (&config, &student.config);
     let run = RunFolder::open(&args.recipe, settings, identity, group)?;
     let fill = || views.teacher_cache(&run.path, &teacher, teacher_digest, &dataset);
@@ -132,6 +125,30 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
         },
         (&run, group),
     )
+}
+
+fn identity(
+    config: &Config,
+    dataset: &Dataset,
+    teacher_digest: &str,
+    group: &Group,
+) -> Result<Identity> {
+    let start = &config.distill.start;
+    Ok(Identity {
+        kind: RunKind::Student,
+        seed: config.seed,
+        recipe_digest: config.digest(),
+        data_fingerprint: dataset.fingerprint.clone(),
+        start_digest: teacher_digest.to_owned(),
+        student_digest: if start.as_os_str().is_empty() {
+            String::new()
+        } else {
+            checkpoint_digest(&start.join("best.safetensors"))?
+        },
+        code_version: report::CODE_VERSION.to_owned(),
+        command: report::command_line(),
+        processes: group.world(),
+    })
 }
 
 fn plan(views: &Views, group: &Group) -> Plan {
@@ -225,13 +242,7 @@ impl Views<'_> {
             let decoded = teacher
                 .sam
                 .decode(&embedding, Prompts::default(), Tokens::Classes)?;
-            let shrink = embedding.dim(2)? / grid;
-            let embedding = if shrink > 1 {
-                embedding.avg_pool2d(shrink)?
-            } else {
-                embedding
-            };
-            Ok((embedding, resized(&decoded.masks, size)?))
+            Ok((averaged(&embedding, grid)?, resized(&decoded.masks, size)?))
         };
         let mut stopped = false;
         let cache = OutputCache::fill(&run.join("teacher"), key, output, |done| {
@@ -242,6 +253,27 @@ impl Views<'_> {
         });
         if stopped { Ok(None) } else { cache.map(Some) }
     }
+}
+
+/// (1, C, g, g) to (1, C, side, side): each cell the mean of what it covers, in parts too (64 to 24 at 384 px).
+fn averaged(embedding: &Tensor, side: usize) -> Result<Tensor> {
+    let (_, _, _, own) = embedding.dims4()?;
+    if own <= side {
+        return resized(embedding, side);
+    }
+    let step = own as f64 / side as f64;
+    let covers: Vec<f32> = (0..side * own)
+        .map(|i| {
+            let (cell, column) = ((i / own) as f64, (i % own) as f64);
+            let overlap = ((cell + 1.0) * step).min(column + 1.0) - (cell * step).max(column);
+            (overlap.max(0.0) / step) as f32
+        })
+        .collect();
+    let rows = Tensor::from_vec(covers, (side, own), embedding.device())?;
+    let columns = rows.t()?.contiguous()?;
+    Ok(rows
+        .broadcast_matmul(&embedding.broadcast_matmul(&columns)?)?
+        .contiguous()?)
 }
 
 struct Student<'a> {
@@ -350,5 +382,38 @@ impl Task for Student<'_> {
 
     fn validate(&self) -> Result<f64> {
         validation_dice(self.model, self.validation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_is_the_mean_of_what_it_covers() {
+        // Rows of 0, 1, 2 to two: (0 + 0.5) / 1.5 and (0.5 + 2) / 1.5.
+        let ramp = Tensor::arange(0f32, 3.0, &Device::Cpu).unwrap();
+        let map = ramp
+            .reshape((1, 1, 1, 3))
+            .unwrap()
+            .broadcast_as((1, 1, 3, 3));
+        let found = averaged(&map.unwrap(), 2).unwrap().squeeze(0).unwrap();
+        let rows = found.squeeze(0).unwrap().to_vec2::<f32>().unwrap();
+        for row in rows {
+            assert!((row[0] - 1.0 / 3.0).abs() < 1e-6 && (row[1] - 5.0 / 3.0).abs() < 1e-6);
+        }
+        let whole = Tensor::arange(0f32, 16.0, &Device::Cpu).unwrap();
+        let whole = whole.reshape((1, 1, 4, 4)).unwrap();
+        let difference = (averaged(&whole, 2).unwrap() - whole.avg_pool2d(2).unwrap()).unwrap();
+        assert!(
+            difference
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap()
+                < 1e-6
+        );
     }
 }

@@ -153,6 +153,7 @@ pub fn run(args: &FinetuneArgs, group: &Group) -> Result<Outcome> {
         recipe_digest: config.digest(),
         data_fingerprint: dataset.fingerprint.clone(),
         start_digest: checkpoint_digest(&config.model.checkpoint)?,
+        student_digest: String::new(),
         code_version: report::CODE_VERSION.to_owned(),
         command: report::command_line(),
         processes: group.world(),

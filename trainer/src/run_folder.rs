@@ -26,6 +26,9 @@ pub struct Identity {
     pub data_fingerprint: String,
     /// SHA-256 of the weights it started from; empty for random ones.
     pub start_digest: String,
+    /// SHA-256 of the student that it started from, where `start_digest` is only its teacher's; else empty.
+    #[serde(default)]
+    pub student_digest: String,
     pub code_version: String,
     pub command: String,
     /// How many trained together, which batches and learning rates depend on.
@@ -47,11 +50,12 @@ pub enum RunKind {
 
 impl Identity {
     /// What may not change while a run goes on, in words.
-    fn depends_on(&self) -> [(&'static str, String); 4] {
+    fn depends_on(&self) -> [(&'static str, String); 5] {
         [
             ("the configuration", self.recipe_digest.clone()),
             ("the data", self.data_fingerprint.clone()),
             ("the start weights", self.start_digest.clone()),
+            ("the student to start from", self.student_digest.clone()),
             ("the number of processes", self.processes.to_string()),
         ]
     }

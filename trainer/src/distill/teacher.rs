@@ -1,8 +1,8 @@
 //! Whom the student learns from: a fine-tuned run, or a checkpoint as it was published.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use contract::geometry::InputRules;
 use nets::lora;
 use nets::params::Compute;
@@ -105,13 +105,22 @@ fn ensure_fits(config: &Config, data: [&Dataset; 2]) -> Result<()> {
     Ok(())
 }
 
-/// The teacher's plain weights; tensors of the same name and shape start the student. Biases of windows are stretched
-/// to the student's.
-pub(super) fn start_of_student(teacher: &Model, student: &SamConfig) -> Result<State> {
-    let state = teacher.loaded.state_dict()?;
-    let mut state = match &teacher.config.lora {
-        Some(config) => lora::merge(state, config.rows, model::HEAD_DIM)?,
-        None => state,
+/// Weights of the student `distill.start`, or the teacher's without its LoRA; tensors of the same name and shape start
+/// the student. Biases of windows are stretched to the student's.
+pub(super) fn start_of_student(
+    start: &Path,
+    teacher: &Model,
+    student: &SamConfig,
+) -> Result<State> {
+    let mut state = if start.as_os_str().is_empty() {
+        let state = teacher.loaded.state_dict()?;
+        match &teacher.config.lora {
+            Some(config) => lora::merge(state, config.rows, model::HEAD_DIM)?,
+            None => state,
+        }
+    } else {
+        run_folder::read_best(start)
+            .with_context(|| format!("distill.start {}", start.display()))?
     };
     if let EncoderConfig::TinyVit(encoder) = &student.encoder {
         fit_attention_biases(&mut state, encoder)?;
