@@ -15,6 +15,8 @@ use serde_json::Value;
 
 #[path = "training/bad_input.rs"]
 mod bad_input;
+#[path = "training/students.rs"]
+mod students;
 
 /// For a busy machine; every wait ends as soon as what it waits for is there.
 const PATIENCE: Duration = Duration::from_mins(3);

@@ -7,6 +7,7 @@ use nets::adapter::AdapterConfig;
 use nets::layers::{Conv2dBn, ConvShape};
 use nets::lora::{LoraConfig, LoraRows};
 use nets::mask_decoder::Tokens;
+use nets::ops::Activation;
 use nets::params::{Loaded, Params};
 use nets::prompt_encoder::Prompts;
 use nets::sam::{EncoderConfig, Sam, SamConfig};
@@ -37,6 +38,7 @@ pub(crate) fn tiny_vit(fixture: &mut Fixture) {
             1 => Stem::Stride2,
             _ => Stem::Stride4,
         },
+        activation: Activation::Gelu,
         out_chans: 256,
     };
     let lora = fixture.flag("if_encoder_lora_layer").then(|| LoraConfig {
@@ -110,7 +112,7 @@ pub(crate) fn tiny_vit_blocks(fixture: &mut Fixture) {
             "mbconv" => {
                 let (inputs, outputs) = (number("/mbconv/in_chans"), number("/mbconv/out_chans"));
                 let ratio = shapes["mbconv"]["expand_ratio"].as_f64().unwrap();
-                let block = MbConv::new(inputs, outputs, ratio, &params).unwrap();
+                let block = MbConv::new(inputs, outputs, ratio, Activation::Gelu, &params).unwrap();
                 Box::new(move |x, mode| block.forward(x, mode).unwrap())
             }
             "patch_merging" => {
@@ -118,7 +120,7 @@ pub(crate) fn tiny_vit_blocks(fixture: &mut Fixture) {
                     number("/patch_merging/dim"),
                     number("/patch_merging/out_dim"),
                 );
-                let merging = PatchMerging::new(dim, out_dim, &params).unwrap();
+                let merging = PatchMerging::new(dim, out_dim, Activation::Gelu, &params).unwrap();
                 Box::new(move |x, mode| {
                     let y = merging.forward(x, mode).unwrap();
                     y.flatten_from(2)
@@ -136,6 +138,7 @@ pub(crate) fn tiny_vit_blocks(fixture: &mut Fixture) {
                     num_heads: number("/block/num_heads"),
                     window_size: number("/block/window_size"),
                     mlp_ratio: shapes["block"]["mlp_ratio"].as_f64().unwrap(),
+                    activation: Activation::Gelu,
                     lora: (name == "block_lora").then(|| LoraConfig {
                         rank: fixture.lora_rank(),
                         encoder_layers: vec![0],

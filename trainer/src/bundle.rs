@@ -277,9 +277,15 @@ mod tests {
     use super::*;
     use crate::onnx::testing::{SIZE, config, image, random_state};
     use crate::onnx::{lower_automatic, serialize};
+    use nets::ops::Activation;
 
     fn spec() -> BundleSpec {
-        let lowered = lower_automatic(&random_state(&config(Stem::Stride4)), SIZE).unwrap();
+        let lowered = lower_automatic(
+            &random_state(&config(Stem::Stride4)),
+            Activation::Gelu,
+            SIZE,
+        )
+        .unwrap();
         let golden = image(0.0)[..SIZE * SIZE]
             .iter()
             .map(|x| 900.0 * x - 20.0)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use contract::geometry::InputRules;
 use contract::manifest::{self, Class};
+use nets::ops::Activation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -166,11 +167,14 @@ pub struct Distill {
     pub teacher: PathBuf,
     pub start: PathBuf,
     pub views: usize,
+    pub activation: Activation,
     pub embedding_epochs: u64,
     pub mask_epochs: u64,
+    pub int8_epochs: u64,
     pub batch: usize,
     pub embedding_learning_rate: f64,
     pub mask_learning_rate: f64,
+    pub int8_learning_rate: f64,
     pub warmup_steps: u64,
     pub weight_decay: f64,
     pub clip_norm: f64,
@@ -189,6 +193,7 @@ pub struct Export {
     pub licence: String,
     pub calibration_images: usize,
     pub calibration: Calibration,
+    pub equalize: bool,
     pub keep_f32: Vec<String>,
     pub agreement: f64,
 }

@@ -1,5 +1,5 @@
 //! Distillation of a fine-tuned teacher into a ViT-T at the input size: first its embedding, then
-//! masks with the decoder in the loop. Teacher outputs are computed once and read from disk.
+//! masks with the decoder in the loop, last, where it is asked for, as int8 will round them. Teacher outputs are computed once and read from disk.
 
 mod teacher;
 
@@ -23,7 +23,7 @@ use crate::augment::{Frame, augment};
 use crate::batch::{Loader, LoaderOptions};
 use crate::cli::DistillArgs;
 use crate::compute;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::dataset::{Dataset, Sample, Split};
 use crate::estimate::{Load, estimate};
 use crate::finetune::{checkpoint_digest, samples, validation_dice};
@@ -66,13 +66,16 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
     let (teacher, weights) = teacher::open(&config, [&own, &dataset], &compute)
         .with_context(|| format!("teacher {}", config.distill.teacher.display()))?;
     let student_config = model::student_config(&config);
-    let student = Model::build(
+    let mut student = Model::build(
         student_config.clone(),
         config.input,
         teacher::start_of_student(&config.distill.start, &teacher, &student_config)?,
         |name| !name.starts_with("prompt_encoder.p") && !name.starts_with("prompt_encoder.mask"),
         (config.seed, &compute),
     )?;
+    if config.distill.int8_epochs > 0 {
+        student.mode = Mode::Int8;
+    }
     let views = Views {
         config: &config,
         frames: frames.frames(),
@@ -90,7 +93,7 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
         config.distill.views,
         validation.len(),
         views.len().div_ceil(config.distill.batch),
-        config.distill.embedding_epochs + config.distill.mask_epochs
+        epochs(&config.distill)
     ));
     let plan = plan(&views, group);
     let load = Load {
@@ -151,10 +154,15 @@ fn identity(
     })
 }
 
+/// Of all three stages.
+fn epochs(distill: &config::Distill) -> u64 {
+    distill.embedding_epochs + distill.mask_epochs + distill.int8_epochs
+}
+
 fn plan(views: &Views, group: &Group) -> Plan {
     let distill = &views.config.distill;
     Plan {
-        epochs: distill.embedding_epochs + distill.mask_epochs,
+        epochs: epochs(distill),
         batches_per_epoch: views.len().div_ceil(distill.batch) as u64,
         accumulate: group.world() as u64,
         clip_norm: distill.clip_norm,
@@ -238,7 +246,9 @@ impl Views<'_> {
         let output = |index: usize| {
             let (image, _) = self.images(&[index])?;
             let image = resized(&image, teacher.input.size)?;
-            let embedding = teacher.sam.embed_without_gradient(&teacher.here(&image)?)?;
+            let embedding = teacher
+                .sam
+                .embed_without_gradient(&teacher.here(&image)?, Mode::Eval)?;
             let decoded = teacher
                 .sam
                 .decode(&embedding, Prompts::default(), Tokens::Classes)?;
@@ -321,9 +331,14 @@ impl Task for Student<'_> {
         let (images, labels) = (here(&images)?, here(&labels)?);
         let (teacher_embedding, teacher_logits) =
             (here(&teacher_embedding)?, here(&teacher_logits)?);
-        let epochs = distill.embedding_epochs + distill.mask_epochs;
-        let frozen = epoch + distill.batch_norm_frozen_epochs >= epochs;
-        let mode = if frozen { Mode::Eval } else { Mode::Train };
+        let exact_epochs = distill.embedding_epochs + distill.mask_epochs;
+        let mode = if epoch >= exact_epochs {
+            Mode::Int8
+        } else if epoch + distill.batch_norm_frozen_epochs >= exact_epochs {
+            Mode::Eval
+        } else {
+            Mode::Train
+        };
         let embedding = self.model.sam.embed(&images, mode)?;
         let mse = embedding_mse(&embedding, &teacher_embedding)?;
         if self.in_embedding_stage(epoch) {
@@ -359,21 +374,18 @@ impl Task for Student<'_> {
     fn learning_rate(&self, step: u64) -> f64 {
         let distill = &self.views.config.distill;
         let per_epoch = self.plan.steps_per_epoch();
-        let first = distill.embedding_epochs * per_epoch;
-        let (step, peak, epochs) = if step < first {
-            (
-                step,
-                distill.embedding_learning_rate,
-                distill.embedding_epochs,
-            )
-        } else {
-            (
-                step - first,
-                distill.mask_learning_rate,
-                distill.mask_epochs,
-            )
-        };
-        warmup_poly(step, peak, distill.warmup_steps, epochs * per_epoch)
+        let mut step = step;
+        for (peak, epochs) in [
+            (distill.embedding_learning_rate, distill.embedding_epochs),
+            (distill.mask_learning_rate, distill.mask_epochs),
+        ] {
+            if step < epochs * per_epoch {
+                return warmup_poly(step, peak, distill.warmup_steps, epochs * per_epoch);
+            }
+            step -= epochs * per_epoch;
+        }
+        let (peak, steps) = (distill.int8_learning_rate, distill.int8_epochs * per_epoch);
+        warmup_poly(step, peak, distill.warmup_steps, steps)
     }
 
     fn loaded(&self) -> &Loaded {

@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
 use contract::geometry::{InputRules, Placement};
 use contract::manifest::{Class, Precision, Provenance};
 use contract::mask::{Logits, Overlap};
 use contract::{Image, LabelMap};
+use nets::ops::Activation;
 use nets::sam::EncoderConfig;
 use nets::{Mode, lora};
 use segmenter::infer::Probe;
@@ -37,6 +38,8 @@ const PARITY: f32 = 1e-3;
 pub struct Request<'a> {
     /// Upstream's names, LoRA merged.
     pub state: &'a BTreeMap<String, Tensor>,
+    /// Of the image encoder.
+    pub activation: Activation,
     pub input: InputRules,
     pub classes: &'a [Class],
     pub recipe: &'a config::Export,
@@ -126,12 +129,13 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     }
     let config = Config::resolve(Some(&recipe), &args.overrides)?;
     let model = Model::open(&args.run)?;
-    ensure!(
-        matches!(model.config.encoder, EncoderConfig::TinyVit(_)),
-        "{} is a plain ViT, and bundles hold a ViT-T: distil it first (`trainer distill --set \
+    let EncoderConfig::TinyVit(encoder) = &model.config.encoder else {
+        bail!(
+            "{} is a plain ViT, and bundles hold a ViT-T: distil it first (`trainer distill --set \
          distill.teacher={0:?}`) and export the student",
-        args.run.display()
-    );
+            args.run.display()
+        );
+    };
     let identity = run_folder::read_identity(&args.run)?;
     let mut state = run_folder::read_best(&args.run)?;
     if let Some(lora) = &model.config.lora {
@@ -155,6 +159,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     };
     let exported = export(&Request {
         state: &state,
+        activation: encoder.activation,
         input: config.input,
         classes: &config.data.classes,
         recipe: &config.export,
@@ -217,7 +222,7 @@ fn images(dataset: &Dataset, split: Split, config: &Config, limit: usize) -> Res
 
 /// Lowers, checks against the network, calibrates, quantizes, and writes both bundles.
 pub fn export(request: &Request<'_>) -> Result<Report> {
-    let lowered = lower_automatic(request.state, request.input.size)?;
+    let lowered = lower_automatic(request.state, request.activation, request.input.size)?;
     ensure!(
         lowered.classes == request.classes.len() + 1,
         "the network has {} classes with background, the recipe lists {} besides it",

@@ -28,6 +28,8 @@ pub struct Model {
     pub config: SamConfig,
     pub loaded: Loaded,
     pub input: InputRules,
+    /// In which it is looked at: `Eval`, or `Int8` to see what an export will lose.
+    pub mode: Mode,
     device: Device,
 }
 
@@ -100,7 +102,10 @@ fn encoder_layers(config: &Config, n_layers: usize) -> Result<Vec<usize>> {
 
 /// ViT-T in MobileSAM's geometry at the input size, but for windows that divide the grid; plain weights.
 pub fn student_config(config: &Config) -> SamConfig {
-    let encoder = TinyVitConfig::mobile_sam(config.input.size).with_dividing_windows();
+    let encoder = TinyVitConfig {
+        activation: config.distill.activation,
+        ..TinyVitConfig::mobile_sam(config.input.size).with_dividing_windows()
+    };
     SamConfig {
         encoder: EncoderConfig::TinyVit(encoder),
         num_cls: config.num_cls(),
@@ -125,6 +130,7 @@ impl Model {
             config,
             loaded: params.finish(),
             input,
+            mode: Mode::Eval,
             device: compute.device.clone(),
         })
     }
@@ -176,7 +182,8 @@ impl Model {
 
     /// Masks (B, tokens, 4 g, 4 g) of prepared images, to be looked at and not to learn from.
     pub fn predicted(&self, images: &Tensor, prompts: Prompts, tokens: Tokens) -> Result<Tensor> {
-        let embedding = self.sam.embed_without_gradient(&self.here(images)?)?;
+        let images = self.here(images)?;
+        let embedding = self.sam.embed_without_gradient(&images, self.mode)?;
         Ok(self.sam.decode(&embedding, prompts, tokens)?.masks)
     }
 

@@ -6,6 +6,7 @@
 //! the decoder compute in f32. Weights are symmetric with a scale for each output channel; activations have a zero
 //! point, as most of them come out of a GELU and are hardly ever negative.
 
+mod equalize;
 mod range;
 mod sensitivity;
 mod weights;
@@ -20,6 +21,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{ModelProto, NodeProto, TensorProto};
 
 use crate::onnx::{self, f32_tensor, i8_tensor, int, node, u8_tensor};
+pub use equalize::equalize;
 pub use range::{Calibration, Histogram, Range};
 pub use sensitivity::fragile_first;
 use weights::{Axis, Quantized, dims, f32_data, f32_len, last_dim};
@@ -329,6 +331,7 @@ impl<'a> Rewrite<'a> {
 
 #[cfg(test)]
 mod tests {
+    use nets::ops::Activation;
     use nets::tiny_vit::Stem;
 
     use super::*;
@@ -337,9 +340,13 @@ mod tests {
     use crate::onnx::testing::{SIZE, config, image, random_state};
 
     fn lowered() -> ModelProto {
-        lower_automatic(&random_state(&config(Stem::Stride4)), SIZE)
-            .unwrap()
-            .model
+        lower_automatic(
+            &random_state(&config(Stem::Stride4)),
+            Activation::Gelu,
+            SIZE,
+        )
+        .unwrap()
+        .model
     }
 
     fn logits(model: &ModelProto, chw: &[f32]) -> Vec<f32> {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::block::{Block, BlockConfig};
 pub use self::checkpointing::Tape;
+use crate::Mode;
 use crate::adapter::AdapterConfig;
 use crate::layers::{Conv2d, ConvShape, Neck};
 use crate::lora::LoraConfig;
@@ -187,7 +188,9 @@ impl ImageEncoderVit {
         match index.checked_sub(1) {
             None => self.patches(x)?.broadcast_add(&self.pos_embed),
             Some(block) if block < self.blocks.len() => self.blocks[block].forward(x),
-            Some(_) => self.neck.forward(&x.permute((0, 3, 1, 2))?.contiguous()?),
+            Some(_) => self
+                .neck
+                .forward(&x.permute((0, 3, 1, 2))?.contiguous()?, Mode::Eval),
         }
     }
 

@@ -32,6 +32,12 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::linear(x, &self.weight, Some(&self.bias))
     }
+
+    /// The same in a mode.
+    pub fn forward_in(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (x, weight) = ops::in_mode(x, &self.weight, mode)?;
+        ops::linear(&x, &weight, Some(&self.bias))
+    }
 }
 
 /// Layer normalization over the last dimension, or over channels of NCHW.
@@ -112,6 +118,12 @@ impl Conv2d {
             self.padding,
         )
     }
+
+    /// The same in a mode.
+    pub fn forward_in(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let (x, weight) = ops::in_mode(x, &self.weight, mode)?;
+        ops::conv2d(&x, &weight, self.bias.as_ref(), self.stride, self.padding)
+    }
 }
 
 /// Transposed convolution, kernel 2, stride 2.
@@ -158,7 +170,7 @@ impl BatchNorm {
 
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         let running = [&self.running_mean, &self.running_var];
-        if mode == Mode::Eval {
+        if mode != Mode::Train {
             let [mean, variance] = running.map(Var::as_detached_tensor);
             let scale = (&self.weight / (variance + BATCH_NORM_EPS)?.sqrt()?)?;
             let shift = (&self.bias - (mean * &scale)?)?;
@@ -231,7 +243,8 @@ impl Conv2dBn {
         let y = if self.depthwise {
             ops::depthwise_conv2d(x, &self.weight, self.stride, self.padding)?
         } else {
-            ops::conv2d(x, &self.weight, None, self.stride, self.padding)?
+            let (x, weight) = ops::in_mode(x, &self.weight, mode)?;
+            ops::conv2d(&x, &weight, None, self.stride, self.padding)?
         };
         self.bn.forward(&y, mode)
     }
@@ -298,9 +311,9 @@ impl Neck {
     }
 
     /// (B, C, h, w) -> (B, outputs, h, w)
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.norm1.forward_2d(&self.conv1.forward(x)?)?;
-        self.norm2.forward_2d(&self.conv2.forward(&x)?)
+    pub(crate) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let x = self.norm1.forward_2d(&self.conv1.forward_in(x, mode)?)?;
+        self.norm2.forward_2d(&self.conv2.forward_in(&x, mode)?)
     }
 }
 

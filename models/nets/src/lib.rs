@@ -17,11 +17,25 @@ pub mod schedule;
 pub mod tiny_vit;
 pub mod transformer;
 
-/// What batch normalization does.
+/// What batch normalization takes, and how exactly a TinyViT multiplies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// Running statistics.
     Eval,
     /// The batch's statistics, which also move the running ones.
     Train,
+    /// Running statistics; the inputs and weights of what an exported graph multiplies in int8 are rounded as there,
+    /// and gradients pass as if they were not.
+    Int8,
+}
+
+impl Mode {
+    /// The same without rounding.
+    #[must_use]
+    pub fn exact(self) -> Self {
+        match self {
+            Self::Train => Self::Train,
+            Self::Eval | Self::Int8 => Self::Eval,
+        }
+    }
 }

@@ -6,8 +6,8 @@ use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::Linear;
-use crate::ops;
 use crate::params::{Init, Params};
+use crate::{Mode, ops};
 
 /// Which parts carry LoRA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,8 +120,8 @@ impl QkvLinear {
     }
 
     /// (B, N, dim) -> (B, N, 3 dim)
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.qkv.forward(x)?;
+    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        let y = self.qkv.forward_in(x, mode)?;
         let Some(lora) = &self.lora else { return Ok(y) };
         let q = low_rank(x, &lora.q[0], &lora.q[1])?;
         let v = low_rank(x, &lora.v[0], &lora.v[1])?;

@@ -207,9 +207,9 @@ impl Sam {
 
     /// The same for a prediction: keeps nothing that a gradient would need, so that a ViT takes the memory of one
     /// block, whatever trains.
-    pub fn embed_without_gradient(&self, images: &Tensor) -> Result<Tensor> {
+    pub fn embed_without_gradient(&self, images: &Tensor, mode: Mode) -> Result<Tensor> {
         let embedding = match &self.image_encoder {
-            ImageEncoder::TinyVit(encoder) => encoder.forward(images, Mode::Eval)?,
+            ImageEncoder::TinyVit(encoder) => encoder.forward(images, mode)?,
             ImageEncoder::Vit(encoder) => encoder.forward_checkpointed(images)?.embedding().clone(),
         };
         Ok(embedding.detach())

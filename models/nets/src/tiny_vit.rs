@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 pub use self::block::{Block, BlockConfig};
 pub use self::convolution::{MbConv, PatchMerging};
 pub use self::windows::fit_attention_biases;
+use crate::Mode;
 use crate::adapter::AdapterConfig;
 use crate::layers::{Conv2dBn, ConvShape, Neck};
 use crate::lora::LoraConfig;
+use crate::ops::Activation;
 use crate::params::Params;
-use crate::{Mode, ops};
 
 /// The layers between the image and the first stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +43,8 @@ pub struct TinyVitConfig {
     pub mlp_ratio: f64,
     pub mbconv_expand_ratio: f64,
     pub stem: Stem,
+    #[serde(default)]
+    pub activation: Activation,
     /// Channels of the embedding.
     pub out_chans: usize,
 }
@@ -59,6 +62,7 @@ impl TinyVitConfig {
             mlp_ratio: 4.0,
             mbconv_expand_ratio: 4.0,
             stem: Stem::Stride4,
+            activation: Activation::Gelu,
             out_chans: 256,
         }
     }
@@ -90,6 +94,7 @@ pub struct TinyVit {
     /// Stages 1, 2 and 3.
     stages: Vec<Vec<Block>>,
     neck: Neck,
+    activation: Activation,
 }
 
 impl TinyVit {
@@ -104,11 +109,15 @@ impl TinyVit {
         let stage0 = (0..config.depths[0])
             .map(|i| {
                 let params = layers.pp(0).pp("blocks").pp(i);
-                MbConv::new(dims[0], dims[0], config.mbconv_expand_ratio, &params)
+                let ratio = config.mbconv_expand_ratio;
+                MbConv::new(dims[0], dims[0], ratio, config.activation, &params)
             })
             .collect::<Result<_>>()?;
         let downsamples = (0..3)
-            .map(|i| PatchMerging::new(dims[i], dims[i + 1], &layers.pp(i).pp("downsample")))
+            .map(|i| {
+                let params = layers.pp(i).pp("downsample");
+                PatchMerging::new(dims[i], dims[i + 1], config.activation, &params)
+            })
             .collect::<Result<_>>()?;
         let stages = (1..4)
             .map(|stage| {
@@ -117,6 +126,7 @@ impl TinyVit {
                     num_heads: config.num_heads[stage],
                     window_size: config.window_sizes[stage],
                     mlp_ratio: config.mlp_ratio,
+                    activation: config.activation,
                     lora: lora
                         .filter(|it| it.encoder_layers.contains(&(stage - 1)))
                         .cloned(),
@@ -133,6 +143,7 @@ impl TinyVit {
             downsamples,
             stages,
             neck: Neck::new(dims[3], config.out_chans, &params.pp("neck"))?,
+            activation: config.activation,
         })
     }
 
@@ -151,10 +162,12 @@ impl TinyVit {
     ) -> Result<Tensor> {
         let mut x = image.clone();
         for (i, conv) in self.patch_embed.iter().enumerate() {
-            if i > 0 {
-                x = ops::gelu(&x)?;
+            // The first one sees the image, and stays exact.
+            if i == 0 {
+                x = conv.forward(&x, mode.exact())?;
+            } else {
+                x = conv.forward(&self.activation.of(&x)?, mode)?;
             }
-            x = conv.forward(&x, mode)?;
         }
         trace("patch_embed", &x);
         for (i, block) in self.stage0.iter().enumerate() {
@@ -177,7 +190,7 @@ impl TinyVit {
             }
             trace(&format!("layers.{stage}"), &to_tokens(&x)?);
         }
-        let embedding = self.neck.forward(&x)?;
+        let embedding = self.neck.forward(&x, mode)?;
         trace("embedding", &embedding);
         Ok(embedding)
     }

@@ -17,6 +17,8 @@ const SENSITIVITY_IMAGES: usize = 2;
 pub(super) struct Quantized {
     pub(super) graph: Vec<u8>,
     pub(super) layers: Vec<Layer>,
+    /// Layers whose input's channels were made alike.
+    pub(super) equalized: Vec<String>,
     /// Layers that stay f32 because int8 there moved the masks, with what each did alone.
     pub(super) kept: Vec<(String, f32)>,
     pub(super) compared: Comparison,
@@ -28,6 +30,7 @@ impl Quantized {
         let record = Record {
             calibration,
             layers: &self.layers,
+            equalized: &self.equalized,
             kept_f32: &self.kept,
         };
         Ok(serde_json::to_string_pretty(&record)?)
@@ -39,6 +42,7 @@ impl Quantized {
 struct Record<'a> {
     calibration: Calibration,
     layers: &'a [Layer],
+    equalized: &'a [String],
     kept_f32: &'a [(String, f32)],
 }
 
@@ -55,6 +59,12 @@ pub(super) fn quantized(
         keep_f32: request.recipe.keep_f32.clone(),
         ..quantize::Options::default()
     };
+    let (model, equalized) = if request.recipe.equalize {
+        quantize::equalize(model, size, calibration, &options)?
+    } else {
+        (model.clone(), Vec::new())
+    };
+    let model = &model;
     let ranges = quantize::calibrate(model, size, calibration, &options)?;
     let mut order: Option<Vec<(String, f32)>> = None;
     let mut n_kept = 0;
@@ -67,6 +77,7 @@ pub(super) fn quantized(
         if agreement >= request.recipe.agreement || layers.len() == 1 {
             return Ok(Quantized {
                 graph,
+                equalized,
                 kept: kept.to_vec(),
                 layers,
                 compared,

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use contract::geometry::Fit;
 use contract::intensity::{Normalize, Window};
+use nets::ops::Activation;
 use nets::sam::SamConfig;
 use nets::tiny_vit::{Stem, TinyVitConfig};
 use phantom::Heart;
@@ -51,6 +52,7 @@ fn exported(config: &SamConfig, out: &Path) -> Report {
     let images = phantoms(3);
     export(&Request {
         state: &state,
+        activation: Activation::Gelu,
         input: InputRules {
             size: config.encoder.img_size(),
             fit: Fit::LongestSidePad,
@@ -68,6 +70,7 @@ fn exported(config: &SamConfig, out: &Path) -> Report {
             licence: "CC0".into(),
             calibration_images: 2,
             calibration: quantize::Calibration::MeanSquare,
+            equalize: false,
             keep_f32: Vec::new(),
             agreement: 0.0,
         },

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
+use nets::Mode;
 use nets::mask_decoder::Tokens;
 use nets::prompt_encoder::Prompts;
 use sha2::{Digest, Sha256};
@@ -65,7 +66,9 @@ impl Embeddings {
             };
             let shape = (1, 3, frame.size, frame.size);
             let image = Tensor::from_slice(&frame.pixels, shape, &Device::Cpu)?;
-            let embedding = model.sam.embed_without_gradient(&model.here(&image)?)?;
+            let embedding = model
+                .sam
+                .embed_without_gradient(&model.here(&image)?, Mode::Eval)?;
             Ok((
                 embedding,
                 Tensor::zeros(0, candle_core::DType::F32, &Device::Cpu)?,

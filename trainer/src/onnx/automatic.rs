@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
+use nets::ops::Activation;
 use tract_onnx::pb::ModelProto;
 
 use super::weights::Weights;
@@ -24,9 +25,13 @@ pub struct Lowered {
 
 /// Lowers a SAM with a TinyViT encoder: `image` (1, 3, size, size) to `logits`
 /// (1, num_cls, 4 g, 4 g), g being the side of the embedding. `state` has upstream's names with LoRA
-/// merged; adapters become nodes.
-pub fn lower_automatic(state: &BTreeMap<String, Tensor>, size: usize) -> Result<Lowered> {
-    let mut weights = Weights::new(state)?;
+/// merged; adapters become nodes. `activation` is the encoder's, which no tensor tells.
+pub fn lower_automatic(
+    state: &BTreeMap<String, Tensor>,
+    activation: Activation,
+    size: usize,
+) -> Result<Lowered> {
+    let mut weights = Weights::new(state, activation)?;
     let mut graph = GraphBuilder::default();
     let image = graph.input(INPUT, &[1, 3, size, size]);
     let mut no_mask = weights.ranked("prompt_encoder.no_mask_embed.weight", 2)?;
@@ -53,7 +58,7 @@ pub fn lower_automatic(state: &BTreeMap<String, Tensor>, size: usize) -> Result<
 #[cfg(test)]
 mod tests {
     use nets::lora::{self, LoraRows};
-    use nets::sam::SamConfig;
+    use nets::sam::{EncoderConfig, SamConfig};
     use nets::tiny_vit::Stem;
     use segmenter::infer::Probe;
 
@@ -69,7 +74,11 @@ mod tests {
             Some(lora) => lora::merge(state.clone(), lora.rows, 32).unwrap(),
             None => state.clone(),
         };
-        let lowered = lower_automatic(&plain, SIZE).unwrap();
+        let EncoderConfig::TinyVit(encoder) = &config.encoder else {
+            unreachable!("a TinyViT");
+        };
+        let activation = encoder.activation;
+        let lowered = lower_automatic(&plain, activation, SIZE).unwrap();
         let probe = Probe::open(&serialize(&lowered.model), SIZE, &[OUTPUT.to_owned()]).unwrap();
         let chw = image(0.3);
         let found = probe.run(&chw).unwrap().remove(0);
@@ -100,6 +109,18 @@ mod tests {
     }
 
     #[test]
+    fn other_activations() {
+        for activation in [Activation::GeluTanh, Activation::HardSwish] {
+            let mut config = config(Stem::Stride4);
+            let EncoderConfig::TinyVit(encoder) = &mut config.encoder else {
+                unreachable!("a TinyViT");
+            };
+            encoder.activation = activation;
+            assert_graph_equals_network(&config);
+        }
+    }
+
+    #[test]
     fn adapters_become_nodes() {
         assert_graph_equals_network(&with_adapters(config(Stem::Stride4)));
     }
@@ -117,7 +138,7 @@ mod tests {
         state
             .remove("image_encoder.layers.2.blocks.1.mlp.fc1.bias")
             .unwrap();
-        let error = lower_automatic(&state, SIZE).unwrap_err();
+        let error = lower_automatic(&state, Activation::Gelu, SIZE).unwrap_err();
         let text = format!("{error:#}");
         assert!(
             text.contains("layers.2.blocks.1.mlp.fc1.bias is missing"),
@@ -133,7 +154,10 @@ mod tests {
             "image_encoder.layers.1.blocks.0.attn.gate.weight".to_owned(),
             extra,
         );
-        let text = format!("{:#}", lower_automatic(&state, SIZE).unwrap_err());
+        let text = format!(
+            "{:#}",
+            lower_automatic(&state, Activation::Gelu, SIZE).unwrap_err()
+        );
         assert!(
             text.contains("layers.1.blocks.0.attn.gate.weight"),
             "{text}"
@@ -146,14 +170,19 @@ mod tests {
         let name = "mask_decoder.iou_token.weight";
         let nan = (state[name].clone() * f64::NAN).unwrap();
         state.insert(name.to_owned(), nan);
-        let text = format!("{:#}", lower_automatic(&state, SIZE).unwrap_err());
+        let text = format!(
+            "{:#}",
+            lower_automatic(&state, Activation::Gelu, SIZE).unwrap_err()
+        );
         assert!(text.contains(name) && text.contains("diverged"), "{text}");
     }
 
     #[test]
     fn only_the_standard_domain_is_used() {
         let state = random_state(&config(Stem::Stride4));
-        let model = lower_automatic(&state, SIZE).unwrap().model;
+        let model = lower_automatic(&state, Activation::Gelu, SIZE)
+            .unwrap()
+            .model;
         assert_eq!(model.opset_import.len(), 1);
         assert_eq!(model.opset_import[0].version, OPSET);
         assert!(

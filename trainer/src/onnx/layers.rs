@@ -1,6 +1,7 @@
 //! Operators with their shapes, and the layers that encoder and decoder share.
 
 use anyhow::{Result, ensure};
+use nets::ops::Activation;
 
 use super::weights::Weights;
 use super::{Array, GraphBuilder, Value, float, int, ints, to_i64};
@@ -122,6 +123,36 @@ impl GraphBuilder {
         );
         let weight = self.add(&format!("{name}/weight"), &erf, &one);
         let half_x = self.mul(&format!("{name}/half"), x, &half);
+        self.mul(name, &half_x, &weight)
+    }
+
+    pub(super) fn activation(&mut self, kind: Activation, name: &str, x: &Value) -> Value {
+        match kind {
+            Activation::Gelu => self.gelu(name, x),
+            Activation::GeluTanh => self.gelu_tanh(name, x),
+            Activation::HardSwish => self.node("HardSwish", name, &[x], vec![], &x.shape.clone()),
+        }
+    }
+
+    /// x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), which runtimes recognize too.
+    fn gelu_tanh(&mut self, name: &str, x: &Value) -> Value {
+        let constants = [
+            3.0,
+            0.044_715,
+            (2.0 / std::f32::consts::PI).sqrt(),
+            1.0,
+            0.5,
+        ];
+        let [three, cubic, root, one, half] = constants.map(|value| self.scalar(value));
+        let part = |part: &str| format!("{name}/{part}");
+        let shape = x.shape.clone();
+        let cube = self.node("Pow", &part("cube"), &[x, &three], vec![], &shape);
+        let bent = self.mul(&part("bent"), &cube, &cubic);
+        let inner = self.add(&part("inner"), x, &bent);
+        let scaled = self.mul(&part("scaled"), &inner, &root);
+        let tanh = self.node("Tanh", &part("tanh"), &[&scaled], vec![], &shape);
+        let weight = self.add(&part("weight"), &tanh, &one);
+        let half_x = self.mul(&part("half"), x, &half);
         self.mul(name, &half_x, &weight)
     }
 

@@ -89,7 +89,11 @@ fn stem(graph: &mut GraphBuilder, weights: &mut Weights, image: &Value) -> Resul
     };
     let module = "patch_embed.seq.2";
     if weights.has(&format!("{KEY}.{module}.c.weight")) {
-        x = gelu(graph, &format!("{KEY}/patch_embed/act"), &x);
+        x = x.with(graph.activation(
+            weights.activation,
+            &format!("{KEY}/patch_embed/act"),
+            &x.tokens,
+        ));
         let second = folded(weights, module)?;
         x = if second.side() == 1 {
             pointwise(graph, &title(module), &x, second)?
@@ -197,20 +201,16 @@ fn conv(
     })
 }
 
-fn gelu(graph: &mut GraphBuilder, name: &str, x: &Map) -> Map {
-    x.with(graph.gelu(name, &x.tokens))
-}
-
 fn mb_conv(graph: &mut GraphBuilder, weights: &mut Weights, module: &str, x: &Map) -> Result<Map> {
     let name = title(module);
     let part = |index: usize| format!("{module}.conv{index}");
     let y = pointwise(graph, &title(&part(1)), x, folded(weights, &part(1))?)?;
-    let y = gelu(graph, &format!("{name}/act1"), &y);
+    let y = y.with(graph.activation(weights.activation, &format!("{name}/act1"), &y.tokens));
     let y = conv_of_tokens(graph, &title(&part(2)), &y, &folded(weights, &part(2))?, 1)?;
-    let y = gelu(graph, &format!("{name}/act2"), &y);
+    let y = y.with(graph.activation(weights.activation, &format!("{name}/act2"), &y.tokens));
     let y = pointwise(graph, &title(&part(3)), &y, folded(weights, &part(3))?)?;
     let sum = graph.add(&format!("{name}/residual"), &y.tokens, &x.tokens);
-    Ok(gelu(graph, &format!("{name}/act3"), &x.with(sum)))
+    Ok(x.with(graph.activation(weights.activation, &format!("{name}/act3"), &sum)))
 }
 
 fn patch_merging(
@@ -222,7 +222,7 @@ fn patch_merging(
     let name = title(module);
     let part = |index: usize| format!("{module}.conv{index}");
     let y = pointwise(graph, &title(&part(1)), x, folded(weights, &part(1))?)?;
-    let y = gelu(graph, &format!("{name}/act1"), &y);
+    let y = y.with(graph.activation(weights.activation, &format!("{name}/act1"), &y.tokens));
     // Upstream's rule: a stage of one of these widths keeps the grid.
     let stride = if [320, 448, 576].contains(&y.tokens.shape[1]) {
         1
@@ -231,7 +231,7 @@ fn patch_merging(
     };
     let kernel = folded(weights, &part(2))?;
     let y = conv_of_tokens(graph, &title(&part(2)), &y, &kernel, stride)?;
-    let y = gelu(graph, &format!("{name}/act2"), &y);
+    let y = y.with(graph.activation(weights.activation, &format!("{name}/act2"), &y.tokens));
     pointwise(graph, &title(&part(3)), &y, folded(weights, &part(3))?)
 }
 
@@ -261,7 +261,7 @@ fn tiny_vit_block(
     let fc2 = Linear::read(weights, &format!("{KEY}.{module}.mlp.fc2"))?;
     let y = graph.layer_norm(&format!("{name}/mlp/norm"), &x, (&scale, &shift), EPSILON);
     let y = graph.linear(&format!("{name}/mlp/fc1"), &y, &fc1);
-    let y = graph.gelu(&format!("{name}/mlp/act"), &y);
+    let y = graph.activation(weights.activation, &format!("{name}/mlp/act"), &y);
     let y = graph.linear(&format!("{name}/mlp/fc2"), &y, &fc2);
     let mut out = graph.add(&format!("{name}/mlp/residual"), &y, &x);
     let adapter_key = format!("{KEY}.{module}.MLP_Adapter");

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor};
+use nets::ops::Activation;
 
 use super::Array;
 
@@ -19,15 +20,17 @@ const UNUSED: [&str; 7] = [
     "mask_decoder.output_hypernetworks_mlps.0.",
 ];
 
-/// Float tensors of a state dict, remembering which were read.
+/// Float tensors of a state dict, remembering which were read, and what no tensor tells.
 #[derive(Debug)]
 pub(super) struct Weights {
     tensors: BTreeMap<String, Array>,
     used: BTreeSet<String>,
+    /// Of the image encoder.
+    pub(super) activation: Activation,
 }
 
 impl Weights {
-    pub(super) fn new(state: &BTreeMap<String, Tensor>) -> Result<Self> {
+    pub(super) fn new(state: &BTreeMap<String, Tensor>, activation: Activation) -> Result<Self> {
         let mut tensors = BTreeMap::new();
         for (name, tensor) in state {
             if name.ends_with(".num_batches_tracked") {
@@ -47,6 +50,7 @@ impl Weights {
         Ok(Self {
             tensors,
             used: BTreeSet::new(),
+            activation,
         })
     }
 

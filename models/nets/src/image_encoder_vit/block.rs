@@ -3,6 +3,7 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::WindowPadding;
+use crate::Mode;
 use crate::adapter::Adapter;
 use crate::layers::{LayerNorm, Linear, join_windows, split_windows};
 use crate::lora::{LoraConfig, LoraRows, QkvLinear};
@@ -150,7 +151,7 @@ impl Attention {
         let head_dim = c / heads;
         let qkv = self
             .qkv
-            .forward(&x.reshape((b, n, c))?)?
+            .forward(&x.reshape((b, n, c))?, Mode::Eval)?
             .reshape((b, n, 3, heads, head_dim))?;
         let part = |i: usize| {
             qkv.narrow(2, i, 1)?

@@ -2,12 +2,42 @@
 
 use candle_core::{CpuStorage, CudaStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
 
+use serde::{Deserialize, Serialize};
+
 use super::kernel::{BLOCK, dot, exp, for_blocks, in_f32, kernel, max, sum, values};
 use super::launch::Launch;
 
+/// What stands between the layers of a TinyViT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    /// The exact one, x times the normal distribution function: what published weights were trained with.
+    #[default]
+    Gelu,
+    /// Its approximation x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)), off by up to 5e-4.
+    GeluTanh,
+    /// x clamp(x / 6 + 1 / 2, 0, 1)
+    HardSwish,
+}
+
+impl Activation {
+    /// Of any shape.
+    pub fn of(self, x: &Tensor) -> Result<Tensor> {
+        in_f32(x, |x| x.apply_op1(self))
+    }
+
+    fn kernel(self) -> [&'static str; 2] {
+        match self {
+            Self::Gelu => ["gelu", "gelu_backward"],
+            Self::GeluTanh => ["gelu_tanh", "gelu_tanh_backward"],
+            Self::HardSwish => ["hard_swish", "hard_swish_backward"],
+        }
+    }
+}
+
 /// Exact (erf) GELU of any shape.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    in_f32(x, |x| x.apply_op1(Gelu))
+    Activation::Gelu.of(x)
 }
 
 /// Softmax over the last dimension.
@@ -15,58 +45,82 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     in_f32(x, |x| x.apply_op1(Softmax))
 }
 
-struct Gelu;
-
-impl Gelu {
-    fn launch(x: &Layout) -> Launch {
-        Launch::each("gelu", x.shape().elem_count(), &[])
-    }
-}
-
-impl CustomOp1 for Gelu {
+impl CustomOp1 for Activation {
     fn name(&self) -> &'static str {
-        "gelu"
+        self.kernel()[0]
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let mut out = vec![0f32; x.len()];
-        for_blocks(
-            &mut out,
-            BLOCK,
-            #[inline(always)]
-            |at, out| {
-                for (out, &x) in out.iter_mut().zip(&x[at..]) {
-                    *out = x * normal(x).0;
-                }
-            },
-        );
+        match self {
+            Self::Gelu => each([x], &mut out, |[x]| x * normal(x).0),
+            Self::GeluTanh => each([x], &mut out, |[x]| x * sigmoid_of_cubic(x).0),
+            Self::HardSwish => each([x], &mut out, |[x]| x * hard_sigmoid(x)),
+        }
         #[cfg(test)]
-        super::launch::recorder::record(Some(&Self::launch(layout)), &[x], &out);
+        super::launch::recorder::record(Some(&Launch::each(self.name(), x.len(), &[])), &[x], &out);
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
     fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        Self::launch(layout).run(&[(storage, layout)], layout.shape())
+        let launch = Launch::each(self.name(), layout.shape().elem_count(), &[]);
+        launch.run(&[(storage, layout)], layout.shape())
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let launch = Launch::each("gelu_backward", x.elem_count(), &[]);
-        let grad = kernel(launch, [x, grad], x.shape(), |[x, grad], out| {
-            for_blocks(
-                out,
-                BLOCK,
-                #[inline(always)]
-                |at, out| {
-                    for ((out, &x), &grad) in out.iter_mut().zip(&x[at..]).zip(&grad[at..]) {
-                        let (cdf, density) = normal(x);
-                        *out = grad * (cdf + x * density);
-                    }
-                },
-            );
+        let launch = Launch::each(self.kernel()[1], x.elem_count(), &[]);
+        let grad = kernel(launch, [x, grad], x.shape(), |inputs, out| match self {
+            Self::Gelu => each(inputs, out, |[x, grad]| {
+                let (cdf, density) = normal(x);
+                grad * (cdf + x * density)
+            }),
+            Self::GeluTanh => each(inputs, out, |[x, grad]| {
+                let (sigmoid, slope) = sigmoid_of_cubic(x);
+                grad * (sigmoid + x * slope)
+            }),
+            Self::HardSwish => each(inputs, out, |[x, grad]| {
+                let slope = if x.abs() < 3.0 { x / 6.0 } else { 0.0 };
+                grad * (hard_sigmoid(x) + slope)
+            }),
         })?;
         Ok(Some(grad))
     }
+}
+
+/// `f` of the values at each place.
+fn each<const N: usize>(inputs: [&[f32]; N], out: &mut [f32], f: impl Fn([f32; N]) -> f32 + Sync) {
+    for_blocks(
+        out,
+        BLOCK,
+        #[inline(always)]
+        |at, out| {
+            let inputs = inputs.map(|input| &input[at..at + out.len()]);
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = f(inputs.map(|input| input[i]));
+            }
+        },
+    );
+}
+
+const SQRT_2_BY_PI: f32 = 0.797_884_56;
+const CUBIC: f32 = 0.044_715;
+
+/// The sigmoid of 2 sqrt(2 / pi) (x + 0.044715 x^3), and its slope in x.
+#[inline(always)]
+fn sigmoid_of_cubic(x: f32) -> (f32, f32) {
+    let square = x * x;
+    let inner = 2.0 * SQRT_2_BY_PI * x * (1.0 + CUBIC * square);
+    let e = exp(-inner.abs());
+    let small = e / (1.0 + e);
+    let sigmoid = if inner > 0.0 { 1.0 - small } else { small };
+    let inner_slope = 2.0 * SQRT_2_BY_PI * (1.0 + 3.0 * CUBIC * square);
+    (sigmoid, sigmoid * (1.0 - sigmoid) * inner_slope)
+}
+
+#[inline(always)]
+fn hard_sigmoid(x: f32) -> f32 {
+    (x / 6.0 + 0.5).clamp(0.0, 1.0)
 }
 
 /// The standard normal's distribution function, within 7.5e-8, and density. Abramowitz and

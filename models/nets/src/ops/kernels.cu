@@ -89,6 +89,41 @@ KERNEL(gelu_backward) {
     store(out + at, load(b[at]) * (normal(x) + x * 0.39894228f * expf(-0.5f * x * x)));
 }
 
+__device__ inline float cubic(float x) { return 1.5957691f * x * (1.0f + 0.044715f * x * x); }
+
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// n: values.
+KERNEL(gelu_tanh) {
+    EACH(p.n[0]);
+    float x = load(a[at]);
+    store(out + at, x * sigmoid(cubic(x)));
+}
+
+// From x and the gradient. n: values.
+KERNEL(gelu_tanh_backward) {
+    EACH(p.n[0]);
+    float x = load(a[at]), s = sigmoid(cubic(x));
+    float slope = s * (1.0f - s) * 1.5957691f * (1.0f + 0.134145f * x * x);
+    store(out + at, load(b[at]) * (s + x * slope));
+}
+
+__device__ inline float hard_sigmoid(float x) { return fminf(fmaxf(x / 6.0f + 0.5f, 0.0f), 1.0f); }
+
+// n: values.
+KERNEL(hard_swish) {
+    EACH(p.n[0]);
+    float x = load(a[at]);
+    store(out + at, x * hard_sigmoid(x));
+}
+
+// From x and the gradient. n: values.
+KERNEL(hard_swish_backward) {
+    EACH(p.n[0]);
+    float x = load(a[at]);
+    store(out + at, load(b[at]) * (hard_sigmoid(x) + (fabsf(x) < 3.0f ? x / 6.0f : 0.0f)));
+}
+
 // What the bias b adds to score i of row `row`: nothing (kind 0); b (period), repeated (kind 1); or for keys on a grid
 // of rows x cols the row's and the column's part, b (.., rows + cols) (kind 2). n: width, kind, period, rows, cols.
 template <typename T> __device__ inline float bias_of(const T *b, const Numbers &p, size_t row, unsigned i) {

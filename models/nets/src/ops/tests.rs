@@ -5,8 +5,8 @@ mod gpu;
 use candle_core::{D, Device, Result, Tensor, Var};
 
 use super::{
-    attention, batch_norm_train, channel_affine, conv_transpose2x2, conv2d, depthwise_conv2d, gelu,
-    layer_norm, layer_norm_2d, linear, resize_bilinear, softmax,
+    Activation, attention, batch_norm_train, channel_affine, conv_transpose2x2, conv2d,
+    depthwise_conv2d, gelu, layer_norm, layer_norm_2d, linear, resize_bilinear, softmax,
 };
 
 fn random(shape: &[usize], seed: u32) -> Tensor {
@@ -242,6 +242,21 @@ fn activations() {
             |t| t[0].gelu_erf(),
         );
         same(
+            &format!("gelu_tanh {shape:?}"),
+            &[shape],
+            |t| Activation::GeluTanh.of(&t[0]),
+            |t| t[0].gelu(),
+        );
+        same(
+            &format!("hard_swish {shape:?}"),
+            &[shape],
+            |t| Activation::HardSwish.of(&(&t[0] * 4.0)?),
+            |t| {
+                let x = (&t[0] * 4.0)?;
+                &x * ((&x / 6.0)? + 0.5)?.clamp(0f32, 1f32)?
+            },
+        );
+        same(
             &format!("softmax {shape:?}"),
             &[shape],
             |t| softmax(&t[0]),
@@ -408,6 +423,9 @@ fn finite_differences(name: &str, shapes: &[&[usize]], op: impl Fn(&[Tensor]) ->
 #[test]
 fn gradients_are_slopes() {
     finite_differences("gelu", &[&[2, 30]], |t| gelu(&(&t[0] * 3.0)?));
+    for kind in [Activation::GeluTanh, Activation::HardSwish] {
+        finite_differences("activation", &[&[2, 30]], |t| kind.of(&(&t[0] * 3.0)?));
+    }
     finite_differences("softmax", &[&[3, 9]], |t| softmax(&(&t[0] * 3.0)?));
     finite_differences("batch norm", &[&[2, 3, 4, 5], &[3], &[3]], |t| {
         Ok(batch_norm_train(&t[0], &t[1], &t[2], 1e-3)?.0)

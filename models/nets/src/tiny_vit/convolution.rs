@@ -2,9 +2,10 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::Mode;
 use crate::layers::{Conv2dBn, ConvShape};
+use crate::ops::Activation;
 use crate::params::Params;
-use crate::{Mode, ops};
 
 fn pointwise(inputs: usize, outputs: usize) -> ConvShape {
     ConvShape {
@@ -21,23 +22,31 @@ pub struct MbConv {
     conv1: Conv2dBn,
     conv2: Conv2dBn,
     conv3: Conv2dBn,
+    activation: Activation,
 }
 
 impl MbConv {
-    pub fn new(inputs: usize, outputs: usize, expand_ratio: f64, params: &Params) -> Result<Self> {
+    pub fn new(
+        inputs: usize,
+        outputs: usize,
+        expand_ratio: f64,
+        activation: Activation,
+        params: &Params,
+    ) -> Result<Self> {
         let hidden = (inputs as f64 * expand_ratio) as usize;
         Ok(Self {
             conv1: Conv2dBn::new(pointwise(inputs, hidden), &params.pp("conv1"))?,
             conv2: Conv2dBn::depthwise(hidden, 1, &params.pp("conv2"))?,
             conv3: Conv2dBn::zero_scaled(pointwise(hidden, outputs), &params.pp("conv3"))?,
+            activation,
         })
     }
 
     /// (B, C, h, w) -> the same
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let y = ops::gelu(&self.conv1.forward(x, mode)?)?;
-        let y = ops::gelu(&self.conv2.forward(&y, mode)?)?;
-        ops::gelu(&(self.conv3.forward(&y, mode)? + x)?)
+        let y = self.activation.of(&self.conv1.forward(x, mode)?)?;
+        let y = self.activation.of(&self.conv2.forward(&y, mode)?)?;
+        self.activation.of(&(self.conv3.forward(&y, mode)? + x)?)
     }
 }
 
@@ -46,10 +55,16 @@ pub struct PatchMerging {
     conv1: Conv2dBn,
     conv2: Conv2dBn,
     conv3: Conv2dBn,
+    activation: Activation,
 }
 
 impl PatchMerging {
-    pub fn new(dim: usize, out_dim: usize, params: &Params) -> Result<Self> {
+    pub fn new(
+        dim: usize,
+        out_dim: usize,
+        activation: Activation,
+        params: &Params,
+    ) -> Result<Self> {
         // Upstream keeps the grid before the last stage, which it knows by its width.
         let stride = if matches!(out_dim, 320 | 448 | 576) {
             1
@@ -60,13 +75,14 @@ impl PatchMerging {
             conv1: Conv2dBn::new(pointwise(dim, out_dim), &params.pp("conv1"))?,
             conv2: Conv2dBn::depthwise(out_dim, stride, &params.pp("conv2"))?,
             conv3: Conv2dBn::new(pointwise(out_dim, out_dim), &params.pp("conv3"))?,
+            activation,
         })
     }
 
     /// (B, C, h, w) -> (B, C', h', w')
     pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let y = ops::gelu(&self.conv1.forward(x, mode)?)?;
-        let y = ops::gelu(&self.conv2.forward(&y, mode)?)?;
+        let y = self.activation.of(&self.conv1.forward(x, mode)?)?;
+        let y = self.activation.of(&self.conv2.forward(&y, mode)?)?;
         self.conv3.forward(&y, mode)
     }
 }

@@ -16,9 +16,8 @@ use tract_onnx::Onnx;
 use tract_onnx::model::ParsingContext;
 use tract_onnx::pb::{GraphProto, NodeProto};
 use tract_onnx::tract_hir::internal::{
-    Datum, Expansion, InferenceModel, InferenceOp, InferenceResult, OutletId, Solver, SpecialOps,
-    StaticName, TVec, TensorProxy, TractResult, TypedModel, TypedModelPatch, TypedNode, TypedOp,
-    check_input_arity, check_output_arity, expand,
+    Datum, InferenceModel, InferenceOp, TractResult, TypedModel, TypedModelPatch, TypedNode,
+    TypedOp, expand,
 };
 use tract_onnx::tract_hir::tract_core::model::Rewriter;
 use tract_onnx::tract_hir::tract_core::ops::nn::{self, SoftmaxKind};
@@ -117,58 +116,21 @@ fn layer_norm(
         return builtin(context, node);
     }
     let epsilon = node.get_attr_opt("epsilon")?.unwrap_or(1e-5);
-    Ok((expand(LayerNorm { epsilon }), vec![]))
+    Ok((expand(Ours(Arc::new(LayerNorm { epsilon }))), vec![]))
 }
 
-impl Expansion for LayerNorm {
-    fn name(&self) -> StaticName {
-        "LayerNorm".into()
-    }
-
-    fn rules<'r, 'p: 'r, 's: 'r>(
-        &'s self,
-        solver: &mut Solver<'r>,
-        inputs: &'p [TensorProxy],
-        outputs: &'p [TensorProxy],
-    ) -> InferenceResult {
-        check_input_arity(inputs, 3)?;
-        check_output_arity(outputs, 1)?;
-        for input in inputs {
-            solver.equals(&input.datum_type, f32::datum_type())?;
-        }
-        solver.equals(&outputs[0].datum_type, f32::datum_type())?;
-        solver.equals(&inputs[0].shape, &outputs[0].shape)
-    }
-
-    fn wire(
-        &self,
-        prefix: &str,
-        model: &mut TypedModel,
-        inputs: &[OutletId],
-    ) -> TractResult<TVec<OutletId>> {
-        model.wire_node(prefix, self.clone(), inputs)
-    }
-}
-
-type Rewritten = TractResult<Option<TypedModelPatch>>;
-
-fn replaced<O: TypedOp>(model: &TypedModel, node: &TypedNode, op: O) -> Rewritten {
-    let op: Box<dyn TypedOp> = Box::new(op);
-    TypedModelPatch::replace_single_op(model, node, &node.inputs, op).map(Some)
-}
-
-/// Whether the first input is f32, as all our operations want it.
-fn takes_f32(model: &TypedModel, node: &TypedNode) -> TractResult<bool> {
-    Ok(model.outlet_fact(node.inputs[0])?.datum_type == f32::datum_type())
-}
-
-fn softmax(model: &TypedModel, node: &TypedNode, op: &nn::Softmax) -> Rewritten {
-    let last = model.outlet_fact(node.inputs[0])?.rank() - 1;
+fn softmax(
+    model: &TypedModel,
+    node: &TypedNode,
+    op: &nn::Softmax,
+) -> TractResult<Option<TypedModelPatch>> {
+    let x = model.outlet_fact(node.inputs[0])?;
     let plain = op.kind == SoftmaxKind::default() && op.quant_output_dt.is_none();
-    if !plain || op.axes[..] != [last] || !takes_f32(model, node)? {
+    if !plain || op.axes[..] != [x.rank() - 1] || x.datum_type != f32::datum_type() {
         return Ok(None);
     }
-    replaced(model, node, Softmax)
+    let ours: Box<dyn TypedOp> = Box::new(Ours(Arc::new(Softmax)));
+    TypedModelPatch::replace_single_op(model, node, &node.inputs, ours).map(Some)
 }
 
 #[cfg(test)]

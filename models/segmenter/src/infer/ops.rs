@@ -1,9 +1,9 @@
 //! Operations with the same bits on every processor: f32 additions and multiplications in a written order, fused
 //! where it says `mul_add` and nowhere else, and no function of the C library.
 
+mod activation;
 mod compute;
 mod depthwise;
-mod gelu;
 mod layer_norm;
 mod linear;
 mod matmul;
@@ -15,11 +15,11 @@ mod window_attention;
 
 use std::sync::LazyLock;
 
+pub(super) use activation::Activation;
 pub(super) use compute::{Compute, Operand, Ours};
 pub(super) use depthwise::Depthwise;
-pub(super) use gelu::GeluOf;
 pub(super) use layer_norm::LayerNorm;
-pub(super) use linear::{Activation, Linear, Weights};
+pub(super) use linear::{Linear, Weights};
 pub(super) use matmul::{PackedF32, PackedI8};
 pub(super) use patches::{Layout, Patches};
 pub(super) use softmax::Softmax;

@@ -16,8 +16,8 @@ use crate::ops::norm::LayerNorm;
 use crate::ops::norm_2d::layer_norm_2d_in_steps;
 use crate::ops::unfold::conv2d_in_steps;
 use crate::ops::{
-    attention, attention_relative, batch_norm_train, channel_affine, conv_transpose2x2, conv2d,
-    depthwise_conv2d, gelu, layer_norm, layer_norm_2d, linear, resize_bilinear, softmax,
+    Activation, attention, attention_relative, batch_norm_train, channel_affine, conv_transpose2x2,
+    conv2d, depthwise_conv2d, gelu, layer_norm, layer_norm_2d, linear, resize_bilinear, softmax,
 };
 
 #[test]
@@ -96,7 +96,13 @@ fn operations_with_kernels() {
     nothing("add_row", &[&[5, 40, 7], &[70, 7], &[70]], &|t| {
         linear_in_steps(&t[0], &t[1], &t[2])
     });
-    nothing("gelu", &[&[3, 5, 119]], &|t| gelu(&(&t[0] * 4.0)?));
+    for kind in [
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::HardSwish,
+    ] {
+        nothing("activation", &[&[3, 5, 119]], &|t| kind.of(&(&t[0] * 4.0)?));
+    }
     nothing("softmax", &[&[4, 700]], &|t| softmax(&(&t[0] * 4.0)?));
     nothing(
         "attention",

@@ -64,7 +64,8 @@ static void run_block(unsigned block) {
 using Kernel = void (*)(const float *, const float *, const float *, float *, Numbers);
 static const std::map<std::string, Kernel> KERNELS = {
 #define NAMED(name) {#name, name}
-    NAMED(add_row), NAMED(gelu), NAMED(gelu_backward), NAMED(softmax), NAMED(softmax_backward),
+    NAMED(add_row), NAMED(gelu), NAMED(gelu_backward), NAMED(gelu_tanh), NAMED(gelu_tanh_backward),
+    NAMED(hard_swish), NAMED(hard_swish_backward), NAMED(softmax), NAMED(softmax_backward),
     NAMED(grid_bias_backward), NAMED(gather), NAMED(scatter), NAMED(depthwise), NAMED(depthwise_input_gradient),
     NAMED(depthwise_weight_gradient), NAMED(layer_norm), NAMED(layer_norm_backward),
 };

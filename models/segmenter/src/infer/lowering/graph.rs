@@ -7,8 +7,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 use super::super::ops::{
-    Activation, Compute, Depthwise, GeluOf, Linear, PackedF32, PackedI8, Patches, Weights,
-    WindowAttention,
+    Activation, Compute, Depthwise, Linear, PackedF32, PackedI8, Patches, Weights, WindowAttention,
 };
 
 /// Operator of the nodes that stand for operations of ours.
@@ -18,7 +17,7 @@ pub(super) const OURS: &str = "ScansideOperation";
 pub(super) enum Draft {
     Linear(LinearDraft),
     Depthwise(Depthwise),
-    Gelu,
+    Activation(Activation),
     WindowAttention(WindowAttention),
 }
 
@@ -27,7 +26,7 @@ impl Draft {
         match self {
             Self::Linear(draft) => Arc::new(draft.finish()),
             Self::Depthwise(depthwise) => Arc::new(depthwise),
-            Self::Gelu => Arc::new(GeluOf),
+            Self::Activation(kind) => Arc::new(kind),
             Self::WindowAttention(attention) => Arc::new(attention),
         }
     }
@@ -205,8 +204,12 @@ impl Graph {
         Some((index, node, self.drafts.get(value)?))
     }
 
-    pub(super) fn is_gelu(&self, value: &str) -> bool {
-        matches!(self.drafts.get(value), Some(Draft::Gelu))
+    /// The activation that makes `value`.
+    pub(super) fn activation(&self, value: &str) -> Option<Activation> {
+        match self.drafts.get(value)? {
+            Draft::Activation(kind) => Some(*kind),
+            _ => None,
+        }
     }
 
     /// Shape of the graph's input, if `value` is that.

@@ -18,23 +18,53 @@ pub(super) const PASSES: [(&str, Pass); 6] = [
 /// More of the largest products than these would not fit into 32 bits.
 const MOST_PRODUCTS: usize = 65_536;
 
-/// A Gelu in its parts: x / 2 * (1 + erf(x / sqrt 2)).
+/// A Gelu in its parts, x / 2 * (1 + f(..)): with erf(x / sqrt 2), or tanh(sqrt(2 / pi) * (x + 0.044715 x^3)). And
+/// HardSwish, which is one node.
 fn gelu(graph: &mut Graph, root: usize) -> Option<()> {
+    if let Some(node) = graph.is(root, "HardSwish") {
+        let inputs = node.input.clone();
+        graph.replace(root, &[], inputs, Draft::Activation(Activation::HardSwish));
+        return Some(());
+    }
     let product = graph.is(root, "Mul")?;
     let (half, half_node) = graph.only(&product.input[0], "Mul")?;
     let (one, sum) = graph.only(&product.input[1], "Add")?;
-    let (erf, erf_node) = graph.only(&sum.input[0], "Erf")?;
-    let (root_2, scaled) = graph.only(&erf_node.input[0], "Mul")?;
-    let x = &scaled.input[0];
+    let mut removed = vec![half, one];
+    let (inner, kind) = if let Some((erf, node)) = graph.only(&sum.input[0], "Erf") {
+        removed.push(erf);
+        (&node.input[0], Activation::Gelu)
+    } else {
+        let (tanh, node) = graph.only(&sum.input[0], "Tanh")?;
+        removed.push(tanh);
+        (&node.input[0], Activation::GeluTanh)
+    };
+    let (place, scaled) = graph.only(inner, "Mul")?;
+    removed.push(place);
+    let mut x = &scaled.input[0];
+    let mut factor = 2f32.sqrt().recip();
+    if kind == Activation::GeluTanh {
+        factor = (2.0 / std::f32::consts::PI).sqrt();
+        let (plus, node) = graph.only(x, "Add")?;
+        let (times, bent) = graph.only(&node.input[1], "Mul")?;
+        let (power, cube) = graph.only(&bent.input[0], "Pow")?;
+        x = &node.input[0];
+        if cube.input[0] != *x
+            || graph.scalar(&cube.input[1]) != Some(3.0)
+            || graph.scalar(&bent.input[1]) != Some(0.044_715)
+        {
+            return None;
+        }
+        removed.extend([plus, times, power]);
+    }
     let same = half_node.input[0] == *x
         && graph.scalar(&half_node.input[1]) == Some(0.5)
         && graph.scalar(&sum.input[1]) == Some(1.0)
-        && graph.scalar(&scaled.input[1]) == Some(2f32.sqrt().recip());
+        && graph.scalar(&scaled.input[1]) == Some(factor);
     if !same {
         return None;
     }
     let x = x.clone();
-    graph.replace(root, &[half, one, erf, root_2], vec![x], Draft::Gelu);
+    graph.replace(root, &removed, vec![x], Draft::Activation(kind));
     Some(())
 }
 
@@ -274,7 +304,7 @@ fn activation(graph: &mut Graph, root: usize) -> Option<()> {
     let node = graph.node(root)?;
     let kind = match &node.op_type[..] {
         "Relu" => Activation::Relu,
-        OURS if graph.is_gelu(&node.output[0]) => Activation::Gelu,
+        OURS => graph.activation(&node.output[0])?,
         _ => return None,
     };
     let value = node.input[0].clone();
@@ -284,7 +314,7 @@ fn activation(graph: &mut Graph, root: usize) -> Option<()> {
     let place = match &mut draft {
         Draft::Linear(LinearDraft { activation, .. })
         | Draft::Depthwise(Depthwise { activation, .. }) => Some(activation),
-        Draft::Gelu | Draft::WindowAttention(_) => None,
+        Draft::Activation(_) | Draft::WindowAttention(_) => None,
     };
     match place {
         Some(activation) if *activation == Activation::None => *activation = kind,

@@ -97,6 +97,23 @@ impl Builder {
         self.node("Mul", output, &["halved", "sum"], &[]);
     }
 
+    fn gelu_tanh(&mut self, output: &str, x: &str) {
+        let root = (2.0 / std::f32::consts::PI).sqrt();
+        for (name, value) in [("three", 3.0), ("cubic", 0.044_715), ("root", root)] {
+            self.f32(name, &[], &[value]);
+        }
+        self.f32("one", &[], &[1.0]);
+        self.f32("half", &[], &[0.5]);
+        self.node("Pow", "cube", &[x, "three"], &[]);
+        self.node("Mul", "bent", &["cube", "cubic"], &[]);
+        self.node("Add", "inner", &[x, "bent"], &[]);
+        self.node("Mul", "scaled", &["inner", "root"], &[]);
+        self.node("Tanh", "tanh", &["scaled"], &[]);
+        self.node("Add", "sum", &["tanh", "one"], &[]);
+        self.node("Mul", "halved", &[x, "half"], &[]);
+        self.node("Mul", output, &["halved", "sum"], &[]);
+    }
+
     /// QuantizeLinear and DequantizeLinear of `x`, as `name`.
     fn quantized(&mut self, name: &str, x: &str) {
         self.f32("step", &[], &[0.01]);
@@ -250,6 +267,12 @@ fn gelu() {
     let mut graph = Builder::default();
     graph.gelu("y", "x");
     assert_only(&graph.check(&[3, 5], 1e-6), &["Gelu"]);
+    let mut graph = Builder::default();
+    graph.gelu_tanh("y", "x");
+    assert_only(&graph.check(&[3, 5], 2e-6), &["GeluTanh"]);
+    let mut graph = Builder::default();
+    graph.node("HardSwish", "y", &["x"], &[]);
+    assert_only(&graph.check(&[3, 5], 1e-6), &["HardSwish"]);
 }
 
 #[test]

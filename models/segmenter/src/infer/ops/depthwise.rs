@@ -1,9 +1,8 @@
 //! A depthwise 3x3 convolution with padding 1 on tokens: channels lie side by side, so they fill the vectors.
 
 use super::super::threads::for_chunks;
+use super::activation::Activation;
 use super::compute::{Compute, Operand};
-use super::gelu::gelu_of;
-use super::linear::{Activation, relu_of};
 use super::patches::Patches;
 use super::vectorized;
 
@@ -108,15 +107,6 @@ impl Depthwise {
             }
             *out = sum;
         }
-        self.activate(out);
-    }
-
-    #[inline(always)]
-    fn activate(&self, values: &mut [f32]) {
-        match self.activation {
-            Activation::None => {}
-            Activation::Gelu => values.iter_mut().for_each(|value| *value = gelu_of(*value)),
-            Activation::Relu => values.iter_mut().for_each(|value| *value = relu_of(*value)),
-        }
+        self.activation.on(out);
     }
 }

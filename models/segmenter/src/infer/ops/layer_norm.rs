@@ -1,56 +1,37 @@
 //! LayerNorm over the last axis, in one pass over each row.
 
-use tract_onnx::tract_hir::internal::{
-    EvalContext, EvalOp, IntoTValue, IntoTensor, Op, StaticName, TValue, TVec, TractErrorContext,
-    TractResult, TypedFact, TypedOp, args_3, as_op, ensure, op_as_typed_op, op_out_of_plan, tvec,
-};
-
+use super::compute::{Compute, Operand};
 use super::{fold_lanes, vectorized};
 
 /// Inputs: x (..., n), weight (n), bias (n).
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct LayerNorm {
     pub(crate) epsilon: f32,
 }
 
-impl Eq for LayerNorm {}
-
-impl Op for LayerNorm {
-    fn name(&self) -> StaticName {
-        "LayerNorm".into()
+impl Compute for LayerNorm {
+    fn name(&self) -> &'static str {
+        "LayerNorm"
     }
 
-    op_as_typed_op!();
-}
-
-impl EvalOp for LayerNorm {
-    op_out_of_plan!();
-
-    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let (x, weight, bias) = args_3!(inputs);
-        let mut x = x.into_tensor();
-        let (weight, bias) = (weight.try_as_plain_ram()?, bias.try_as_plain_ram()?);
-        let (weight, bias) = (weight.as_slice::<f32>()?, bias.as_slice::<f32>()?);
-        let mut plain = x.try_as_plain_ram_mut()?;
-        layer_norm(plain.as_slice_mut::<f32>()?, weight, bias, self.epsilon);
-        Ok(tvec!(x.into_tvalue()))
-    }
-}
-
-impl TypedOp for LayerNorm {
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        let n = inputs[0].shape.last().context("LayerNorm of a scalar")?;
-        for input in &inputs[1..] {
-            ensure!(
-                input.shape.len() == 1 && input.shape[0] == *n,
-                "LayerNorm over {n} values has a weight or bias of shape {:?}",
-                input.shape
-            );
+    fn output_shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
+        match inputs {
+            [x, weight, bias] if x.last().is_some_and(|n| *weight == [*n] && weight == bias) => {
+                Ok(x.to_vec())
+            }
+            _ => Err(format!("takes (.., n), (n) and (n), not {inputs:?}")),
         }
-        Ok(tvec!(inputs[0].clone().without_value()))
     }
 
-    as_op!();
+    fn multiplications(&self, _: &[&[usize]]) -> u64 {
+        0
+    }
+
+    fn run(&self, inputs: &[Operand], out: &mut [f32]) {
+        let [x, weight, bias] = [0, 1, 2].map(|i| inputs[i].0);
+        out.copy_from_slice(x);
+        layer_norm(out, weight, bias, self.epsilon);
+    }
 }
 
 /// Rows are as long as `weight` and `bias`.

@@ -4,18 +4,11 @@
 use std::fmt;
 
 use super::super::threads::for_chunks;
+use super::activation::{Activation, gelu_of, gelu_tanh_of, hard_swish_of, relu_of};
 use super::compute::{Compute, Operand};
-use super::gelu::gelu_of;
 use super::matmul::{COLS, PackedF32, PackedI8, ROWS, TILE_COLS, TILE_ROWS, Tile, TileF32};
 use super::patches::Patches;
 use super::vectorized;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Activation {
-    None,
-    Gelu,
-    Relu,
-}
 
 /// Rows that are quantized, multiplied and finished at once.
 const BLOCK: usize = 64;
@@ -266,6 +259,8 @@ impl<const N: usize> Columns<N> {
         match self.activation {
             Activation::None => {}
             Activation::Gelu => self.activate(out, gelu_of),
+            Activation::GeluTanh => self.activate(out, gelu_tanh_of),
+            Activation::HardSwish => self.activate(out, hard_swish_of),
             Activation::Relu => self.activate(out, relu_of),
         }
     }
@@ -286,10 +281,4 @@ impl<const N: usize> Columns<N> {
             }
         }
     }
-}
-
-#[inline(always)]
-pub(super) fn relu_of(x: f32) -> f32 {
-    // Not `f32::max`, which would make a number of NaN.
-    if x < 0.0 { 0.0 } else { x }
 }

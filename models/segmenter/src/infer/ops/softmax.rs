@@ -1,45 +1,35 @@
 //! Softmax over the last axis.
 
-use tract_onnx::tract_hir::internal::{
-    EvalContext, EvalOp, IntoTValue, IntoTensor, Op, StaticName, TValue, TVec, TractErrorContext,
-    TractResult, TypedFact, TypedOp, args_1, as_op, op_as_typed_op, op_out_of_plan, tvec,
-};
-
+use super::compute::{Compute, Operand};
 use super::{fold_lanes, vectorized};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Softmax;
 
-impl Op for Softmax {
-    fn name(&self) -> StaticName {
-        "RowSoftmax".into()
+impl Compute for Softmax {
+    fn name(&self) -> &'static str {
+        "RowSoftmax"
     }
 
-    op_as_typed_op!();
-}
+    fn output_shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
+        match inputs {
+            [x] if !x.is_empty() => Ok(x.to_vec()),
+            _ => Err(format!("takes (.., n), not {inputs:?}")),
+        }
+    }
 
-impl EvalOp for Softmax {
-    op_out_of_plan!();
+    fn multiplications(&self, _: &[&[usize]]) -> u64 {
+        0
+    }
 
-    fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
-        let mut tensor = args_1!(inputs).into_tensor();
-        let len = *tensor.shape().last().context("softmax of a scalar")?;
-        let mut plain = tensor.try_as_plain_ram_mut()?;
-        let values = plain.as_slice_mut::<f32>()?;
+    fn run(&self, inputs: &[Operand], out: &mut [f32]) {
+        let (x, shape) = inputs[0];
+        out.copy_from_slice(x);
         vectorized(
             #[inline(always)]
-            || softmax(values, len),
+            || softmax(out, shape[shape.len() - 1]),
         );
-        Ok(tvec!(tensor.into_tvalue()))
     }
-}
-
-impl TypedOp for Softmax {
-    fn output_facts(&self, inputs: &[&TypedFact]) -> TractResult<TVec<TypedFact>> {
-        Ok(tvec!(inputs[0].clone().without_value()))
-    }
-
-    as_op!();
 }
 
 /// Over every row of `len` values.

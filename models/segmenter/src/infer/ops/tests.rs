@@ -1,9 +1,9 @@
 //! Against f64, and against bits that every processor has to give.
 
-use super::gelu::{erf, gelu};
+use super::activation::{Activation, erf};
 use super::layer_norm::layer_norm;
 use super::softmax::{exp, softmax};
-use super::{Activation, Compute, Depthwise, Layout, Patches};
+use super::{Compute, Depthwise, Layout, Patches};
 
 /// Values in -1..1 that depend on their place only.
 fn filled(n: usize, seed: u32) -> Vec<f32> {
@@ -61,10 +61,35 @@ fn erf_and_exp_are_as_good_as_they_say() {
 }
 
 #[test]
+fn activations_are_as_good_as_they_say() {
+    let points: Vec<f32> = (-8_000..=8_000).map(|i| i as f32 / 1_000.0).collect();
+    let root = (2.0 / std::f64::consts::PI).sqrt();
+    let tanh = |x: f64| 0.5 * x * (1.0 + (root * (x + 0.044_715 * x.powi(3))).tanh());
+    let swish = |x: f64| x * (x / 6.0 + 0.5).clamp(0.0, 1.0);
+    let pairs: [(_, &dyn Fn(f64) -> f64); 2] = [
+        (Activation::GeluTanh, &tanh),
+        (Activation::HardSwish, &swish),
+    ];
+    for (kind, exact) in pairs {
+        let mut found = points.clone();
+        kind.on(&mut found);
+        let error = worst(&found, points.iter().map(|&x| exact(x.into())));
+        assert!(error < 2e-6, "{kind:?}: {error:e}");
+    }
+}
+
+#[test]
 fn not_a_number_stays_one() {
-    let mut values = [f32::NAN, 1.0, 2.0];
-    gelu(&mut values);
-    assert!(values[0].is_nan() && values[1].is_finite());
+    for kind in [
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::HardSwish,
+        Activation::Relu,
+    ] {
+        let mut values = [f32::NAN, 1.0, 2.0];
+        kind.on(&mut values);
+        assert!(values[0].is_nan() && values[1].is_finite(), "{kind:?}");
+    }
     let mut values = [1.0, f32::NAN, 2.0];
     softmax(&mut values, 3);
     assert!(values.iter().all(|x| x.is_nan()), "{values:?}");
@@ -110,10 +135,15 @@ fn softmax_and_layer_norm_equal_f64() {
 #[test]
 fn bits_are_those_of_every_processor() {
     let mut values: Vec<f32> = filled(1000, 7).iter().map(|x| x * 5.0).collect();
-    gelu(&mut values);
+    Activation::Gelu.on(&mut values);
     let gelu_bits = digest(&values);
     softmax(&mut values, 50);
     let softmax_bits = digest(&values);
+    let mut others = filled(1000, 11);
+    for kind in [Activation::GeluTanh, Activation::HardSwish] {
+        others.iter_mut().for_each(|x| *x *= 5.0);
+        kind.on(&mut others);
+    }
     layer_norm(&mut values, &filled(100, 8), &filled(100, 9), 1e-5);
     let norm_bits = digest(&values);
     let patches = Patches {
@@ -131,15 +161,22 @@ fn bits_are_those_of_every_processor() {
     };
     let mut out = vec![0.0; 250];
     depthwise.run(&[(&values, &[100, 10])], &mut out);
-    let found =
-        [gelu_bits, softmax_bits, norm_bits, digest(&out)].map(|bits| format!("{bits:016x}"));
+    let found = [
+        gelu_bits,
+        softmax_bits,
+        norm_bits,
+        digest(&out),
+        digest(&others),
+    ];
+    let found = found.map(|bits| format!("{bits:016x}"));
     assert_eq!(
         found,
         [
             "5f996423746cab40",
             "88e5e56f048557cd",
             "2860c49e3246b2ca",
-            "ff1f9a6763dc99c5"
+            "ff1f9a6763dc99c5",
+            "83d812d1f50415e5"
         ]
     );
 }

@@ -1,9 +1,8 @@
 //! ARM: `sdot` where the CPU has it (Cortex-A55, A76 and later), else products of bytes widened to 16 bits (A53, A72).
 
 use std::arch::aarch64::{
-    float32x4_t, int8x8_t, int8x16_t, int32x4_t, vdup_n_s32, vdupq_n_f32, vdupq_n_s32, vfmaq_n_f32,
-    vget_high_s8, vget_low_s8, vld1q_f32, vld1q_s8, vmlal_s8, vmull_s8, vpadalq_s16, vpaddq_s32,
-    vreinterpret_s8_s32, vreinterpretq_s8_s32, vst1q_f32, vst1q_s32,
+    float32x4_t, int8x16_t, int32x4_t, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, vfmaq_n_f32,
+    vld1q_f32, vld1q_s8, vpaddq_s32, vreinterpretq_s8_s32, vst1q_f32, vst1q_s32,
 };
 use std::arch::is_aarch64_feature_detected;
 
@@ -64,20 +63,22 @@ fn dot_tile(rows: &[u8], lines: &[Line], out: &mut Tile) {
     }
 }
 
-/// The sums of 16 columns of M rows: 4 M registers.
+/// The sums of 16 columns of M rows: 4 M registers. A row's bytes are loaded for four steps along K at once.
 #[target_feature(enable = "neon,dotprod")]
 fn dot<const M: usize>(rows: &[u8], lines: &[Line], half: usize, out: &mut [[i32; COLS]]) {
     let rows = quads::<M>(rows, lines);
     let mut sums = [[vdupq_n_s32(0); 4]; M];
-    for (k, pair) in lines.as_chunks::<2>().0.iter().enumerate() {
-        let weights: [int8x16_t; 4] = std::array::from_fn(|i| load(&pair[half], i));
-        for row in 0..M {
-            let x = i32::from_le_bytes(four(rows[row], k));
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(x));
-            for i in 0..4 {
-                sums[row][i] = sdot(sums[row][i], weights[i], x);
-            }
-        }
+    let (fours, rest) = lines.as_chunks::<8>();
+    for (k, lines) in fours.iter().enumerate() {
+        let x: [int8x16_t; M] = std::array::from_fn(|row| sixteen(rows[row], k));
+        step::<M, 0>(&mut sums, &lines[half], &x);
+        step::<M, 1>(&mut sums, &lines[2 + half], &x);
+        step::<M, 2>(&mut sums, &lines[4 + half], &x);
+        step::<M, 3>(&mut sums, &lines[6 + half], &x);
+    }
+    for (k, pair) in rest.as_chunks::<2>().0.iter().enumerate() {
+        let x = std::array::from_fn(|row| repeated(four(rows[row], 4 * fours.len() + k)));
+        step::<M, 0>(&mut sums, &pair[half], &x);
     }
     for (sums, out) in sums.iter().zip(out) {
         for (i, &sums) in sums.iter().enumerate() {
@@ -86,18 +87,35 @@ fn dot<const M: usize>(rows: &[u8], lines: &[Line], half: usize, out: &mut [[i32
     }
 }
 
-/// `vdotq_s32` is not in stable Rust.
+/// One line times the four bytes at `LANE` of every row.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn sdot(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+fn step<const M: usize, const LANE: i32>(
+    sums: &mut [[int32x4_t; 4]; M],
+    line: &Line,
+    x: &[int8x16_t; M],
+) {
+    for i in 0..4 {
+        let weights = load(line, i);
+        for row in 0..M {
+            sums[row][i] = sdot::<LANE>(sums[row][i], weights, x[row]);
+        }
+    }
+}
+
+/// `vdotq_laneq_s32` is not in stable Rust.
+#[target_feature(enable = "neon,dotprod")]
+#[inline]
+fn sdot<const LANE: i32>(mut sums: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     #[expect(unsafe_code, reason = "one instruction on registers")]
     // SAFETY: it touches neither memory nor flags.
     unsafe {
         std::arch::asm!(
-            "sdot {sums:v}.4s, {a:v}.16b, {b:v}.16b",
+            "sdot {sums:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]",
             sums = inout(vreg) sums,
             a = in(vreg) a,
             b = in(vreg) b,
+            lane = const LANE,
             options(pure, nomem, nostack, preserves_flags),
         );
     }
@@ -126,14 +144,13 @@ fn widen_tile(rows: &[u8], lines: &[Line], out: &mut Tile) {
 #[target_feature(enable = "neon")]
 fn widen<const M: usize>(rows: &[u8], lines: &[Line], half: usize, out: &mut [[i32; COLS]]) {
     let rows = quads::<M>(rows, lines);
-    let twice = |x: [u8; QUAD]| vreinterpret_s8_s32(vdup_n_s32(i32::from_le_bytes(x)));
-    let nothing = twice([0; QUAD]);
+    let nothing = vdupq_n_s8(0);
     let pairs = lines.as_chunks::<2>().0;
     let mut sums = [[[vdupq_n_s32(0); 2]; 4]; M];
     let (fours, last) = pairs.as_chunks::<2>();
     for (k, lines) in fours.iter().enumerate() {
-        let x: [[int8x8_t; 2]; M] =
-            std::array::from_fn(|row| [0, 1].map(|i| twice(four(rows[row], 2 * k + i))));
+        let x: [[int8x16_t; 2]; M] =
+            std::array::from_fn(|row| [0, 1].map(|i| repeated(four(rows[row], 2 * k + i))));
         for i in 0..4 {
             let weights = [load(&lines[0][half], i), load(&lines[1][half], i)];
             for row in 0..M {
@@ -149,7 +166,7 @@ fn widen<const M: usize>(rows: &[u8], lines: &[Line], half: usize, out: &mut [[i
                 add(
                     &mut sums[row][i],
                     [weights, weights],
-                    [twice(rows[row][k]), nothing],
+                    [repeated(rows[row][k]), nothing],
                 );
             }
         }
@@ -162,16 +179,31 @@ fn widen<const M: usize>(rows: &[u8], lines: &[Line], half: usize, out: &mut [[i
     }
 }
 
-/// Four columns, eight values along K.
+/// Four columns, eight values along K. Written out, because the compiler runs out of registers and moves sums about.
 #[target_feature(enable = "neon")]
 #[inline]
-fn add(sums: &mut [int32x4_t; 2], weights: [int8x16_t; 2], x: [int8x8_t; 2]) {
-    let low = vmull_s8(vget_low_s8(weights[0]), x[0]);
-    let low = vmlal_s8(low, vget_low_s8(weights[1]), x[1]);
-    let high = vmull_s8(vget_high_s8(weights[0]), x[0]);
-    let high = vmlal_s8(high, vget_high_s8(weights[1]), x[1]);
-    sums[0] = vpadalq_s16(sums[0], low);
-    sums[1] = vpadalq_s16(sums[1], high);
+fn add(sums: &mut [int32x4_t; 2], weights: [int8x16_t; 2], x: [int8x16_t; 2]) {
+    #[expect(unsafe_code, reason = "six instructions on registers")]
+    // SAFETY: they touch neither memory nor flags.
+    unsafe {
+        std::arch::asm!(
+            "smull {low:v}.8h, {w0:v}.8b, {x0:v}.8b",
+            "smull2 {high:v}.8h, {w0:v}.16b, {x0:v}.16b",
+            "smlal {low:v}.8h, {w1:v}.8b, {x1:v}.8b",
+            "smlal2 {high:v}.8h, {w1:v}.16b, {x1:v}.16b",
+            "sadalp {s0:v}.4s, {low:v}.8h",
+            "sadalp {s1:v}.4s, {high:v}.8h",
+            low = out(vreg) _,
+            high = out(vreg) _,
+            w0 = in(vreg) weights[0],
+            w1 = in(vreg) weights[1],
+            x0 = in(vreg) x[0],
+            x1 = in(vreg) x[1],
+            s0 = inout(vreg) sums[0],
+            s1 = inout(vreg) sums[1],
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
 }
 
 fn quads<'a, const M: usize>(rows: &'a [u8], lines: &[Line]) -> [&'a [[u8; QUAD]]; M] {
@@ -189,6 +221,24 @@ fn four(row: &[[u8; QUAD]], k: usize) -> [u8; QUAD] {
     unsafe {
         *row.get_unchecked(k)
     }
+}
+
+/// `row[4 * k..4 * k + 4]`, for `k` below an eighth of the number of lines.
+#[target_feature(enable = "neon")]
+#[inline]
+fn sixteen(row: &[[u8; QUAD]], k: usize) -> int8x16_t {
+    debug_assert!(4 * k + 4 <= row.len());
+    #[expect(unsafe_code, reason = "a comparison beside sixteen multiplications")]
+    // SAFETY: `quads` has cut every row to half as many fours as there are lines.
+    unsafe {
+        vld1q_s8(row.as_ptr().add(4 * k).cast())
+    }
+}
+
+#[target_feature(enable = "neon")]
+#[inline]
+fn repeated(x: [u8; QUAD]) -> int8x16_t {
+    vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x)))
 }
 
 #[target_feature(enable = "neon")]
