@@ -173,7 +173,6 @@ fn integer_layers(model: &ModelProto, options: &Options) -> Result<Vec<usize>> {
         .iter()
         .enumerate()
         .filter(|(_, node)| multiplies(node))
-        .filter(|(_, node)| node.name.starts_with("image_encoder/"))
         .filter(|(_, node)| !kept(&node.name, options))
         .map(|(index, _)| index)
         .collect();

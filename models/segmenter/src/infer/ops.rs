@@ -19,7 +19,7 @@ pub(super) use activation::Activation;
 pub(super) use compute::{Compute, Operand, Ours};
 pub(super) use depthwise::Depthwise;
 pub(super) use layer_norm::LayerNorm;
-pub(super) use linear::{Linear, Weights};
+pub(super) use linear::{Linear, Rows, Weights};
 pub(super) use matmul::{PackedF32, PackedI8};
 pub(super) use patches::{Layout, Patches};
 pub(super) use softmax::Softmax;

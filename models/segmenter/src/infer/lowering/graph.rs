@@ -7,7 +7,8 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 use super::super::ops::{
-    Activation, Compute, Depthwise, Linear, PackedF32, PackedI8, Patches, Weights, WindowAttention,
+    Activation, Compute, Depthwise, Linear, PackedF32, PackedI8, Patches, Rows, Weights,
+    WindowAttention,
 };
 
 /// Operator of the nodes that stand for operations of ours.
@@ -36,7 +37,15 @@ pub(super) struct LinearDraft {
     pub(super) weights: Matrix,
     pub(super) bias: Vec<f32>,
     pub(super) activation: Activation,
-    pub(super) patches: Option<Patches>,
+    pub(super) rows: RowsDraft,
+}
+
+/// What a layer multiplies: see [`Rows`].
+pub(super) enum RowsDraft {
+    Given,
+    Patches(Patches),
+    Depthwise(Depthwise),
+    Linear(Box<LinearDraft>),
 }
 
 impl LinearDraft {
@@ -57,7 +66,12 @@ impl LinearDraft {
             },
             bias: self.bias,
             activation: self.activation,
-            patches: self.patches,
+            rows: match self.rows {
+                RowsDraft::Given => Rows::Given,
+                RowsDraft::Patches(patches) => Rows::Patches(patches),
+                RowsDraft::Depthwise(depthwise) => Rows::Depthwise(depthwise),
+                RowsDraft::Linear(first) => Rows::Linear(Box::new(first.finish())),
+            },
         }
     }
 }

@@ -1,18 +1,21 @@
 //! One function a pass: it looks at a node and, where the group that ends in it is what the pass is for, replaces it.
 
 use super::super::ops::{Activation, Depthwise, Layout, Patches, WindowAttention};
-use super::graph::{Draft, Graph, LinearDraft, Matrix, OURS, Values, attribute, integers};
+use super::graph::{
+    Draft, Graph, LinearDraft, Matrix, OURS, RowsDraft, Values, attribute, integers,
+};
 
 pub(super) type Pass = fn(&mut Graph, usize) -> Option<()>;
 
 /// In the order in which they run over the whole graph.
-pub(super) const PASSES: [(&str, Pass); 6] = [
+pub(super) const PASSES: [(&str, Pass); 7] = [
     ("gelu", gelu),
     ("convolution", convolution),
     ("linear", linear),
     ("window_attention", window_attention),
     ("sum", sum),
     ("activation", activation),
+    ("chain", chain),
 ];
 
 /// More of the largest products than these would not fit into 32 bits.
@@ -153,7 +156,7 @@ fn convolution(graph: &mut Graph, root: usize) -> Option<()> {
             },
             bias,
             activation,
-            patches: Some(patches),
+            rows: RowsDraft::Patches(patches),
         }),
         _ => return None,
     };
@@ -201,7 +204,7 @@ fn linear(graph: &mut Graph, root: usize) -> Option<()> {
         },
         bias: Vec::new(),
         activation: Activation::None,
-        patches: None,
+        rows: RowsDraft::Given,
     });
     graph.replace(root, &removed, vec![input], draft);
     Some(())
@@ -324,5 +327,43 @@ fn activation(graph: &mut Graph, root: usize) -> Option<()> {
         }
     }
     graph.replace(root, &[index], inputs, draft);
+    Some(())
+}
+
+/// A layer whose rows another layer makes for it alone: both are computed block by block, and what lies between them
+/// stays in the cache.
+fn chain(graph: &mut Graph, root: usize) -> Option<()> {
+    let node = graph.is(root, OURS)?;
+    let (value, output) = (node.input[0].clone(), node.output[0].clone());
+    let Some(Draft::Linear(LinearDraft {
+        rows: RowsDraft::Given,
+        ..
+    })) = graph.drafts.get(&output)
+    else {
+        return None;
+    };
+    let (index, first, draft) = graph.only_ours(&value)?;
+    match draft {
+        // Patches are gathered from a map that is quantized as a whole.
+        Draft::Linear(LinearDraft {
+            rows: RowsDraft::Patches(_),
+            ..
+        }) => return None,
+        Draft::Linear(_) if first.input.len() > 1 => return None,
+        Draft::Linear(_) | Draft::Depthwise(_) => {}
+        Draft::Activation(_) | Draft::WindowAttention(_) => return None,
+    }
+    let mut inputs = node.input.clone();
+    inputs[0].clone_from(&first.input[0]);
+    let rows = match graph.drafts.remove(&value)? {
+        Draft::Linear(first) => RowsDraft::Linear(Box::new(first)),
+        Draft::Depthwise(depthwise) => RowsDraft::Depthwise(depthwise),
+        Draft::Activation(_) | Draft::WindowAttention(_) => return None,
+    };
+    let Some(Draft::Linear(mut layer)) = graph.drafts.remove(&output) else {
+        return None;
+    };
+    layer.rows = rows;
+    graph.replace(root, &[index], inputs, Draft::Linear(layer));
     Some(())
 }

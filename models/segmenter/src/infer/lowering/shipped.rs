@@ -19,14 +19,17 @@ const SAME_BITS: [&str; 8] = [
     "Slice",
     "Source",
 ];
-const OURS: [&str; 9] = [
+const OURS: [&str; 12] = [
     "ConvTokens",
     "ConvTokensI8",
     "Depthwise",
+    "DepthwiseLinearI8",
     "Gelu",
     "LayerNorm",
     "Linear",
     "LinearI8",
+    "Mlp",
+    "MlpI8",
     "RowSoftmax",
     "WindowAttention",
 ];

@@ -1,5 +1,7 @@
 //! Each pass on a graph that it is for: the operations of ours give what tract gives.
 
+mod chains;
+
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};

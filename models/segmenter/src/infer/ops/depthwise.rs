@@ -37,7 +37,19 @@ impl Compute for Depthwise {
     }
 
     fn run(&self, inputs: &[Operand], out: &mut [f32]) {
-        let x = inputs[0].0;
+        let [_, width] = self.patches.out();
+        for_chunks(
+            out,
+            width * self.patches.channels,
+            || (),
+            |(), y, out| self.rows(inputs[0].0, y * width, out),
+        );
+    }
+}
+
+impl Depthwise {
+    /// Output pixels from `start` on, as many as `out` holds.
+    pub(super) fn rows(&self, x: &[f32], start: usize, out: &mut [f32]) {
         let Patches {
             height,
             width,
@@ -46,37 +58,29 @@ impl Compute for Depthwise {
             ..
         } = self.patches;
         let [_, out_width] = self.patches.out();
-        for_chunks(
-            out,
-            out_width * channels,
-            || (),
-            |(), y, out| {
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for (x_out, out) in out.chunks_exact_mut(channels).enumerate() {
-                            let (top, left) = (y * stride, x_out * stride);
-                            // Start of the input and of the weights for each tap inside.
-                            let mut inside = [(0, 0); 9];
-                            let mut n_inside = 0;
-                            for tap in 0..9 {
-                                let (y, x) = (top + tap / 3, left + tap % 3);
-                                if (1..=height).contains(&y) && (1..=width).contains(&x) {
-                                    let from = ((y - 1) * width + x - 1) * channels;
-                                    inside[n_inside] = (from, tap * channels);
-                                    n_inside += 1;
-                                }
-                            }
-                            self.pixel(x, &inside[..n_inside], out);
+        vectorized(
+            #[inline(always)]
+            || {
+                for (i, out) in out.chunks_exact_mut(channels).enumerate() {
+                    let place = start + i;
+                    let (top, left) = (place / out_width * stride, place % out_width * stride);
+                    // Start of the input and of the weights for each tap inside.
+                    let mut inside = [(0, 0); 9];
+                    let mut n_inside = 0;
+                    for tap in 0..9 {
+                        let (y, x) = (top + tap / 3, left + tap % 3);
+                        if (1..=height).contains(&y) && (1..=width).contains(&x) {
+                            let from = ((y - 1) * width + x - 1) * channels;
+                            inside[n_inside] = (from, tap * channels);
+                            n_inside += 1;
                         }
-                    },
-                );
+                    }
+                    self.pixel(x, &inside[..n_inside], out);
+                }
             },
         );
     }
-}
 
-impl Depthwise {
     #[inline(always)]
     fn pixel(&self, x: &[f32], inside: &[(usize, usize)], out: &mut [f32]) {
         let (wide, rest) = out.as_chunks_mut::<{ LANES * PARTS }>();

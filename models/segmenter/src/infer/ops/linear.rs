@@ -1,11 +1,16 @@
 //! A linear layer or a 3x3 convolution in one pass: product in integers or f32, then scale, bias, residual and
-//! activation while the sums are in the first cache.
+//! activation while the sums are in the first cache. Where what it multiplies is made by another layer alone, that one is
+//! computed block by block with it.
+
+mod columns;
 
 use std::fmt;
 
+use self::columns::Columns;
 use super::super::threads::for_chunks;
-use super::activation::{Activation, gelu_of, gelu_tanh_of, hard_swish_of, relu_of};
+use super::activation::Activation;
 use super::compute::{Compute, Operand};
+use super::depthwise::Depthwise;
 use super::matmul::{COLS, PackedF32, PackedI8, ROWS, TILE_COLS, TILE_ROWS, Tile, TileF32};
 use super::patches::Patches;
 use super::vectorized;
@@ -20,8 +25,20 @@ pub(crate) struct Linear {
     /// N values, or none.
     pub(crate) bias: Vec<f32>,
     pub(crate) activation: Activation,
-    /// Where rows are patches of a map.
-    pub(crate) patches: Option<Patches>,
+    pub(crate) rows: Rows,
+}
+
+/// What is multiplied.
+#[derive(Debug)]
+pub(crate) enum Rows {
+    /// The rows of the input.
+    Given,
+    /// Neighbourhoods in a map.
+    Patches(Patches),
+    /// What a depthwise convolution makes of a map.
+    Depthwise(Depthwise),
+    /// What another layer makes of the input's rows.
+    Linear(Box<Linear>),
 }
 
 pub(crate) enum Weights {
@@ -38,14 +55,12 @@ pub(crate) enum Weights {
 impl fmt::Debug for Linear {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [k, n] = self.weights.shape();
-        let kind = match self.weights {
-            Weights::F32(_) => "f32",
-            Weights::I8 { .. } => "int8",
-        };
         write!(
             f,
-            "Linear {kind} {k} x {n} {:?} {:?}",
-            self.activation, self.patches
+            "{} {k} x {n} {:?} of {:?}",
+            self.name(),
+            self.activation,
+            self.rows
         )
     }
 }
@@ -61,21 +76,32 @@ impl Weights {
 
 impl Compute for Linear {
     fn name(&self) -> &'static str {
-        match (&self.weights, &self.patches) {
-            (Weights::F32(_), None) => "Linear",
-            (Weights::I8 { .. }, None) => "LinearI8",
-            (Weights::F32(_), Some(_)) => "ConvTokens",
-            (Weights::I8 { .. }, Some(_)) => "ConvTokensI8",
+        match (&self.weights, &self.rows) {
+            (Weights::F32(_), Rows::Given) => "Linear",
+            (Weights::I8 { .. }, Rows::Given) => "LinearI8",
+            (Weights::F32(_), Rows::Patches(_)) => "ConvTokens",
+            (Weights::I8 { .. }, Rows::Patches(_)) => "ConvTokensI8",
+            (Weights::F32(_), Rows::Depthwise(_)) => "DepthwiseLinear",
+            (Weights::I8 { .. }, Rows::Depthwise(_)) => "DepthwiseLinearI8",
+            (Weights::F32(_), Rows::Linear(_)) => "Mlp",
+            (Weights::I8 { .. }, Rows::Linear(_)) => "MlpI8",
         }
     }
 
     fn output_shape(&self, inputs: &[&[usize]]) -> Result<Vec<usize>, String> {
         let [k, n] = self.weights.shape();
-        let rows = match (&self.patches, inputs[0]) {
-            (Some(patches), shape) => patches.rows_of(shape)?,
-            (None, &[rows, width]) if width == k => rows,
-            (None, shape) => return Err(format!("takes (rows, {k}), not {shape:?}")),
+        let made = match &self.rows {
+            Rows::Given => inputs[0].to_vec(),
+            Rows::Patches(patches) => vec![patches.rows_of(inputs[0])?, k],
+            Rows::Depthwise(depthwise) => depthwise.output_shape(&inputs[..1])?,
+            Rows::Linear(first) => first.output_shape(&inputs[..1])?,
         };
+        let &[rows, width] = &made[..] else {
+            return Err(format!("takes (rows, {k}), not {made:?}"));
+        };
+        if width != k {
+            return Err(format!("takes (rows, {k}), not {made:?}"));
+        }
         match inputs.get(1) {
             Some(residual) if **residual != [rows, n] => {
                 Err(format!("adds (rows, {n}), not {residual:?}"))
@@ -87,198 +113,200 @@ impl Compute for Linear {
     fn multiplications(&self, inputs: &[&[usize]]) -> u64 {
         let [k, n] = self.weights.shape();
         let shape = self.output_shape(&inputs[..1]).unwrap_or_default();
-        shape.first().map_or(0, |rows| (rows * k * n) as u64)
+        let own = shape.first().map_or(0, |rows| (rows * k * n) as u64);
+        own + match &self.rows {
+            Rows::Given | Rows::Patches(_) => 0,
+            Rows::Depthwise(depthwise) => depthwise.multiplications(inputs),
+            Rows::Linear(first) => first.multiplications(inputs),
+        }
     }
 
     fn run(&self, inputs: &[Operand], out: &mut [f32]) {
+        let [_, n] = self.weights.shape();
         let residual = inputs.get(1).map(|(values, _)| *values);
-        match &self.weights {
-            Weights::F32(packed) => self.run_f32(packed, inputs[0].0, residual, out),
-            Weights::I8 {
-                packed,
-                reciprocal,
-                scales,
-            } => self.run_i8((packed, *reciprocal, scales), inputs[0].0, residual, out),
+        let input = Input::of(self, inputs[0].0);
+        for_chunks(
+            out,
+            BLOCK * n,
+            || Scratch::of(self),
+            |scratch, block, out| {
+                let start = block * BLOCK;
+                let residual = residual.map(|it| &it[start * n..][..out.len()]);
+                self.block(&input, start, residual, scratch, out);
+            },
+        );
+    }
+}
+
+/// The input of a layer.
+struct Input<'a> {
+    values: &'a [f32],
+    /// The same in steps, where patches are gathered from it.
+    map: Vec<u8>,
+}
+
+impl<'a> Input<'a> {
+    fn of(layer: &Linear, values: &'a [f32]) -> Self {
+        let mut map = Vec::new();
+        if let (Weights::I8 { packed, .. }, Rows::Patches(patches)) = (&layer.weights, &layer.rows)
+        {
+            map = vec![packed.zero(); values.len()];
+            layer.quantize(values, [patches.channels; 2], &mut map);
+        }
+        Self { values, map }
+    }
+}
+
+/// What a thread needs for a block.
+struct Scratch {
+    /// (BLOCK, K), where rows are made here.
+    rows: Vec<f32>,
+    /// The same in steps, for int8.
+    bytes: Vec<u8>,
+    sums: [Tile; BLOCK / ROWS],
+    /// Of the layer that makes the rows.
+    first: Option<Box<Scratch>>,
+}
+
+impl Scratch {
+    fn of(layer: &Linear) -> Self {
+        let [k, _] = layer.weights.shape();
+        let (bytes, made) = match (&layer.weights, &layer.rows) {
+            (Weights::I8 { packed, .. }, rows) => (
+                vec![packed.zero(); BLOCK * packed.stride()],
+                !matches!(rows, Rows::Given | Rows::Patches(_)),
+            ),
+            (Weights::F32(_), rows) => (Vec::new(), !matches!(rows, Rows::Given)),
+        };
+        Self {
+            rows: vec![0.0; if made { BLOCK * k } else { 0 }],
+            bytes,
+            sums: [Tile::default(); BLOCK / ROWS],
+            first: match &layer.rows {
+                Rows::Linear(first) => Some(Box::new(Self::of(first))),
+                _ => None,
+            },
         }
     }
 }
 
 impl Linear {
-    fn run_i8(
+    /// Rows from `start` on, as many as `out` has, at most [`BLOCK`].
+    fn block(
         &self,
-        (packed, reciprocal, scales): (&PackedI8, f32, &[f32]),
-        x: &[f32],
+        input: &Input,
+        start: usize,
         residual: Option<&[f32]>,
+        scratch: &mut Scratch,
         out: &mut [f32],
     ) {
-        let (k, n, stride) = (packed.k, packed.n, packed.stride());
-        let quantized = |values: &[f32], shape: [usize; 2], bytes: &mut [u8]| {
+        let [k, n] = self.weights.shape();
+        let count = out.len() / n;
+        let Scratch {
+            rows,
+            bytes,
+            sums,
+            first,
+        } = scratch;
+        let rows = &mut rows[..];
+        let rows: &[f32] = match &self.rows {
+            Rows::Given => &input.values[start * k..][..count * k],
+            Rows::Patches(_) if !input.map.is_empty() => &[],
+            Rows::Patches(patches) => {
+                let rows = &mut rows[..count * k];
+                patches.gather(input.values, 0.0, start, k, rows);
+                rows
+            }
+            Rows::Depthwise(depthwise) => {
+                let rows = &mut rows[..count * k];
+                depthwise.rows(input.values, start, rows);
+                rows
+            }
+            Rows::Linear(layer) => {
+                let rows = &mut rows[..count * k];
+                if let Some(scratch) = first {
+                    layer.block(input, start, None, scratch, rows);
+                }
+                rows
+            }
+        };
+        match &self.weights {
+            Weights::F32(packed) => self.finish_f32(packed, rows, residual, out),
+            Weights::I8 { packed, scales, .. } => {
+                let stride = packed.stride();
+                let bytes = &mut bytes[..count * stride];
+                match &self.rows {
+                    Rows::Patches(patches) => {
+                        patches.gather(&input.map, packed.zero(), start, stride, bytes);
+                    }
+                    _ => self.quantize(rows, [k, stride], bytes),
+                }
+                self.finish_i8((packed, scales), bytes, sums, residual, out);
+            }
+        }
+    }
+
+    fn quantize(&self, values: &[f32], shape: [usize; 2], bytes: &mut [u8]) {
+        if let Weights::I8 {
+            packed, reciprocal, ..
+        } = &self.weights
+        {
             vectorized(
                 #[inline(always)]
-                || packed.quantize(values, shape, reciprocal, bytes),
+                || packed.quantize(values, shape, *reciprocal, bytes),
             );
-        };
-        let mut map = Vec::new();
-        if let Some(patches) = &self.patches {
-            map = vec![packed.zero(); x.len()];
-            quantized(x, [patches.channels; 2], &mut map);
-        }
-        let own = || {
-            (
-                vec![packed.zero(); BLOCK * stride],
-                [Tile::default(); BLOCK / ROWS],
-            )
-        };
-        for_chunks(out, BLOCK * n, own, |(bytes, sums), block, out| {
-            let start = block * BLOCK;
-            let count = out.len() / n;
-            let bytes = &mut bytes[..count * stride];
-            match &self.patches {
-                Some(patches) => patches.gather(&map, packed.zero(), start, stride, bytes),
-                None => quantized(&x[start * k..][..count * k], [k, stride], bytes),
-            }
-            let residual = residual.map(|residual| &residual[start * n..][..count * n]);
-            for panel in 0..packed.panels() {
-                packed.multiply(bytes, panel, sums);
-                let columns = Columns::<COLS>::of(self, panel * COLS, scales, n);
-                let surplus = packed.surplus(panel);
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        let rows = sums.iter().flat_map(|tile| &tile.0);
-                        columns.finish(rows.take(count), residual, out, |sum, col| {
-                            (sum - surplus[col]) as f32 * columns.scales[col]
-                        });
-                    },
-                );
-            }
-        });
-    }
-
-    fn run_f32(&self, packed: &PackedF32, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
-        let (k, n) = (packed.k, packed.n);
-        let own = || vec![0.0; if self.patches.is_some() { BLOCK * k } else { 0 }];
-        for_chunks(out, BLOCK * n, own, |gathered, block, out| {
-            let start = block * BLOCK;
-            let count = out.len() / n;
-            let rows = match &self.patches {
-                Some(patches) => {
-                    let rows = &mut gathered[..count * k];
-                    patches.gather(x, 0.0, start, k, rows);
-                    &*rows
-                }
-                None => &x[start * k..][..count * k],
-            };
-            let residual = residual.map(|residual| &residual[start * n..][..count * n]);
-            for tile in 0..packed.tiles() {
-                let columns = Columns::<TILE_COLS>::of(self, tile * TILE_COLS, &[1.0], n);
-                vectorized(
-                    #[inline(always)]
-                    || {
-                        for (i, rows) in rows.chunks(TILE_ROWS * k).enumerate() {
-                            let count = rows.len() / k;
-                            let place = i * TILE_ROWS * n..(i * TILE_ROWS + count) * n;
-                            let residual = residual.map(|residual| &residual[place.clone()]);
-                            let mut sums = TileF32::default();
-                            packed.multiply(rows, tile, &mut sums);
-                            let rows = sums.iter().take(count);
-                            columns.finish(rows, residual, &mut out[place], |sum, _| sum);
-                        }
-                    },
-                );
-            }
-        });
-    }
-}
-
-/// What is done to the sums of some columns.
-struct Columns<const N: usize> {
-    /// Values of a row of the layer.
-    row: usize,
-    start: usize,
-    /// Fewer than N in the last panel.
-    width: usize,
-    scales: [f32; N],
-    bias: [f32; N],
-    activation: Activation,
-}
-
-impl<const N: usize> Columns<N> {
-    fn of(layer: &Linear, start: usize, scales: &[f32], n: usize) -> Self {
-        let width = N.min(n - start);
-        let part = |values: &[f32], default: f32| {
-            std::array::from_fn(|col| match values {
-                [] => default,
-                [one] => *one,
-                many => many.get(start + col).copied().unwrap_or(default),
-            })
-        };
-        Self {
-            row: n,
-            start,
-            width,
-            scales: part(scales, 1.0),
-            bias: part(&layer.bias, 0.0),
-            activation: layer.activation,
         }
     }
 
-    /// Rows of `out` from those of the sums, `scaled(sum, column)`; `out` and `residual` are whole rows of the layer.
-    #[inline(always)]
-    fn finish<'a, T: Copy + 'a>(
+    fn finish_i8(
         &self,
-        sums: impl Iterator<Item = &'a [T; N]>,
+        (packed, scales): (&PackedI8, &[f32]),
+        bytes: &[u8],
+        sums: &mut [Tile],
         residual: Option<&[f32]>,
         out: &mut [f32],
-        scaled: impl Fn(T, usize) -> f32,
     ) {
-        for (row, (sums, out)) in sums.zip(out.chunks_exact_mut(self.row)).enumerate() {
-            let residual = residual.map(|it| &it[row * self.row + self.start..][..self.width]);
-            let out = &mut out[self.start..][..self.width];
-            let whole = residual.map(<&[f32; N]>::try_from);
-            match (<&mut [f32; N]>::try_from(&mut *out), whole) {
-                // Loops over arrays of one length: the compiler makes a few vector instructions of each.
-                (Ok(out), None) => {
-                    for col in 0..N {
-                        out[col] = scaled(sums[col], col) + self.bias[col];
-                    }
-                }
-                (Ok(out), Some(Ok(residual))) => {
-                    for col in 0..N {
-                        out[col] = scaled(sums[col], col) + self.bias[col] + residual[col];
-                    }
-                }
-                _ => {
-                    for (col, out) in out.iter_mut().enumerate() {
-                        let sum = scaled(sums[col], col) + self.bias[col];
-                        *out = residual.map_or(sum, |it| sum + it[col]);
-                    }
-                }
-            }
-        }
-        match self.activation {
-            Activation::None => {}
-            Activation::Gelu => self.activate(out, gelu_of),
-            Activation::GeluTanh => self.activate(out, gelu_tanh_of),
-            Activation::HardSwish => self.activate(out, hard_swish_of),
-            Activation::Relu => self.activate(out, relu_of),
+        let (n, count) = (packed.n, bytes.len() / packed.stride());
+        for panel in 0..packed.panels() {
+            packed.multiply(bytes, panel, sums);
+            let columns = Columns::<COLS>::of(self, panel * COLS, scales, n);
+            let surplus = packed.surplus(panel);
+            vectorized(
+                #[inline(always)]
+                || {
+                    let rows = sums.iter().flat_map(|tile| &tile.0);
+                    columns.finish(rows.take(count), residual, out, |sum, col| {
+                        (sum - surplus[col]) as f32 * columns.scales[col]
+                    });
+                },
+            );
         }
     }
 
-    /// A loop of its own: together with the one above it is too much for the compiler to make vectors of.
-    #[inline(always)]
-    fn activate(&self, out: &mut [f32], function: impl Fn(f32) -> f32) {
-        for out in out.chunks_exact_mut(self.row) {
-            let out = &mut out[self.start..][..self.width];
-            if let Ok(out) = <&mut [f32; N]>::try_from(&mut *out) {
-                for value in out {
-                    *value = function(*value);
-                }
-            } else {
-                for value in out {
-                    *value = function(*value);
-                }
-            }
+    fn finish_f32(
+        &self,
+        packed: &PackedF32,
+        rows: &[f32],
+        residual: Option<&[f32]>,
+        out: &mut [f32],
+    ) {
+        let (k, n) = (packed.k, packed.n);
+        for tile in 0..packed.tiles() {
+            let columns = Columns::<TILE_COLS>::of(self, tile * TILE_COLS, &[1.0], n);
+            vectorized(
+                #[inline(always)]
+                || {
+                    for (i, rows) in rows.chunks(TILE_ROWS * k).enumerate() {
+                        let count = rows.len() / k;
+                        let place = i * TILE_ROWS * n..(i * TILE_ROWS + count) * n;
+                        let residual = residual.map(|residual| &residual[place.clone()]);
+                        let mut sums = TileF32::default();
+                        packed.multiply(rows, tile, &mut sums);
+                        let rows = sums.iter().take(count);
+                        columns.finish(rows, residual, &mut out[place], |sum, _| sum);
+                    }
+                },
+            );
         }
     }
 }
