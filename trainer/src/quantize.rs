@@ -1,9 +1,9 @@
-//! An f32 graph to an int8 one, as ONNX's QuantizeLinear and DequantizeLinear say it: the inputs of the image
-//! encoder's linear layers and convolutions become 256 steps, all large weights are stored as int8.
+//! An f32 graph to an int8 one, as ONNX's QuantizeLinear and DequantizeLinear say it: the inputs of linear layers and
+//! convolutions become 256 steps, all large weights are stored as int8.
 //!
 //! Whoever runs the graph may multiply integers wherever both operands come out of a DequantizeLinear: the daemon does
-//! (`segmenter`'s lowering), ONNX Runtime and OpenVINO do. Norms, softmax, GELU, attention, depthwise convolutions and
-//! the decoder compute in f32. Weights are symmetric with a scale for each output channel; activations have a zero
+//! (`segmenter`'s lowering), ONNX Runtime and OpenVINO do. Norms, softmax, GELU, products of attention and depthwise
+//! convolutions compute in f32. Weights are symmetric with a scale for each output channel; activations have a zero
 //! point, as most of them come out of a GELU and are hardly ever negative.
 
 mod equalize;
@@ -147,7 +147,7 @@ fn graph(model: &ModelProto) -> &tract_onnx::pb::GraphProto {
     model.graph.as_ref().expect("a lowered model has a graph")
 }
 
-/// Indices of the encoder's products with a constant matrix and of its convolutions, but for the first one, which sees
+/// Indices of the products with a constant matrix and of the convolutions, but for the first one, which sees
 /// the image, and those that are depthwise.
 fn integer_layers(model: &ModelProto, options: &Options) -> Result<Vec<usize>> {
     let sizes: BTreeMap<&str, usize> = graph(model)
@@ -463,7 +463,7 @@ mod tests {
     #[test]
     fn keeping_everything_is_refused() {
         let options = Options {
-            keep_f32: vec!["image_encoder".to_owned()],
+            keep_f32: vec!["image_encoder".to_owned(), "mask_decoder".to_owned()],
             ..Options::default()
         };
         let error = calibrate(&lowered(), SIZE, &[image(0.0)], &options).unwrap_err();
