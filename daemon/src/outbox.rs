@@ -23,6 +23,7 @@
 //!   moves, and the row stays until it has moved, so a crash in between is finished at the next start.
 
 mod kept;
+mod leases;
 mod ledger;
 mod lives;
 mod messages;
@@ -40,7 +41,6 @@ use std::sync::{Mutex, PoisonError};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
-use uuid::Uuid;
 
 use crate::clock;
 use crate::config;
@@ -49,6 +49,7 @@ use crate::failure::Reason;
 use crate::job::{Job, State, Ticket};
 
 pub use kept::Kept;
+pub use leases::{Claim, Lease};
 pub use ledger::Ledger;
 pub use lives::{Life, Phase, Sent};
 pub use messages::{Key, Message, Queued};
@@ -87,16 +88,6 @@ pub struct Outbox {
     retention: config::Results,
     /// Jobs whose files have gone where they belong; their rows go with the next commit.
     departed: Mutex<Vec<Ticket>>,
-}
-
-/// What [`Outbox::lease`] hands to the inference thread.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lease {
-    Work(Job),
-    /// The process died too often with this job in hand.
-    CrashLoop {
-        attempts: u32,
-    },
 }
 
 /// An input that lies in `accepted/` and waits for its row.
@@ -225,35 +216,6 @@ impl Outbox {
             let table = self.database.begin_read()?.open_table(JOBS)?;
             let row = table.get(ticket)?;
             row.map(|row| decode(row.value())).transpose()
-        })
-    }
-
-    /// Takes a job in hand; the attempt is on the disk before the work starts. `None` when there is
-    /// nothing to do for this ticket.
-    pub fn lease(
-        &self,
-        ticket: Ticket,
-        boot: Uuid,
-        attempts_max: u32,
-    ) -> Result<Option<Lease>, OutboxError> {
-        self.write(|transaction| {
-            let Some(mut job) = get(transaction, ticket)? else {
-                return Ok(None);
-            };
-            match job.state {
-                State::Accepted => {}
-                State::Leased { boot: other } if other != boot => {}
-                _ => return Ok(None),
-            }
-            if job.attempts >= attempts_max {
-                return Ok(Some(Lease::CrashLoop {
-                    attempts: job.attempts,
-                }));
-            }
-            job.attempts += 1;
-            job.state = State::Leased { boot };
-            put(transaction, ticket, &job)?;
-            Ok(Some(Lease::Work(job)))
         })
     }
 

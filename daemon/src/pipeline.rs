@@ -104,24 +104,22 @@ pub async fn run(
     let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
     let (releases, released) = seg::Releases::new();
     let keeper = seg::Keeper::open(&config, &outbox, &speaker, (&fresh, &credentials))?;
-    let inference = inference::start(
-        inference::Worker {
-            outbox: Arc::clone(&outbox),
-            shelves: shelves.clone(),
-            models: Arc::clone(&models),
-            router: Router::new(&config),
-            shadow,
-            limits: Limits::from(&config.decode),
-            decoder: Decoder::new(Limits::from(&config.decode)),
-            speaker: speaker.clone(),
-            status: Arc::clone(&status),
-            attempts_max: config.pipeline.attempts_max,
-            fresh: Arc::clone(&fresh),
-            keeps_slices: keeper.is_some(),
-        },
+    let inference = inference::start(inference::Worker {
+        outbox: Arc::clone(&outbox),
+        shelves: shelves.clone(),
+        models: Arc::clone(&models),
+        router: Router::new(&config),
+        shadow,
+        limits: Limits::from(&config.decode),
+        decoder: Decoder::new(Limits::from(&config.decode)),
+        speaker: speaker.clone(),
+        status: Arc::clone(&status),
+        attempts_max: config.pipeline.attempts_max,
+        fresh: Arc::clone(&fresh),
+        keeps_slices: keeper.is_some(),
         queue,
-        sources_stopped.clone(),
-    )?;
+        stop: sources_stopped.clone(),
+    })?;
     let (retried, controls_stopped) = (tickets.clone(), sources_stopped.clone());
     let door = Door {
         outbox: Arc::clone(&outbox),

@@ -4,7 +4,9 @@ use std::ops::Bound;
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{Outbox, OutboxError, add, get, kept, lives, put, slices, take_numbers};
+use super::{
+    Claim, Lease, Outbox, OutboxError, add, get, kept, leases, lives, put, slices, take_numbers,
+};
 use crate::clock;
 use crate::job::{Input, Job, State, Ticket};
 use crate::seg::Slice;
@@ -54,36 +56,22 @@ impl Outbox {
         input: &Input,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<(), OutboxError> {
-        self.append_with(ticket, input, None, encode)
+        self.append_with(ticket, (input, None), None, encode)?;
+        Ok(())
     }
 
-    /// Also keeps what a segmentation of the image's series will need.
+    /// Also keeps what a segmentation of the image's series will need, and leases the next job in the same commit:
+    /// one flush instead of two between an image and the next.
     pub fn append_with(
         &self,
         ticket: Ticket,
-        input: &Input,
-        slice: Option<&Slice>,
+        (input, slice): (&Input, Option<&Slice>),
+        next: Option<Claim>,
         encode: impl FnOnce(u64) -> Vec<Message>,
-    ) -> Result<(), OutboxError> {
+    ) -> Result<Option<Lease>, OutboxError> {
         self.write(|transaction| {
-            let Some(mut job) = get(transaction, ticket)? else {
-                return Ok(());
-            };
-            if matches!(job.state, State::Inferred { .. }) || !job.state.is_pending() {
-                return Ok(());
-            }
-            let seq = take_numbers(transaction, "next_seq", 1)?;
-            let messages = encode(seq);
-            for (part, message) in (0..).zip(&messages) {
-                insert(transaction, (seq, part), Some(ticket), message)?;
-            }
-            job.state = State::Inferred { seq };
-            put(transaction, ticket, &job)?;
-            if let Some(slice) = slice {
-                slices::keep(transaction, ticket, slice)?;
-            }
-            lives::segmented(transaction, ticket, input)?;
-            lives::queued(transaction, ticket, (seq, &messages))
+            append(transaction, ticket, (input, slice), encode)?;
+            next.map_or(Ok(None), |claim| leases::lease(transaction, claim))
         })
     }
 
@@ -194,6 +182,33 @@ impl Outbox {
             Ok(published)
         })
     }
+}
+
+/// Nothing happens to a job that has ended.
+fn append(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    (input, slice): (&Input, Option<&Slice>),
+    encode: impl FnOnce(u64) -> Vec<Message>,
+) -> Result<(), redb::Error> {
+    let Some(mut job) = get(transaction, ticket)? else {
+        return Ok(());
+    };
+    if matches!(job.state, State::Inferred { .. }) || !job.state.is_pending() {
+        return Ok(());
+    }
+    let seq = take_numbers(transaction, "next_seq", 1)?;
+    let messages = encode(seq);
+    for (part, message) in (0..).zip(&messages) {
+        insert(transaction, (seq, part), Some(ticket), message)?;
+    }
+    job.state = State::Inferred { seq };
+    put(transaction, ticket, &job)?;
+    if let Some(slice) = slice {
+        slices::keep(transaction, ticket, slice)?;
+    }
+    lives::segmented(transaction, ticket, input)?;
+    lives::queued(transaction, ticket, (seq, &messages))
 }
 
 pub(super) fn insert(

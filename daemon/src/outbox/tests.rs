@@ -2,7 +2,7 @@ use redb::WriteTransaction;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Arrival, FORMAT, JOBS, Lease, Ledger, META, Message, Outbox};
+use super::{Arrival, Claim, FORMAT, JOBS, Lease, Ledger, META, Message, Outbox};
 use crate::failure::Reason;
 use crate::job::{Input, State};
 use crate::seg::tests::slice;
@@ -202,6 +202,43 @@ fn a_job_is_leased_once_in_a_boot_and_ends_after_its_attempts() {
 }
 
 #[test]
+fn a_result_and_the_next_lease_are_one_commit() {
+    let site = Site::new();
+    let arrivals = ["a", "b", "c"].map(arrival);
+    let tickets = site.outbox.accept(&arrivals).unwrap();
+    site.outbox.lease(tickets[0], BOOT, 3).unwrap();
+    let claim = |ticket| {
+        Some(Claim {
+            ticket,
+            boot: BOOT,
+            attempts_max: 3,
+        })
+    };
+    let append = |site: &Site, ticket, next| {
+        let (input, encode) = (Input::of(b"x"), |seq| messages(seq, 1));
+        let appended = site
+            .outbox
+            .append_with(ticket, (&input, None), next, encode);
+        appended.unwrap()
+    };
+    let state = |site: &Site, ticket| site.outbox.job(ticket).unwrap().unwrap().state;
+    let lease = append(&site, tickets[0], claim(tickets[1]));
+    assert!(matches!(lease, Some(Lease::Work(ref job)) if job.attempts == 1));
+    let site = site.crash();
+    assert_eq!(state(&site, tickets[0]), State::Inferred { seq: 1 });
+    assert_eq!(state(&site, tickets[1]), State::Leased { boot: BOOT });
+
+    // Whoever took the job away meanwhile does not take the next one's lease along.
+    site.outbox
+        .quarantine(tickets[1], &reason(), event)
+        .unwrap();
+    let lease = append(&site, tickets[1], claim(tickets[2]));
+    assert!(matches!(lease, Some(Lease::Work(_))));
+    assert_eq!(append(&site, tickets[2], None), None);
+    assert_eq!(append(&site, tickets[2], claim(tickets[2])), None);
+}
+
+#[test]
 fn quarantine_takes_the_messages_of_its_job_along() {
     let directory = tempfile::tempdir().unwrap();
     let outbox = Outbox::open(directory.path()).unwrap();
@@ -271,11 +308,11 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
         let input = Input::of(b"");
         let outbox = &site.outbox;
         outbox
-            .append_with(ticket, &input, Some(slice), |seq| messages(seq, 1))
+            .append_with(ticket, (&input, Some(slice)), None, |seq| messages(seq, 1))
             .unwrap();
         // Again, it is ended already.
         outbox
-            .append_with(ticket, &input, Some(slice), |seq| messages(seq, 1))
+            .append_with(ticket, (&input, Some(slice)), None, |seq| messages(seq, 1))
             .unwrap();
     };
     assert_eq!(site.outbox.unfinished().unwrap().len(), 3);

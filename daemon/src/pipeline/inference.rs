@@ -1,4 +1,5 @@
-//! The thread that segments: one image after the other, from its lease to the rows of its result.
+//! The thread that segments: one image after the other, from its lease to the rows of its result. While others wait, that
+//! commit is also the lease of the next, so a disk that flushes slowly is waited for once an image.
 
 use std::sync::Arc;
 use std::thread;
@@ -14,7 +15,7 @@ use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
 use crate::job::{Input, Job, Ticket, job_id, sha256};
 use crate::models::{Glimpse, Models, Shadow};
-use crate::outbox::{Lease, Outbox};
+use crate::outbox::{Claim, Lease, Outbox};
 use crate::quarantine::{self, Ending};
 use crate::route::{Router, Target};
 use crate::seg;
@@ -36,28 +37,19 @@ pub(super) struct Worker {
     pub(super) fresh: Arc<Notify>,
     /// For segmentations of series.
     pub(super) keeps_slices: bool,
+    pub(super) queue: mpsc::Receiver<Ticket>,
+    pub(super) stop: watch::Receiver<bool>,
 }
+
+/// A ticket and what its lease gave.
+type Leased = (Ticket, Option<Lease>);
 
 pub(super) type Ended = oneshot::Receiver<Result<(), PipelineError>>;
 
-pub(super) fn start(
-    mut worker: Worker,
-    mut queue: mpsc::Receiver<Ticket>,
-    stop: watch::Receiver<bool>,
-) -> Result<Ended, PipelineError> {
+pub(super) fn start(mut worker: Worker) -> Result<Ended, PipelineError> {
     let (done, ended) = oneshot::channel();
     let run = move || {
-        let mut result = Ok(());
-        while let Some(ticket) = queue.blocking_recv() {
-            // What is still queued is in the outbox and comes back at the next start.
-            if *stop.borrow() {
-                break;
-            }
-            result = worker.work(ticket);
-            if result.is_err() {
-                break;
-            }
-        }
+        let result = worker.run();
         // Who hears that the daemon ended may open its outbox at once.
         drop(worker);
         // The receiver is gone only when the daemon has ended already.
@@ -71,27 +63,42 @@ pub(super) fn start(
 }
 
 impl Worker {
-    fn work(&mut self, ticket: Ticket) -> Result<(), PipelineError> {
-        let boot = self.speaker.boot;
-        let lease = self
-            .outbox
-            .lease(ticket, boot, self.attempts_max)
-            .map_err(AcceptError::from)?;
+    /// What is still queued when it stops is in the outbox and comes back at the next start.
+    fn run(&mut self) -> Result<(), PipelineError> {
+        while let Some(ticket) = self.queue.blocking_recv() {
+            if *self.stop.borrow() {
+                break;
+            }
+            let lease = self
+                .outbox
+                .lease(ticket, self.speaker.boot, self.attempts_max)
+                .map_err(AcceptError::from)?;
+            let mut next = Some((ticket, lease));
+            // What is leased is worked on: an attempt that counts is one that was made.
+            while let Some(leased) = next {
+                next = self.work(leased)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the next job if its lease came with the result of this one.
+    fn work(&mut self, (ticket, lease): Leased) -> Result<Option<Leased>, PipelineError> {
         match lease {
-            None => Ok(()),
+            None => Ok(None),
             Some(Lease::CrashLoop { attempts }) => {
                 self.quarantine(ticket, None, &Failure::CrashLoop { attempts })
             }
             Some(Lease::Work(job)) => {
                 self.status.image_taken();
-                let done = self.infer(ticket, &job);
+                let next = self.infer(ticket, &job);
                 self.status.image_done();
-                done
+                next
             }
         }
     }
 
-    fn infer(&mut self, ticket: Ticket, job: &Job) -> Result<(), PipelineError> {
+    fn infer(&mut self, ticket: Ticket, job: &Job) -> Result<Option<Leased>, PipelineError> {
         let wait = accept::waited(&job.file);
         let bytes = match std::fs::read(self.shelves.input(job)) {
             Ok(bytes) => Arc::new(bytes),
@@ -131,8 +138,16 @@ impl Worker {
             bytes: bytes.len() as u64,
             sha256: report.image.sha256.clone(),
         };
-        self.outbox
-            .append_with(ticket, &input, slice.flatten().as_ref(), |seq| {
+        let next = self.next();
+        let claim = next.map(|ticket| Claim {
+            ticket,
+            boot: self.speaker.boot,
+            attempts_max: self.attempts_max,
+        });
+        let slice = slice.flatten();
+        let lease = self
+            .outbox
+            .append_with(ticket, (&input, slice.as_ref()), claim, |seq| {
                 report.seq = seq;
                 self.speaker.messages(report)
             })
@@ -146,7 +161,15 @@ impl Worker {
             infer_ms = timing.infer, postprocess_ms = timing.postprocess,
             encode_ms = timing.encode, "image segmented"
         );
-        Ok(())
+        Ok(next.map(|ticket| (ticket, lease)))
+    }
+
+    /// The next ticket if there is one already.
+    fn next(&mut self) -> Option<Ticket> {
+        if *self.stop.borrow() {
+            return None;
+        }
+        self.queue.try_recv().ok()
     }
 
     /// Number of the slot that the image is for.
@@ -166,7 +189,7 @@ impl Worker {
         ticket: Ticket,
         job_id: Option<Uuid>,
         failure: &Failure,
-    ) -> Result<(), PipelineError> {
+    ) -> Result<Option<Leased>, PipelineError> {
         let (outbox, speaker) = (&*self.outbox, &self.speaker);
         quarantine::end(
             &self.shelves,
@@ -180,6 +203,6 @@ impl Worker {
         )?;
         self.status.count_quarantined();
         self.fresh.notify_one();
-        Ok(())
+        Ok(None)
     }
 }

@@ -1,9 +1,12 @@
 //! Native image to network frame, and back for masks at the image's native size.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use crate::intensity::{self, Normalize, Window};
 use crate::mask::Logits;
+use crate::vector::vectorized;
 use crate::{Image, LabelMap, resample};
 
 /// How an image of any shape becomes a square of `size`.
@@ -70,8 +73,9 @@ impl InputRules {
     /// The first half of [`Self::prepare`]: 8-bit values at the size that the image has in the frame.
     pub fn scaled(&self, image: &Image) -> (Image, Placement) {
         let place = self.placement(image.rows, image.cols);
-        let windowed = intensity::window(image, self.window);
-        let scaled = resample::bilinear_u8(&windowed, place.scaled_rows, place.scaled_cols);
+        let bytes = intensity::window_u8(image, self.window);
+        let (rows, cols) = (place.scaled_rows, place.scaled_cols);
+        let scaled = resample::bilinear_bytes(bytes, image, rows, cols);
         (scaled, place)
     }
 
@@ -79,18 +83,19 @@ impl InputRules {
     pub fn normalized(&self, mut scaled: Image) -> Vec<f32> {
         intensity::normalize(&mut scaled, self.normalize);
         let mut input = vec![0.0; 3 * self.size * self.size];
-        let width = (scaled.cols * scaled.channels).max(1);
-        for (channel, plane) in input
-            .chunks_exact_mut((self.size * self.size).max(1))
-            .enumerate()
-        {
-            let channel = channel.min(scaled.channels.saturating_sub(1));
-            let lines = scaled.data.chunks_exact(width);
+        let (cols, channels) = (scaled.cols.max(1), scaled.channels.max(1));
+        let planes = input.chunks_exact_mut((self.size * self.size).max(1));
+        for (channel, plane) in planes.enumerate() {
+            let lines = scaled.data.chunks_exact(cols * channels);
             for (line, out) in lines.zip(plane.chunks_exact_mut(self.size)) {
-                let pixels = line.iter().skip(channel).step_by(scaled.channels);
-                out.iter_mut()
-                    .zip(pixels)
-                    .for_each(|(value, &x)| *value = x);
+                if channels == 1 {
+                    out[..cols].copy_from_slice(line);
+                    continue;
+                }
+                let pixels = line.iter().skip(channel.min(channels - 1));
+                for (value, &x) in out.iter_mut().zip(pixels.step_by(channels)) {
+                    *value = x;
+                }
             }
         }
         input
@@ -148,26 +153,30 @@ impl Placement {
             self.scaled_cols as f64 / self.size as f64,
             logits.cols,
         );
+        let spans = across.spans();
         let mut blended = vec![0.0_f32; logits.cols];
+        let mut values = vec![0.0_f32; self.cols];
         let mut best = vec![0.0_f32; self.cols];
-        for (&(y0, y1, t), out) in down.0.iter().zip(labels.data.chunks_exact_mut(self.cols)) {
-            best.fill(f32::NEG_INFINITY);
-            for (class, plane) in logits.data.chunks_exact(plane).enumerate() {
-                let upper = &plane[y0 * logits.cols..(y0 + 1) * logits.cols];
-                let lower = &plane[y1 * logits.cols..(y1 + 1) * logits.cols];
-                for ((value, &a), &b) in blended.iter_mut().zip(upper).zip(lower) {
-                    *value = a + (b - a) * t;
-                }
-                let pixels = across.0.iter().zip(best.iter_mut().zip(out.iter_mut()));
-                for (&(x0, x1, t), (best, label)) in pixels {
-                    let value = blended[x0] + (blended[x1] - blended[x0]) * t;
-                    if value > *best {
-                        *best = value;
-                        *label = class as u8;
+        let rows = labels.data.chunks_exact_mut(self.cols);
+        let rows = down.around.iter().zip(&down.weights).zip(rows);
+        vectorized(
+            #[inline(always)]
+            || {
+                for ((&(y0, y1), &t), out) in rows {
+                    best.fill(f32::NEG_INFINITY);
+                    for (class, plane) in logits.data.chunks_exact(plane).enumerate() {
+                        let line = |y| &plane[y * logits.cols..(y + 1) * logits.cols];
+                        blend(line(y0), line(y1), t, &mut blended);
+                        for ((x0, x1), native) in &spans {
+                            let weights = &across.weights[native.clone()];
+                            let ends = (blended[*x0], blended[*x1]);
+                            rise(ends, weights, &mut values[native.clone()]);
+                        }
+                        overtake(&values, class as u8, &mut best, out);
                     }
                 }
-            }
-        }
+            },
+        );
         labels
     }
 
@@ -180,8 +189,43 @@ impl Placement {
     }
 }
 
-/// For every native index the two logit indices around it and the weight of the second.
-struct Samples(Vec<(usize, usize, f32)>);
+/// `t` of the way from one line to the other.
+#[inline(always)]
+fn blend(upper: &[f32], lower: &[f32], t: f32, out: &mut [f32]) {
+    for ((value, &a), &b) in out.iter_mut().zip(upper).zip(lower) {
+        *value = a + (b - a) * t;
+    }
+}
+
+/// As far from `a` to `b` as each weight says. Few pixels lie between two logits, so four of them are a step.
+#[inline(always)]
+fn rise((a, b): (f32, f32), weights: &[f32], out: &mut [f32]) {
+    let (steps, last_weights) = weights.as_chunks::<4>();
+    let (chunks, last) = out.as_chunks_mut::<4>();
+    for (values, weights) in chunks.iter_mut().zip(steps) {
+        *values = weights.map(|t| a + (b - a) * t);
+    }
+    for (value, &t) in last.iter_mut().zip(last_weights) {
+        *value = a + (b - a) * t;
+    }
+}
+
+/// Gives the pixels to `class` where its value is above the best one so far; a choice, not a branch, so it is made for
+/// many at once.
+#[inline(always)]
+fn overtake(values: &[f32], class: u8, best: &mut [f32], labels: &mut [u8]) {
+    for ((&value, best), label) in values.iter().zip(best).zip(labels) {
+        let wins = value > *best;
+        *best = if wins { value } else { *best };
+        *label = if wins { class } else { *label };
+    }
+}
+
+/// For every native index the two logit indices around it, and the weight of the second.
+struct Samples {
+    around: Vec<(usize, usize)>,
+    weights: Vec<f32>,
+}
 
 impl Samples {
     /// `filled` is the part of the frame's side that the image covers.
@@ -192,13 +236,22 @@ impl Samples {
         let sample = |index: usize| {
             let position = ((index as f64 + 0.5) * scale - 0.5).clamp(0.0, last as f64);
             let first = position as usize;
-            (
-                first,
-                (first + 1).min(last),
-                (position - first as f64) as f32,
-            )
+            let weight = (position - first as f64) as f32;
+            ((first, (first + 1).min(last)), weight)
         };
-        Self((0..native).map(sample).collect())
+        let (around, weights) = (0..native).map(sample).unzip();
+        Self { around, weights }
+    }
+
+    /// The native indices that lie between the same two.
+    fn spans(&self) -> Vec<((usize, usize), Range<usize>)> {
+        let mut start = 0;
+        let spans = self.around.chunk_by(PartialEq::eq).map(|span| {
+            let native = start..start + span.len();
+            start = native.end;
+            (span[0], native)
+        });
+        spans.collect()
     }
 }
 
@@ -339,6 +392,59 @@ mod tests {
             data: vec![f32::NAN, 2.0, 2.0],
         };
         assert_eq!(place.labels_from_logits(&tied).data, [1; 4]);
+    }
+
+    /// What the formula says, pixel by pixel.
+    fn plain(place: &Placement, logits: &Logits) -> Vec<u8> {
+        let filled = |scaled: usize| scaled as f64 / place.size as f64;
+        let down = Samples::new(place.rows, filled(place.scaled_rows), logits.rows);
+        let across = Samples::new(place.cols, filled(place.scaled_cols), logits.cols);
+        let mut labels = Vec::new();
+        for (&(y0, y1), &down) in down.around.iter().zip(&down.weights) {
+            for (&(x0, x1), &across) in across.around.iter().zip(&across.weights) {
+                let (mut best, mut label) = (f32::NEG_INFINITY, 0);
+                for class in 0..logits.classes {
+                    let at = |y, x| logits.data[(class * logits.rows + y) * logits.cols + x];
+                    let column = |x| at(y0, x) + (at(y1, x) - at(y0, x)) * down;
+                    let value = column(x0) + (column(x1) - column(x0)) * across;
+                    if value > best {
+                        (best, label) = (value, class as u8);
+                    }
+                }
+                labels.push(label);
+            }
+        }
+        labels
+    }
+
+    #[test]
+    fn many_pixels_at_once_get_the_labels_of_one_after_the_other() {
+        let mut state = 7_u64;
+        let mut noise = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            match state >> 56 {
+                0 => f32::NAN,
+                1 => f32::NEG_INFINITY,
+                2 => f32::INFINITY,
+                _ => (state >> 40) as f32 / 1e5 - 80.0,
+            }
+        };
+        for fit in [Fit::Stretch, Fit::LongestSidePad] {
+            for (classes, rows, cols) in [(2, 150, 203), (4, 64, 31), (3, 1, 9), (2, 5, 1)] {
+                let data = (0..classes * 16 * 16).map(|_| noise()).collect();
+                let logits = Logits {
+                    classes,
+                    rows: 16,
+                    cols: 16,
+                    data,
+                };
+                let place = place(fit, 64, rows, cols);
+                let labels = place.labels_from_logits(&logits).data;
+                assert_eq!(labels, plain(&place, &logits), "{fit:?} {rows}x{cols}");
+            }
+        }
     }
 
     #[test]

@@ -42,16 +42,22 @@ impl LabelMap {
 
     /// Number of pixels of `class`.
     pub fn area_px(&self, class: u8) -> usize {
-        self.data
-            .iter()
-            .map(|&label| usize::from(label == class))
-            .sum()
+        // What a byte can count, so that many pixels are counted at once.
+        let counts = self.data.chunks(usize::from(u8::MAX)).map(|pixels| {
+            let mine = pixels.iter().map(|&label| u8::from(label == class));
+            usize::from(mine.sum::<u8>())
+        });
+        counts.sum()
     }
 
     /// The smallest box that holds every pixel of `class`; `None` when there is none.
     pub fn bounding_box(&self, class: u8) -> Option<BoundingBox> {
         let mut found: Option<[usize; 4]> = None;
         for (y, row) in self.data.chunks_exact(self.cols.max(1)).enumerate() {
+            // Most rows have none, which `contains` sees sooner than `position`.
+            if !row.contains(&class) {
+                continue;
+            }
             let Some(first) = row.iter().position(|&label| label == class) else {
                 continue;
             };
@@ -69,23 +75,40 @@ impl LabelMap {
 
     /// Run-length encoding of the binary mask "label is `class`".
     pub fn rle(&self, class: u8) -> Rle {
-        let mut runs = Vec::new();
-        let (mut inside, mut run) = (false, 0_u64);
-        for x in 0..self.cols {
-            for label in self.data.iter().skip(x).step_by(self.cols) {
-                if (*label == class) != inside {
-                    runs.push(run);
-                    run = 0;
-                    inside = !inside;
-                }
-                run += 1;
-            }
-        }
-        runs.push(run);
         Rle {
             size: [self.rows, self.cols],
-            counts: compress(&runs),
+            counts: compress(&self.runs(class)),
         }
+    }
+
+    /// Lengths of the runs, column after column. Only pixels of the box are looked at: a column is a walk across the
+    /// whole memory of the map.
+    fn runs(&self, class: u8) -> Vec<u64> {
+        let (mut runs, mut inside, mut start) = (Vec::new(), false, 0);
+        let mut turn = |now: bool, at: usize| {
+            if now != inside {
+                runs.push((at - start) as u64);
+                (inside, start) = (now, at);
+            }
+        };
+        let [left, top, width, height] = self.bounding_box(class).unwrap_or_default();
+        for x in left..left + width {
+            let column = x * self.rows;
+            if top > 0 {
+                turn(false, column);
+            }
+            for y in top..top + height {
+                turn(self.data[y * self.cols + x] == class, column + y);
+            }
+            if top + height < self.rows {
+                turn(false, column + top + height);
+            }
+        }
+        if left + width < self.cols {
+            turn(false, (left + width) * self.rows);
+        }
+        runs.push((self.rows * self.cols - start) as u64);
+        runs
     }
 }
 
@@ -302,6 +325,29 @@ mod tests {
                 case.bounds,
                 "{name}, class {class}"
             );
+        }
+    }
+
+    /// Wherever the mask touches the edges.
+    #[test]
+    fn runs_are_those_of_every_pixel_one_after_the_other() {
+        let (rows, cols) = (3, 4);
+        for pattern in 0..1_u32 << (rows * cols) {
+            let mut labels = LabelMap::new(rows, cols);
+            for (bit, label) in labels.data.iter_mut().enumerate() {
+                *label = 2 * (pattern >> bit & 1) as u8;
+            }
+            let mut runs = vec![0_u64];
+            for at in 0..rows * cols {
+                let inside = labels.data[at % rows * cols + at / rows] == 2;
+                if inside == runs.len().is_multiple_of(2) {
+                    *runs.last_mut().unwrap() += 1;
+                } else {
+                    runs.push(1);
+                }
+            }
+            assert_eq!(labels.runs(2), runs, "{pattern:b}");
+            assert_eq!(labels.area_px(2), pattern.count_ones() as usize);
         }
     }
 

@@ -1,7 +1,8 @@
 //! Pillow's separable triangle filter (antialiased when shrinking) and its nearest neighbour:
 //! the resampling the reference trains with.
 
-use crate::{Image, LabelMap};
+use crate::vector::vectorized;
+use crate::{Image, LabelMap, intensity};
 
 /// Bilinear with antialiasing, f32 throughout.
 pub fn bilinear(image: &Image, rows: usize, cols: usize) -> Image {
@@ -46,6 +47,12 @@ pub fn bilinear(image: &Image, rows: usize, cols: usize) -> Image {
 /// Bilinear as Pillow computes it on 8-bit channels: fixed-point weights, rounded and clipped to
 /// 0..=255 after the horizontal and after the vertical pass. Input values are rounded first.
 pub fn bilinear_u8(image: &Image, rows: usize, cols: usize) -> Image {
+    let bytes = image.data.iter().map(|&x| intensity::to_u8(x)).collect();
+    bilinear_bytes(bytes, image, rows, cols)
+}
+
+/// The same for `bytes` in the shape of `image`.
+pub(crate) fn bilinear_bytes(bytes: Vec<u8>, image: &Image, rows: usize, cols: usize) -> Image {
     let channels = image.channels;
     let mut result = Image {
         rows,
@@ -53,66 +60,81 @@ pub fn bilinear_u8(image: &Image, rows: usize, cols: usize) -> Image {
         channels,
         data: vec![0.0; rows * cols * channels],
     };
-    if image.data.is_empty() || result.data.is_empty() {
+    if bytes.is_empty() || result.data.is_empty() {
         return result;
     }
-    let source: Vec<u8> = image.data.iter().map(|x| x.round() as u8).collect();
     let middle = if image.cols == cols {
-        source
+        bytes
     } else {
-        horizontal_u8(&source, image, cols)
+        horizontal_u8(&bytes, image, cols)
     };
     if image.rows == rows {
-        result
-            .data
-            .iter_mut()
-            .zip(&middle)
-            .for_each(|(out, &x)| *out = f32::from(x));
+        let both = result.data.iter_mut().zip(&middle);
+        both.for_each(|(out, &x)| *out = f32::from(x));
         return result;
     }
     let down = Filter::new(image.rows, rows);
-    let mut sums = vec![0_i32; cols * channels];
-    for (taps, out) in down
-        .taps()
-        .zip(result.data.chunks_exact_mut(cols * channels))
-    {
-        sums.fill(HALF);
-        let lines = middle.chunks_exact(cols * channels).skip(taps.first);
-        for (line, &weight) in lines.zip(taps.weights) {
-            let weight = fixed_point(weight);
-            for (sum, &x) in sums.iter_mut().zip(line) {
-                *sum += i32::from(x) * weight;
+    let width = cols * channels;
+    let mut sums = vec![0_i32; width];
+    let outputs = down.taps().zip(result.data.chunks_exact_mut(width));
+    vectorized(
+        #[inline(always)]
+        || {
+            for (taps, out) in outputs {
+                sums.fill(HALF);
+                let lines = middle.chunks_exact(width).skip(taps.first);
+                for (line, &weight) in lines.zip(taps.weights) {
+                    add_scaled(&mut sums, line, fixed_point(weight));
+                }
+                for (value, &sum) in out.iter_mut().zip(&sums) {
+                    *value = f32::from(to_u8(sum));
+                }
             }
-        }
-        out.iter_mut()
-            .zip(&sums)
-            .for_each(|(value, &sum)| *value = f32::from(to_u8(sum)));
-    }
+        },
+    );
     result
+}
+
+#[inline(always)]
+fn add_scaled(sums: &mut [i32], line: &[u8], weight: i32) {
+    for (sum, &x) in sums.iter_mut().zip(line) {
+        *sum += i32::from(x) * weight;
+    }
 }
 
 /// The horizontal pass: `image.rows` x `cols` x `image.channels`.
 fn horizontal_u8(source: &[u8], image: &Image, cols: usize) -> Vec<u8> {
     let channels = image.channels;
     let across = Filter::new(image.cols, cols);
-    let weights: Vec<i32> = across
-        .weights
-        .iter()
-        .map(|&weight| fixed_point(weight))
-        .collect();
-    let mut result = vec![0_u8; image.rows * cols * channels];
+    // Every output gets as many taps as the one with most, those that are missing with weight 0, and starts further
+    // left where they would reach beyond the line. So one tap of a whole line is one plain loop.
+    let n_taps = across.taps().map(|taps| taps.weights.len()).max();
+    let n_taps = n_taps.unwrap_or_default();
+    let mut starts = Vec::with_capacity(cols * channels);
+    let mut weights = vec![0; n_taps * cols * channels];
+    for (column, taps) in across.taps().enumerate() {
+        let first = taps.first.min(image.cols - n_taps);
+        for channel in 0..channels {
+            for (tap, &weight) in (taps.first - first..).zip(taps.weights) {
+                weights[(tap * cols + column) * channels + channel] = fixed_point(weight);
+            }
+            starts.push(first * channels + channel);
+        }
+    }
+    let width = cols * channels;
+    let mut sums = vec![0; width];
+    let mut result = vec![0; image.rows * width];
     let lines = source.chunks_exact(image.cols * channels);
-    for (line, out) in lines.zip(result.chunks_exact_mut(cols * channels)) {
-        for (&(first, start, count), pixel) in
-            across.spans.iter().zip(out.chunks_exact_mut(channels))
-        {
-            let weights = &weights[start..start + count];
-            for (channel, value) in pixel.iter_mut().enumerate() {
-                let samples = line[first * channels + channel..].iter().step_by(channels);
-                let sum: i32 = samples.zip(weights).map(|(&x, &w)| i32::from(x) * w).sum();
-                *value = to_u8(HALF + sum);
+    for (line, out) in lines.zip(result.chunks_exact_mut(width)) {
+        sums.fill(HALF);
+        for (tap, weights) in weights.chunks_exact(width).enumerate() {
+            let line = &line[tap * channels..];
+            for ((sum, &start), weight) in sums.iter_mut().zip(&starts).zip(weights) {
+                *sum += i32::from(line[start]) * weight;
             }
         }
+        let values = out.iter_mut().zip(&sums);
+        values.for_each(|(value, &sum)| *value = to_u8(sum));
     }
     result
 }
@@ -180,6 +202,7 @@ fn fixed_point(weight: f64) -> i32 {
     (0.5 + weight * f64::from(1 << PRECISION)) as i32
 }
 
+#[inline(always)]
 fn to_u8(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
@@ -202,7 +225,7 @@ impl Filter {
         let support = scale.max(1.0);
         let mut filter = Self {
             spans: Vec::with_capacity(to),
-            weights: Vec::new(),
+            weights: Vec::with_capacity(to * (2.0 * support + 2.0) as usize),
         };
         for index in 0..to {
             let center = (index as f64 + 0.5) * scale;
@@ -303,6 +326,39 @@ mod tests {
                 };
                 assert_eq!(nearest(&labels, to[0], to[1]).data, expected, "{name}");
             }
+        }
+    }
+
+    #[test]
+    fn lines_of_every_width_are_the_sums_of_their_taps() {
+        for (from, to, channels) in [
+            (512, 256, 1),
+            (300, 256, 3),
+            (7, 20, 3),
+            (1, 4, 1),
+            (90, 1, 2),
+        ] {
+            let line: Vec<u8> = (0..from * channels)
+                .map(|at| (at * at * 31 % 251) as u8)
+                .collect();
+            let image = Image {
+                rows: 1,
+                cols: from,
+                channels,
+                data: vec![],
+            };
+            let filter = Filter::new(from, to);
+            let mut expected = Vec::new();
+            for taps in filter.taps() {
+                for channel in 0..channels {
+                    let weighted = taps.weights.iter().enumerate().map(|(tap, &weight)| {
+                        let x = line[(taps.first + tap) * channels + channel];
+                        i32::from(x) * fixed_point(weight)
+                    });
+                    expected.push(to_u8(HALF + weighted.sum::<i32>()));
+                }
+            }
+            assert_eq!(horizontal_u8(&line, &image, to), expected, "{from} to {to}");
         }
     }
 

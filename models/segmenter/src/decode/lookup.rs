@@ -94,6 +94,9 @@ impl Modality {
     pub(super) fn apply(&self, data: &mut [f32]) {
         match self {
             Self::Linear { slope, intercept } => {
+                if (*slope, *intercept) == (1.0, 0.0) {
+                    return;
+                }
                 for value in data {
                     *value = (f64::from(*value) * slope + intercept) as f32;
                 }
