@@ -10,7 +10,7 @@ pub mod mask;
 pub mod prompt;
 pub mod resample;
 pub mod signature;
-mod vector;
+pub mod vector;
 
 pub use image::Image;
 pub use manifest::Manifest;

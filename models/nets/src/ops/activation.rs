@@ -103,7 +103,7 @@ fn each<const N: usize>(inputs: [&[f32]; N], out: &mut [f32], f: impl Fn([f32; N
     );
 }
 
-const SQRT_2_BY_PI: f32 = 0.797_884_56;
+const SQRT_2_BY_PI: f32 = 0.797_884_6;
 const CUBIC: f32 = 0.044_715;
 
 /// The sigmoid of 2 sqrt(2 / pi) (x + 0.044715 x^3), and its slope in x.

@@ -36,7 +36,7 @@ fn rounded(x: &Tensor, rounding: Rounding) -> Result<Tensor> {
     if x.device().is_cpu() {
         return x.apply_op1(rounding);
     }
-    let found = rounding.grid(&x.flatten_all()?.to_vec1()?, x.shape())?;
+    let found = rounding.grid(&x.flatten_all()?.to_vec1()?, x.shape());
     let mut shape = vec![1; x.rank()];
     shape[0] = found.steps.len();
     let steps = Tensor::from_vec(found.steps, shape, x.device())?;
@@ -56,8 +56,8 @@ struct Grid {
 }
 
 impl Rounding {
-    fn grid(self, values: &[f32], shape: &Shape) -> Result<Grid> {
-        Ok(match self {
+    fn grid(self, values: &[f32], shape: &Shape) -> Grid {
+        match self {
             Self::Activation => {
                 let [low, high] = range(values);
                 let step = ((high - low) / STEPS).max(f32::MIN_POSITIVE);
@@ -81,7 +81,7 @@ impl Rounding {
                     most: LEVELS,
                 }
             }
-        })
+        }
     }
 }
 
@@ -92,7 +92,7 @@ impl CustomOp1 for Rounding {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
-        let Grid { steps, least, most } = self.grid(x, layout.shape())?;
+        let Grid { steps, least, most } = self.grid(x, layout.shape());
         let width = x.len() / steps.len();
         let mut out = vec![0f32; x.len()];
         let block = if steps.len() == 1 { BLOCK } else { width };

@@ -13,7 +13,7 @@ mod softmax;
 mod tests;
 mod window_attention;
 
-use std::sync::LazyLock;
+use contract::vector::vectorized;
 
 pub(super) use activation::Activation;
 pub(super) use compute::{Compute, Operand, Ours};
@@ -24,15 +24,6 @@ pub(super) use matmul::{PackedF32, PackedI8};
 pub(super) use patches::{Layout, Patches};
 pub(super) use softmax::Softmax;
 pub(super) use window_attention::WindowAttention;
-
-static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
-
-/// Runs `f` compiled for the vector instructions of this CPU, which changes its speed and no bit of what it
-/// computes. Only what is inlined into `f` profits, so all it calls is `#[inline(always)]`.
-#[inline]
-fn vectorized<R>(f: impl FnOnce() -> R) -> R {
-    ARCH.dispatch(f)
-}
 
 /// Sums are made of this many partial ones, whatever the width of the CPU's vectors.
 const LANES: usize = 16;

@@ -343,15 +343,16 @@ fn chain(graph: &mut Graph, root: usize) -> Option<()> {
         return None;
     };
     let (index, first, draft) = graph.only_ours(&value)?;
-    match draft {
-        // Patches are gathered from a map that is quantized as a whole.
-        Draft::Linear(LinearDraft {
-            rows: RowsDraft::Patches(_),
-            ..
-        }) => return None,
-        Draft::Linear(_) if first.input.len() > 1 => return None,
-        Draft::Linear(_) | Draft::Depthwise(_) => {}
-        Draft::Activation(_) | Draft::WindowAttention(_) => return None,
+    let fits = match draft {
+        Draft::Depthwise(_) => true,
+        // Patches are gathered from a map that is quantized as a whole, and a residual is the second layer's.
+        Draft::Linear(draft) => {
+            first.input.len() == 1 && !matches!(draft.rows, RowsDraft::Patches(_))
+        }
+        Draft::Activation(_) | Draft::WindowAttention(_) => false,
+    };
+    if !fits {
+        return None;
     }
     let mut inputs = node.input.clone();
     inputs[0].clone_from(&first.input[0]);

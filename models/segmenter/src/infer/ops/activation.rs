@@ -69,7 +69,7 @@ pub(super) fn hard_swish_of(x: f32) -> f32 {
 }
 
 /// 2 sqrt(2 / pi): tanh(y) is 2 sigmoid(2 y) - 1.
-const SLOPE: f32 = 1.595_769_1;
+const SLOPE: f32 = 1.595_769;
 
 #[inline(always)]
 pub(super) fn gelu_tanh_of(x: f32) -> f32 {
