@@ -72,8 +72,13 @@ fn the_clock_jumps() {
             report["seq"].as_u64().unwrap()
         })
         .collect();
+    // What was not acknowledged before the kill comes once more.
+    let first: Vec<u64> = (0..numbers.len())
+        .filter(|&at| !numbers[..at].contains(&numbers[at]))
+        .map(|at| numbers[at])
+        .collect();
     assert!(
-        numbers.is_sorted(),
+        first.is_sorted(),
         "results came in another order: {numbers:?}"
     );
     site.settle(IMAGES * jumps.len(), 1);

@@ -104,16 +104,28 @@ fn pairs(model: &ModelProto, options: &Options) -> Result<Vec<Pair>> {
         .iter()
         .map(|node| (node.output[0].as_str(), node))
         .collect();
+    let mut uses: BTreeMap<&str, usize> = BTreeMap::new();
+    for input in graph(model).node.iter().flat_map(|node| &node.input) {
+        *uses.entry(input).or_default() += 1;
+    }
+    let alone = |value: &str| uses.get(value) == Some(&1);
     let layers = integer_layers(model, options)?;
     let found = layers.into_iter().filter_map(|index| {
         let layer = &graph(model).node[index];
         let mut from = *makers.get(layer.input[0].as_str())?;
         // Tokens to planes, before a 3x3 convolution.
         while ["Reshape", "Transpose"].contains(&&from.op_type[..]) && layer.op_type == "Conv" {
+            if !alone(&from.output[0]) {
+                return None;
+            }
             from = makers.get(from.input[0].as_str())?;
         }
         let name = base(&layer.name);
         let makers = if from.op_type == "LayerNormalization" {
+            // Whoever else reads it, as the decoder's residuals do, would read something else.
+            if !alone(&from.output[0]) {
+                return None;
+            }
             [from.input[1].clone(), from.input[2].clone()]
         } else {
             // All q, all k, all v: the last third makes what the projection reads.
