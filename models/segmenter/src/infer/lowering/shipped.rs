@@ -19,16 +19,14 @@ const SAME_BITS: [&str; 8] = [
     "Slice",
     "Source",
 ];
-const OURS: [&str; 12] = [
+const OURS: [&str; 10] = [
     "ConvTokens",
     "ConvTokensI8",
     "Depthwise",
     "DepthwiseLinearI8",
     "Gelu",
     "LayerNorm",
-    "Linear",
     "LinearI8",
-    "Mlp",
     "MlpI8",
     "RowSoftmax",
     "WindowAttention",

@@ -30,10 +30,12 @@ fn a_depthwise_convolution_and_a_linear_layer() {
     for quantized in [false, true] {
         let mut graph = Builder::default();
         graph.convolution("x", [40, 12, 10], [40, 6, 5], "depthwise");
-        graph.graph.node.last_mut().unwrap().output[0] = "map".to_owned();
-        let mut input = "map";
+        let last = graph.graph.node.last_mut().unwrap();
+        last.output[0] = "convolved".to_owned();
+        last.name = "convolved".to_owned();
+        let mut input = "convolved";
         if quantized {
-            graph.quantized("steps", "map");
+            graph.quantized("steps", "convolved");
             graph.weights("w", &[40, 20], 1);
             input = "steps";
         } else {
