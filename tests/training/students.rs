@@ -1,30 +1,22 @@
-//! A student that starts from another one: larger, with another activation, and trained to be int8.
+//! Students that start from another one: larger and with another activation, or trained to be int8.
 
 use std::fs;
 
 use super::{distill, done, finetune, mean_loss, phantoms, refused, trainer, with_settings};
 
 #[test]
-fn a_student_goes_on_as_a_larger_one_and_learns_to_be_int8() {
+fn a_student_goes_on_as_a_larger_one_or_learns_to_be_int8() {
     let folder = phantoms();
     let path = folder.path();
-    done(with_settings(
-        finetune(path, "teacher"),
-        &["finetune.epochs=1"],
-    ));
-    done(with_settings(
-        distill(path, "small"),
-        &["distill.mask_epochs=1"],
-    ));
-    let settings = [
-        "distill.start=\"small\"",
+    done(finetune(path, "teacher"));
+    done(distill(path, "small"));
+    let start = ["distill.start=\"small\"", "distill.embedding_epochs=0"];
+    let larger = [
         "distill.activation=\"hard_swish\"",
-        "distill.embedding_epochs=0",
-        "distill.mask_epochs=1",
-        "distill.int8_epochs=2",
         "input.size=128",
+        "distill.mask_epochs=2",
     ];
-    let large = || with_settings(distill(path, "large"), &settings);
+    let large = || with_settings(with_settings(distill(path, "large"), &start), &larger);
     let said = refused(with_settings(large(), &["distill.start=\"nowhere\""]));
     assert!(
         said.contains("distill.start nowhere") && said.contains("best.safetensors"),
@@ -35,12 +27,18 @@ fn a_student_goes_on_as_a_larger_one_and_learns_to_be_int8() {
         said.contains("small: ") && said.contains("0 start random"),
         "{said}"
     );
-    let losses = [0, 2].map(|epoch| mean_loss(&path.join("large"), epoch));
+    let losses = [0, 1].map(|epoch| mean_loss(&path.join("large"), epoch));
     assert!(losses[1] < losses[0], "it learns: {losses:?}");
-    let run = fs::read_to_string(path.join("large/run.json")).unwrap();
-    assert!(run.contains("student_digest"), "{run}");
 
-    let export = ["export", "--run", "large", "--out", "bundles"];
+    let stage = ["distill.mask_epochs=0", "distill.int8_epochs=2"];
+    done(with_settings(
+        with_settings(distill(path, "aware"), &start),
+        &stage,
+    ));
+    let run = fs::read_to_string(path.join("aware/run.json")).unwrap();
+    let run: serde_json::Value = serde_json::from_str(&run).unwrap();
+    assert_eq!(run["student_digest"].as_str().map(str::len), Some(64));
+    let export = ["export", "--run", "aware", "--out", "bundles"];
     done(with_settings(
         trainer(path, &export),
         &["export.equalize=true"],
