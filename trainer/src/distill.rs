@@ -1,5 +1,6 @@
-//! Distillation of a fine-tuned teacher into a ViT-T at the input size: first its embedding, then
-//! masks with the decoder in the loop, last, where it is asked for, as int8 will round them. Teacher outputs are computed once and read from disk.
+//! Distillation of a fine-tuned teacher into a ViT-T at the input size: first its embedding, then masks with the
+//! decoder in the loop, last, where it is asked for, the same as int8 will round it. Teacher outputs are computed once
+//! and read from disk.
 
 mod teacher;
 
