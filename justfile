@@ -55,8 +55,8 @@ peers f32="runs/bundles/f32" int8="runs/bundles/int8" *options="":
     .scanside/peers/bin/python -m pip install --quiet onnx onnxruntime openvino numpy
     [ -x .scanside/rten/bin/rten ] || cargo install --quiet --locked rten-cli --root .scanside/rten || echo "rten's rows will be missing"
     [ -f .scanside/lite_medsam/decoder.onnx ] || just lite-medsam-graphs
-    cargo build --bin trainer
-    .scanside/peers/bin/python benches/peers target/debug/trainer {{f32}} {{int8}} {{options}}
+    cargo build --release --bin trainer
+    .scanside/peers/bin/python benches/peers target/release/trainer {{f32}} {{int8}} {{options}}
 
 # LiteMedSAM as encoder and decoder in ONNX, to .scanside/lite_medsam. PyTorch writes them: 6 GB from PyPI in .scanside/torch, which may go then.
 lite-medsam-graphs:
