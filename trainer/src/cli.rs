@@ -204,7 +204,7 @@ pub enum BundleCommand {
         #[arg(long, default_value_t = 1)]
         threads: usize,
         /// Passes of the loader to leave out, to see what they are worth: gelu, convolution, linear,
-        /// window_attention, sum, activation.
+        /// window_attention, sum, activation, chain.
         #[arg(long, value_delimiter = ',', value_name = "PASS")]
         without: Vec<String>,
     },
