@@ -19,7 +19,7 @@ use phantom::dicom::{Ids, to_bytes};
 use phantom::{Heart, Phantom};
 use segmenter::Segmenter;
 use segmenter::decode::{Limits, decode};
-use segmenter::infer::{Graph, passes};
+use segmenter::infer::{Graph, LoadOptions, passes};
 use segmenter::result::instances;
 
 const SIDES: [usize; 2] = [256, 512];
@@ -113,8 +113,11 @@ fn loader_passes(criterion: &mut Criterion) {
         let (chw, _) = manifest.input.prepare(&image);
         let all = std::iter::once(None).chain(passes().map(Some));
         for without in all {
-            let left_out: Vec<String> = without.into_iter().map(String::from).collect();
-            let graph = Graph::open_without(&path, manifest, &left_out).expect("it opened before");
+            let options = LoadOptions {
+                without: without.into_iter().map(String::from).collect(),
+                half: false,
+            };
+            let graph = Graph::open_with(&path, manifest, &options).expect("it opened before");
             let without = without.unwrap_or("nothing");
             criterion.bench_function(&format!("graph/{name}/without {without}"), |bencher| {
                 bencher.iter(|| graph.run(black_box(&chw)).expect("runs"));

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use segmenter::Segmenter;
-use segmenter::infer::set_threads;
+use segmenter::infer::{half_precision, set_threads};
 use serde_json::{Value, json};
 
 use crate::clock;
@@ -92,10 +92,20 @@ pub(crate) fn use_threads(threads: usize) {
     }
 }
 
+/// Says what was asked for that this CPU does not have.
+pub(crate) fn say_half_precision(wanted: bool) {
+    match half_precision() {
+        _ if !wanted => {}
+        Some(format) => tracing::info!(format, "f32 is multiplied in half precision"),
+        None => tracing::warn!("this CPU has no instructions for half precision: f32 it is"),
+    }
+}
+
 impl Models {
     /// Opens what serves in each slot. Blocking, for as long as the golden pairs take.
     pub fn open(config: &Config) -> Result<Self, ModelsError> {
         use_threads(config.models.threads);
+        say_half_precision(config.models.half_precision);
         let store = Store::new(config);
         let mut slots = Vec::new();
         for name in store.slots() {

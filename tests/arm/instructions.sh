@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# How many instructions an inference takes on ARM: instructions.sh [--marks] [--functions] BUNDLE...
+# How many instructions an inference takes on ARM: instructions.sh [--marks] [--functions] [--half-precision] BUNDLE...
 #
 # One table for a CPU that has everything and for a Cortex-A72, which lacks the dot products. Every bundle is compared with
 # the first one. --marks wants two, f32 and int8, and fails where int8 takes more than half of f32's on the first CPU or more
-# than four fifths on the second. --functions adds where the instructions are.
+# than four fifths on the second. --functions adds where the instructions are. --half-precision multiplies f32 in 16 bits on
+# the first CPU; the second cannot.
 #
 # They are counted by a plugin of qemu, count_instructions.c, which needs Debian's qemu-user (7.2; qemu-user-static takes no
 # plugins) and gcc. tests/arm/build.sh has run before.
@@ -13,16 +14,18 @@ arm=$folder/../../target/aarch64-unknown-linux-gnu/release/scansided
 declare -A mark_percent=([max]=50 [cortex-a72]=80)
 marks=false
 functions=false
+segment=(segment --threads 1)
 while [[ "${1:-}" = --* ]]; do
     case $1 in
     --marks) marks=true ;;
     --functions) functions=true ;;
+    --half-precision) segment+=(--half-precision) ;;
     *) echo "no option $1" >&2 && exit 2 ;;
     esac
     shift
 done
 if [ $# -eq 0 ] || { $marks && [ $# -ne 2 ]; }; then
-    echo "usage: $0 [--marks] [--functions] BUNDLE... (with --marks: F32 INT8)" >&2
+    echo "usage: $0 [--marks] [--functions] [--half-precision] BUNDLE... (with --marks: F32 INT8)" >&2
     exit 2
 fi
 work=$(mktemp -d)
@@ -37,7 +40,7 @@ count() {
     done
     # One thread: a second one never starts under qemu 7.2, and the plugin does not count several.
     qemu-aarch64 -cpu "$cpu" -L /usr/aarch64-linux-gnu -plugin "$work/count.so" -d plugin -D "$work/counts.$times" \
-        "$arm" segment --threads 1 --bundle "$bundle" "${images[@]}" >"$work/masks.$times" 2>"$work/words.$times" || true
+        "$arm" "${segment[@]}" --bundle "$bundle" "${images[@]}" >"$work/masks.$times" 2>"$work/words.$times" || true
     if [ "$(wc -l <"$work/masks.$times")" -ne "$times" ] || [ ! -s "$work/counts.$times" ]; then
         echo "-cpu $cpu: not $times masks of $bundle, or no counts" >&2
         cat "$work/words.$times" >&2

@@ -274,6 +274,8 @@ mod tests {
     use ct_codecs::{Base64, Decoder, Encoder};
     use nets::tiny_vit::Stem;
 
+    use segmenter::OpenOptions;
+
     use super::*;
     use crate::onnx::testing::{SIZE, config, image, random_state};
     use crate::onnx::{lower_automatic, serialize};
@@ -434,7 +436,11 @@ mod tests {
         sign::sign(&path, &key).unwrap();
         let archive = folder.path().join("a.tar");
         pack(&path, &archive).unwrap();
-        Segmenter::open_signed(&archive, &keys).unwrap();
+        let options = OpenOptions {
+            keys: Some(&keys),
+            half: false,
+        };
+        Segmenter::open_with(&archive, &options).unwrap();
 
         // As the minisign tool writes a key without a password: no checksum.
         let text = fs::read_to_string(&key).unwrap();

@@ -149,6 +149,9 @@ pub struct EvalArgs {
     /// Every label value above 0 counts as foreground.
     #[arg(long, conflicts_with = "class")]
     pub combine: bool,
+    /// Open the bundle as a daemon with `models.half_precision` does.
+    #[arg(long)]
+    pub half_precision: bool,
     /// Also write the report as JSON.
     #[arg(long)]
     pub json: Option<PathBuf>,
@@ -207,6 +210,9 @@ pub enum BundleCommand {
         /// window_attention, sum, activation, chain.
         #[arg(long, value_delimiter = ',', value_name = "PASS")]
         without: Vec<String>,
+        /// Multiply f32 in 16 bits where the CPU can, as a daemon with `models.half_precision` does.
+        #[arg(long)]
+        half_precision: bool,
     },
     /// Write the network input and the logits of images (default: the golden one) as raw f32 files,
     /// for comparison with another runtime.

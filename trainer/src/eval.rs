@@ -8,7 +8,7 @@ use contract::prompt::tight_box;
 use nets::params::Compute;
 use nets::sam::{EncoderConfig, SamConfig};
 use nets::tiny_vit::TinyVitConfig;
-use segmenter::Segmenter;
+use segmenter::{OpenOptions, Segmenter};
 
 use crate::cli::{EvalArgs, SplitArg};
 use crate::config::Config;
@@ -106,6 +106,11 @@ fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
     if path.join("run.json").exists() {
         let config = Config::read(&path.join("config.toml"))?;
         let model = Model::open(path)?;
+        ensure!(
+            !args.half_precision,
+            "--half-precision is for bundles; {} is a run",
+            path.display()
+        );
         return Ok((
             Subject::Run(Box::new(model)),
             config.data.target,
@@ -118,7 +123,11 @@ fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
             path.display()
         );
     }
-    let segmenter = Segmenter::open(path)?;
+    let options = OpenOptions {
+        half: args.half_precision,
+        ..OpenOptions::default()
+    };
+    let segmenter = Segmenter::open_with(path, &options)?;
     let n_classes = segmenter.manifest().classes.len();
     let rule = if n_classes == 1 {
         binary

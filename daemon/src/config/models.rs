@@ -29,6 +29,8 @@ pub struct Models {
     pub trusted_keys: Vec<String>,
     /// That multiply; 0: as many as the CPU has.
     pub threads: usize,
+    /// Multiplies f32 in 16 bits where the CPU can.
+    pub half_precision: bool,
     /// `models install --unsigned` works.
     pub allow_unsigned: bool,
     pub shadow: Shadow,
@@ -52,6 +54,7 @@ impl Default for Models {
         Self {
             trusted_keys: Vec::new(),
             threads: 0,
+            half_precision: false,
             allow_unsigned: false,
             shadow: Shadow::Off,
             shadow_queue_max_images: 1,

@@ -16,7 +16,7 @@ use std::time::UNIX_EPOCH;
 use contract::bundle::Bundle;
 use contract::signature::{SIGNATURE, TrustedKeys};
 use contract::{Manifest, bundle};
-use segmenter::Segmenter;
+use segmenter::{OpenOptions, Segmenter};
 
 use super::ModelsError;
 use super::record::{Record, Version};
@@ -31,6 +31,7 @@ pub struct Store {
     slots: Vec<(String, PathBuf)>,
     keys: TrustedKeys,
     allow_unsigned: bool,
+    half: bool,
     versions_max: usize,
 }
 
@@ -71,6 +72,7 @@ impl Store {
             keys: TrustedKeys::parse(&models.trusted_keys)
                 .expect("the configuration was validated"),
             allow_unsigned: models.allow_unsigned,
+            half: models.half_precision,
             versions_max: models.versions_max,
         }
     }
@@ -310,12 +312,11 @@ impl Store {
         } else {
             let path = self.slot_folder(slot).join(&version.digest);
             let signed = path.join(SIGNATURE).symlink_metadata().is_ok();
-            let opened = if signed || !self.allow_unsigned {
-                Segmenter::open_signed(&path, &self.keys)
-            } else {
-                Segmenter::open(&path)
+            let options = OpenOptions {
+                keys: (signed || !self.allow_unsigned).then_some(&self.keys),
+                half: self.half,
             };
-            opened.map_err(Box::new)?
+            Segmenter::open_with(&path, &options).map_err(Box::new)?
         };
         if segmenter.manifest().digest != version.digest {
             return Err(ModelsError::Replaced {
@@ -330,12 +331,11 @@ impl Store {
         self.known(slot)?;
         let found = self.slots.iter().find(|(name, _)| name == slot);
         let (_, path) = found.expect("the slot is known");
-        let opened = if self.keys.is_empty() {
-            Segmenter::open(path)
-        } else {
-            Segmenter::open_signed(path, &self.keys)
+        let options = OpenOptions {
+            keys: (!self.keys.is_empty()).then_some(&self.keys),
+            half: self.half,
         };
-        opened.map_err(|source| ModelsError::Configured {
+        Segmenter::open_with(path, &options).map_err(|source| ModelsError::Configured {
             path: path.clone(),
             source: Box::new(source),
         })

@@ -15,7 +15,7 @@ use contract::manifest::Kind;
 use contract::mask::Logits;
 use tract_onnx::prelude::*;
 
-pub use lowering::passes;
+pub use lowering::{LoadOptions, half_precision, passes};
 pub use profile::{OperatorTime, Profile};
 pub use threads::set_threads;
 
@@ -77,14 +77,14 @@ pub struct Graph {
 impl Graph {
     /// Maps `path` and loads it with the input size, class count and output side of `manifest`.
     pub fn open(path: &Path, manifest: &Manifest) -> Result<Self, InferError> {
-        Self::open_without(path, manifest, &[])
+        Self::open_with(path, manifest, &LoadOptions::default())
     }
 
-    /// The same without some of the [`passes`], to measure what they are worth.
-    pub fn open_without(
+    /// The same in another way than the usual one.
+    pub fn open_with(
         path: &Path,
         manifest: &Manifest,
-        without: &[String],
+        options: &LoadOptions,
     ) -> Result<Self, InferError> {
         let read = |source| InferError::Read {
             path: path.to_path_buf(),
@@ -102,7 +102,7 @@ impl Graph {
         let Kind::Automatic { input, output, .. } = &manifest.kind;
         let size = manifest.input.size;
         let outputs = [output.clone()];
-        let plan = load(&onnx, size, Some(input), &outputs, without)?;
+        let plan = load(&onnx, size, Some(input), &outputs, options)?;
         let side = manifest.output.side;
         Ok(Self {
             plan,
@@ -152,7 +152,7 @@ pub struct Probe {
 impl Probe {
     /// `onnx` with its image input fixed to (1, 3, size, size) and these tensors as outputs.
     pub fn open(onnx: &[u8], size: usize, output_names: &[String]) -> Result<Self, InferError> {
-        let plan = load(onnx, size, None, output_names, &[])?;
+        let plan = load(onnx, size, None, output_names, &LoadOptions::default())?;
         Ok(Self {
             plan,
             size,
@@ -180,12 +180,12 @@ fn load(
     size: usize,
     input: Option<&String>,
     outputs: &[String],
-    without: &[String],
+    options: &LoadOptions,
 ) -> Result<Plan, InferError> {
     // tract asserts on some malformed graphs; a bad bundle must not end the daemon.
-    let guarded = |without: &[String]| {
+    let guarded = |options: &LoadOptions| {
         catch_unwind(AssertUnwindSafe(|| {
-            load_unguarded(onnx, size, input, outputs, without)
+            load_unguarded(onnx, size, input, outputs, options)
         }))
         .unwrap_or_else(|_| {
             Err(InferError::Load {
@@ -194,7 +194,12 @@ fn load(
         })
     };
     // A graph of another maker may look like what a pass is for and have other shapes: it runs as it is.
-    guarded(without).or_else(|_| guarded(&passes().map(String::from).collect::<Vec<_>>()))
+    guarded(options).or_else(|_| {
+        guarded(&LoadOptions {
+            without: passes().map(String::from).collect(),
+            ..options.clone()
+        })
+    })
 }
 
 fn load_unguarded(
@@ -202,7 +207,7 @@ fn load_unguarded(
     size: usize,
     input: Option<&String>,
     outputs: &[String],
-    without: &[String],
+    options: &LoadOptions,
 ) -> Result<Plan, InferError> {
     let broken = |error: TractError| InferError::Load {
         detail: format!("{error:#}"),
@@ -212,7 +217,7 @@ fn load_unguarded(
     let mut proto = reader.proto_model_for_read(&mut bytes).map_err(broken)?;
     let image = [1, 3, size, size];
     let operations = proto.graph.as_mut().map_or_else(Default::default, |graph| {
-        lowering::fuse(graph, &image, outputs, without)
+        lowering::fuse(graph, &image, outputs, options)
     });
     let mut model = reader.model_for_proto_model(&proto).map_err(broken)?;
     lowering::fill(&mut model, &operations);

@@ -12,7 +12,7 @@ use contract::{Image, LabelMap, Manifest};
 use tempfile::TempDir;
 
 use crate::decode::{DecodeError, Limits, decode};
-use crate::infer::{Graph, InferError, Profile};
+use crate::infer::{Graph, InferError, LoadOptions, Profile};
 use crate::unpack::{UnpackError, unpack};
 
 /// Processors round differently: a few boundary pixels may move, more means another network.
@@ -32,8 +32,18 @@ pub struct Timing {
 pub struct Segmenter {
     bundle: Bundle,
     graph: Graph,
+    half: bool,
     /// Holds the files of a `.tar` as long as the golden pair may be asked for.
     _unpacked: Option<TempDir>,
+}
+
+/// How a bundle is opened.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct OpenOptions<'a> {
+    /// One of these has to have signed it.
+    pub keys: Option<&'a TrustedKeys>,
+    /// As [`LoadOptions::half`].
+    pub half: bool,
 }
 
 /// What the golden self-test measured.
@@ -106,32 +116,34 @@ impl OpenError {
 impl Segmenter {
     /// Opens a bundle directory or `.tar`, verifies every file, loads the graph and runs the self-test.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
-        Self::load(path, None)
+        Self::open_with(path, &OpenOptions::default())
     }
 
-    /// The same for a bundle that one of these keys has to have signed.
-    pub fn open_signed(path: &Path, keys: &TrustedKeys) -> Result<Self, OpenError> {
-        Self::load(path, Some(keys))
-    }
-
-    fn load(path: &Path, keys: Option<&TrustedKeys>) -> Result<Self, OpenError> {
+    /// The same in another way than the usual one.
+    pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Self, OpenError> {
         let (unpacked, directory) = if path.is_file() {
             let (holder, directory) = unpack(path)?;
             (Some(holder), directory)
         } else {
             (None, path.to_path_buf())
         };
-        let bundle = match keys {
+        let bundle = match options.keys {
             Some(keys) => Bundle::open_signed(&directory, keys)?,
             None => Bundle::open(&directory)?,
         };
         let Kind::Automatic { graph, .. } = &bundle.manifest.kind;
         let onnx = bundle.path(graph);
-        let graph = Graph::open(&onnx, &bundle.manifest)
+        let half = options.half;
+        let loading = LoadOptions {
+            half,
+            ..LoadOptions::default()
+        };
+        let graph = Graph::open_with(&onnx, &bundle.manifest, &loading)
             .map_err(|source| OpenError::Graph { path: onnx, source })?;
         let segmenter = Self {
             bundle,
             graph,
+            half,
             _unpacked: unpacked,
         };
         segmenter
@@ -212,7 +224,11 @@ impl Segmenter {
         let mut scan = decode(&self.bundle.read(GOLDEN_IMAGE)?, &Limits::STANDARD)?;
         let (chw, _) = self.manifest().input.prepare(&scan.frames.remove(0));
         let Kind::Automatic { graph, .. } = &self.manifest().kind;
-        let graph = Graph::open_without(&self.path(graph), self.manifest(), without)?;
+        let loading = LoadOptions {
+            without: without.to_vec(),
+            half: self.half,
+        };
+        let graph = Graph::open_with(&self.path(graph), self.manifest(), &loading)?;
         Ok(graph.profile(&chw, runs, by_node)?)
     }
 

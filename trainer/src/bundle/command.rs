@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use contract::Image;
 use contract::bundle::GOLDEN_IMAGE;
-use segmenter::Segmenter;
 use segmenter::decode::{Limits, decode};
 use segmenter::infer::{passes, set_threads};
+use segmenter::{OpenOptions, Segmenter};
 
 use super::sign;
 use crate::cli::BundleCommand;
@@ -26,9 +26,15 @@ pub fn run(command: &BundleCommand) -> Result<()> {
             nodes,
             threads,
             without,
+            half_precision,
         } => {
             set_threads(*threads)?;
-            profile(bundle, (usize::from(*runs), *nodes), without)
+            let options = OpenOptions {
+                half: *half_precision,
+                ..OpenOptions::default()
+            };
+            let segmenter = Segmenter::open_with(bundle, &options)?;
+            profile(&segmenter, (usize::from(*runs), *nodes), without)
         }
         BundleCommand::Dump {
             bundle,
@@ -54,12 +60,16 @@ fn inspect(path: &Path) -> Result<()> {
     Ok(())
 }
 
-fn profile(path: &Path, (runs, by_node): (usize, bool), without: &[String]) -> Result<()> {
+fn profile(
+    segmenter: &Segmenter,
+    (runs, by_node): (usize, bool),
+    without: &[String],
+) -> Result<()> {
     if let Some(unknown) = without.iter().find(|it| passes().all(|name| name != *it)) {
         let known: Vec<&str> = passes().collect();
         bail!("--without {unknown}: the passes are {}", known.join(", "));
     }
-    let profile = Segmenter::open(path)?.profile(runs, by_node, without)?;
+    let profile = segmenter.profile(runs, by_node, without)?;
     let ms = |time: std::time::Duration| 1000.0 * time.as_secs_f64();
     let wide = profile.operators.iter().map(|it| it.name.len()).max();
     let wide = wide.unwrap_or_default();

@@ -22,8 +22,8 @@ use tract_onnx::tract_hir::internal::{
 use tract_onnx::tract_hir::tract_core::model::Rewriter;
 use tract_onnx::tract_hir::tract_core::ops::nn::{self, SoftmaxKind};
 
-use self::graph::{Draft, Graph, OURS};
-use super::ops::{Compute, LayerNorm, Operand, Ours, Softmax};
+use self::graph::{Graph, OURS};
+use super::ops::{self, Compute, LayerNorm, Operand, Ours, Softmax};
 
 /// tract's reader of ONNX, with LayerNormalization kept in one piece and a place for operations of ours.
 pub(super) fn reader() -> Onnx {
@@ -42,17 +42,31 @@ pub fn passes() -> impl Iterator<Item = &'static str> {
     passes::PASSES.iter().map(|(name, _)| *name)
 }
 
-/// Replaces groups of nodes of `proto`, whose input has the shape `image`; inner values among `outputs` stay. Passes
-/// that `without` names are left out.
+/// How a graph is loaded.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Leaves some of the [`passes`] out, to measure what they are worth.
+    pub without: Vec<String>,
+    /// Multiplies in 16 bits what the bundle multiplies in f32, where this CPU has instructions for it (see
+    /// [`half_precision`]): faster, but masks differ by pixels between processors.
+    pub half: bool,
+}
+
+/// In which format [`LoadOptions::half`] multiplies on this CPU; `None` where it changes nothing.
+pub fn half_precision() -> Option<&'static str> {
+    ops::half().map(|half| half.name)
+}
+
+/// Replaces groups of nodes of `proto`, whose input has the shape `image`; inner values among `outputs` stay.
 pub(super) fn fuse(
     proto: &mut GraphProto,
     image: &[usize],
     outputs: &[String],
-    without: &[String],
+    options: &LoadOptions,
 ) -> Operations {
     let mut graph = Graph::new(proto, image, outputs);
     for (name, pass) in passes::PASSES {
-        if without.iter().any(|it| it == name) {
+        if options.without.iter().any(|it| it == name) {
             continue;
         }
         for root in 0..graph.len() {
@@ -61,9 +75,10 @@ pub(super) fn fuse(
     }
     let (nodes, drafts) = graph.finish();
     proto.node = nodes;
+    let half = options.half.then(ops::half).flatten();
     let finished = drafts
         .into_iter()
-        .map(|(name, draft)| (name, Draft::finish(draft)));
+        .map(|(name, draft)| (name, draft.finish(half)));
     finished.collect()
 }
 

@@ -1,5 +1,5 @@
 //! Operations with the same bits on every processor: f32 additions and multiplications in a written order, fused
-//! where it says `mul_add` and nowhere else, and no function of the C library.
+//! where it says `mul_add` and nowhere else, and no function of the C library. [`Half`] alone gives that up.
 
 mod activation;
 mod compute;
@@ -8,6 +8,7 @@ mod layer_norm;
 mod linear;
 mod matmul;
 mod patches;
+mod relative_bias;
 mod softmax;
 #[cfg(test)]
 mod tests;
@@ -20,8 +21,9 @@ pub(super) use compute::{Compute, Operand, Ours};
 pub(super) use depthwise::Depthwise;
 pub(super) use layer_norm::LayerNorm;
 pub(super) use linear::{Linear, Rows, Weights};
-pub(super) use matmul::{PackedF32, PackedI8};
+pub(super) use matmul::{Half, PackedF32, PackedI8, half};
 pub(super) use patches::{Layout, Patches};
+pub(super) use relative_bias::RelativeBias;
 pub(super) use softmax::Softmax;
 pub(super) use window_attention::WindowAttention;
 
@@ -43,9 +45,17 @@ fn fold_lanes(
             *lane = step(*lane, value);
         }
     }
-    for (lane, &value) in lanes.iter_mut().zip(rest) {
-        *lane = step(*lane, value);
+    if !rest.is_empty() {
+        for (lane, &value) in lanes.iter_mut().zip(rest) {
+            *lane = step(*lane, value);
+        }
     }
+    join_lanes(lanes, join)
+}
+
+/// Pairwise.
+#[inline(always)]
+fn join_lanes(mut lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for lane in 0..half {

@@ -7,7 +7,7 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto};
 
 use super::super::ops::{
-    Activation, Compute, Depthwise, Linear, PackedF32, PackedI8, Patches, Rows, Weights,
+    Activation, Compute, Depthwise, Half, Linear, PackedF32, PackedI8, Patches, Rows, Weights,
     WindowAttention,
 };
 
@@ -23,12 +23,13 @@ pub(super) enum Draft {
 }
 
 impl Draft {
-    pub(super) fn finish(self) -> Arc<dyn Compute> {
+    /// The operation; f32 is multiplied by `half` if there is one.
+    pub(super) fn finish(self, half: Option<&'static Half>) -> Arc<dyn Compute> {
         match self {
-            Self::Linear(draft) => Arc::new(draft.finish()),
+            Self::Linear(draft) => Arc::new(draft.finish(half)),
             Self::Depthwise(depthwise) => Arc::new(depthwise),
             Self::Activation(kind) => Arc::new(kind),
-            Self::WindowAttention(attention) => Arc::new(attention),
+            Self::WindowAttention(attention) => Arc::new(WindowAttention { half, ..attention }),
         }
     }
 }
@@ -49,11 +50,11 @@ pub(super) enum RowsDraft {
 }
 
 impl LinearDraft {
-    fn finish(self) -> Linear {
+    fn finish(self, half: Option<&'static Half>) -> Linear {
         let [k, n] = self.weights.shape;
         Linear {
             weights: match self.weights.values {
-                Values::F32(values) => Weights::F32(PackedF32::new(&values, k, n)),
+                Values::F32(values) => Weights::F32(PackedF32::new(&values, k, n, half)),
                 Values::I8 {
                     values,
                     scales,
@@ -70,7 +71,7 @@ impl LinearDraft {
                 RowsDraft::Given => Rows::Given,
                 RowsDraft::Patches(patches) => Rows::Patches(patches),
                 RowsDraft::Depthwise(depthwise) => Rows::Depthwise(depthwise),
-                RowsDraft::Linear(first) => Rows::Linear(Box::new(first.finish())),
+                RowsDraft::Linear(first) => Rows::Linear(Box::new(first.finish(half))),
             },
         }
     }

@@ -1,6 +1,6 @@
 //! One function a pass: it looks at a node and, where the group that ends in it is what the pass is for, replaces it.
 
-use super::super::ops::{Activation, Depthwise, Layout, Patches, WindowAttention};
+use super::super::ops::{Activation, Depthwise, Layout, Patches, RelativeBias, WindowAttention};
 use super::graph::{
     Draft, Graph, LinearDraft, Matrix, OURS, RowsDraft, Values, attribute, integers,
 };
@@ -259,7 +259,8 @@ fn window_attention(graph: &mut Graph, root: usize) -> Option<()> {
         side,
         heads,
         head_dim,
-        bias,
+        bias: RelativeBias::new(&bias, side)?,
+        half: None,
     });
     let inputs = vec![x.to_owned()];
     graph.replace(root, &removed, inputs, draft);

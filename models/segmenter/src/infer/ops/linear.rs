@@ -11,7 +11,9 @@ use super::super::threads::for_chunks;
 use super::activation::Activation;
 use super::compute::{Compute, Operand};
 use super::depthwise::Depthwise;
-use super::matmul::{COLS, PackedF32, PackedI8, ROWS, TILE_COLS, TILE_ROWS, Tile, TileF32};
+use super::matmul::{
+    COLS, PackedF32, PackedI8, ROWS, RowsF32, TILE_COLS, TILE_ROWS, Tile, TileF32,
+};
 use super::patches::Patches;
 use super::vectorized;
 
@@ -164,6 +166,8 @@ struct Scratch {
     /// The same in steps, for int8.
     bytes: Vec<u8>,
     sums: [Tile; BLOCK / ROWS],
+    /// The rows as numbers of 16 bits, where f32 is multiplied so.
+    rounded: Vec<u16>,
     /// Of the layer that makes the rows.
     first: Option<Box<Scratch>>,
 }
@@ -182,6 +186,10 @@ impl Scratch {
             rows: vec![0.0; if made { BLOCK * k } else { 0 }],
             bytes,
             sums: [Tile::default(); BLOCK / ROWS],
+            rounded: match &layer.weights {
+                Weights::F32(packed) => packed.space(BLOCK),
+                Weights::I8 { .. } => Vec::new(),
+            },
             first: match &layer.rows {
                 Rows::Linear(first) => Some(Box::new(Self::of(first))),
                 _ => None,
@@ -206,6 +214,7 @@ impl Linear {
             rows,
             bytes,
             sums,
+            rounded,
             first,
         } = scratch;
         let rows = &mut rows[..];
@@ -231,7 +240,9 @@ impl Linear {
             }
         };
         match &self.weights {
-            Weights::F32(packed) => self.finish_f32(packed, rows, residual, out),
+            Weights::F32(packed) => {
+                self.finish_f32(packed, packed.rows(rows, rounded), residual, out);
+            }
             Weights::I8 { packed, scales, .. } => {
                 let stride = packed.stride();
                 let bytes = &mut bytes[..count * stride];
@@ -266,7 +277,7 @@ impl Linear {
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let (n, count) = (packed.n, bytes.len() / packed.stride());
+        let n = packed.n;
         for panel in 0..packed.panels() {
             packed.multiply(bytes, panel, sums);
             let columns = Columns::<COLS>::of(self, panel * COLS, scales, n);
@@ -274,10 +285,12 @@ impl Linear {
             vectorized(
                 #[inline(always)]
                 || {
-                    let rows = sums.iter().flat_map(|tile| &tile.0);
-                    columns.finish(rows.take(count), residual, out, |sum, col| {
-                        (sum - surplus[col]) as f32 * columns.scales[col]
-                    });
+                    for (i, (tile, out)) in sums.iter().zip(out.chunks_mut(ROWS * n)).enumerate() {
+                        let residual = residual.map(|it| &it[i * ROWS * n..][..out.len()]);
+                        columns.finish(&tile.0, residual, out, |sum, col| {
+                            (sum - surplus[col]) as f32 * columns.scales[col]
+                        });
+                    }
                 },
             );
         }
@@ -286,24 +299,22 @@ impl Linear {
     fn finish_f32(
         &self,
         packed: &PackedF32,
-        rows: &[f32],
+        rows: RowsF32,
         residual: Option<&[f32]>,
         out: &mut [f32],
     ) {
-        let (k, n) = (packed.k, packed.n);
+        let n = packed.n;
         for tile in 0..packed.tiles() {
             let columns = Columns::<TILE_COLS>::of(self, tile * TILE_COLS, &[1.0], n);
             vectorized(
                 #[inline(always)]
                 || {
-                    for (i, rows) in rows.chunks(TILE_ROWS * k).enumerate() {
-                        let count = rows.len() / k;
-                        let place = i * TILE_ROWS * n..(i * TILE_ROWS + count) * n;
-                        let residual = residual.map(|residual| &residual[place.clone()]);
+                    for (i, out) in out.chunks_mut(TILE_ROWS * n).enumerate() {
+                        let first = i * TILE_ROWS;
+                        let residual = residual.map(|it| &it[first * n..][..out.len()]);
                         let mut sums = TileF32::default();
-                        packed.multiply(rows, tile, &mut sums);
-                        let rows = sums.iter().take(count);
-                        columns.finish(rows, residual, &mut out[place], |sum, _| sum);
+                        packed.multiply(rows, first, tile, sums.as_flattened_mut(), TILE_COLS);
+                        columns.finish(&sums, residual, out, |sum, _| sum);
                     }
                 },
             );

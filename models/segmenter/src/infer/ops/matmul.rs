@@ -1,6 +1,7 @@
-//! Rows (M, K) times a constant matrix (K, N) that is packed once: int8 by int8 to int32, and f32 with one fused
-//! multiply-add after the other along K. Both give the same bits on every processor.
+//! Rows (M, K) times a matrix (K, N) in panels: int8 by int8 to int32, and f32 with one fused multiply-add after the
+//! other along K. Both give the same bits on every processor; what [`half`] rounds does not.
 
+mod float;
 #[cfg(any(not(target_arch = "aarch64"), test))]
 mod generic;
 #[cfg(target_arch = "aarch64")]
@@ -9,6 +10,11 @@ mod neon;
 mod x86;
 
 use std::sync::LazyLock;
+
+use self::float::TileOfF32;
+pub(crate) use self::float::{
+    COLS_F32, Half, PackedF32, RowsF32, TILE_COLS, TILE_ROWS, TileF32, half,
+};
 
 /// Columns of a panel of int8 weights.
 pub(crate) const COLS: usize = 32;
@@ -131,11 +137,8 @@ struct Kernel {
     signed: bool,
     /// Rows of activations (1 to [`ROWS`], each twice as many bytes as `lines` has elements), lines, sums.
     tile: fn(&[u8], &[Line], &mut Tile),
-    /// As [`multiply`].
     tile_f32: TileOfF32,
 }
-
-type TileOfF32 = fn(&[f32], usize, &[[f32; COLS_F32]], &mut [f32], usize);
 
 fn kernel() -> &'static Kernel {
     static KERNEL: LazyLock<Kernel> = LazyLock::new(|| {
@@ -151,68 +154,11 @@ fn kernel() -> &'static Kernel {
     &KERNEL
 }
 
-/// Columns of a panel of f32 weights: a register of AVX-512.
-pub(super) const COLS_F32: usize = 16;
-/// Columns of a tile: two panels.
-pub(super) const TILE_COLS: usize = 2 * COLS_F32;
-/// Rows of a tile: with two panels their sums fill half of the registers of AVX-512.
-pub(super) const TILE_ROWS: usize = 8;
-
-pub(super) type TileF32 = [[f32; TILE_COLS]; TILE_ROWS];
-
-/// An f32 matrix in panels (K, 16), zero where columns are missing.
-pub(crate) struct PackedF32 {
-    pub(crate) k: usize,
-    pub(crate) n: usize,
-    lines: Vec<[f32; COLS_F32]>,
-}
-
-impl PackedF32 {
-    /// `weights` is (K, N), row by row.
-    pub(crate) fn new(weights: &[f32], k: usize, n: usize) -> Self {
-        assert_eq!(weights.len(), k * n, "weights of {k} x {n}");
-        let mut lines = vec![[0.0; COLS_F32]; n.div_ceil(COLS_F32) * k];
-        for (row, values) in weights.chunks_exact(n.max(1)).enumerate() {
-            for (panel, values) in values.chunks(COLS_F32).enumerate() {
-                lines[panel * k + row][..values.len()].copy_from_slice(values);
-            }
-        }
-        Self { k, n, lines }
-    }
-
-    /// Two panels a tile.
-    pub(super) fn tiles(&self) -> usize {
-        self.n.div_ceil(TILE_COLS)
-    }
-
-    /// Products of up to [`TILE_ROWS`] rows and the columns of a tile.
-    pub(super) fn multiply(&self, rows: &[f32], tile: usize, out: &mut TileF32) {
-        let panels = &self.lines[2 * tile * self.k..];
-        let panels = &panels[..panels.len().min(2 * self.k)];
-        multiply(rows, self.k, panels, out.as_flattened_mut(), TILE_COLS);
-    }
-}
-
-/// Products of up to [`TILE_ROWS`] rows (of K values) and one or two panels (K, 16) into rows of `out` that are
-/// `stride` values apart.
-pub(super) fn multiply(
-    rows: &[f32],
-    k: usize,
-    panels: &[[f32; COLS_F32]],
-    out: &mut [f32],
-    stride: usize,
-) {
-    let count = rows.len() / k;
-    assert!(count <= TILE_ROWS && rows.len() == count * k && panels.len().is_multiple_of(k));
-    assert!(out.len() >= (count - 1) * stride + panels.len() / k * COLS_F32);
-    (kernel().tile_f32)(rows, k, panels, out, stride);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn bytes(n: usize, seed: u32) -> impl Iterator<Item = i8> {
+    pub(super) fn bytes(n: usize, seed: u32) -> impl Iterator<Item = i8> {
         (0..n as u32).map(move |i| {
             let mixed = (i ^ seed).wrapping_mul(0x85eb_ca6b);
             let mixed = (mixed ^ (mixed >> 15)).wrapping_mul(0xc2b2_ae35);
@@ -221,7 +167,7 @@ mod tests {
     }
 
     /// Every kernel of this CPU; all on ARM under qemu.
-    fn kernels() -> Vec<(&'static str, Kernel)> {
+    pub(super) fn kernels() -> Vec<(&'static str, Kernel)> {
         let mut all = vec![("generic", generic::KERNEL)];
         #[cfg(target_arch = "x86_64")]
         all.extend(x86::kernel().map(|kernel| ("avx512vnni", kernel)));
@@ -270,30 +216,6 @@ mod tests {
                             let found = tile.0[row][col % COLS];
                             assert_eq!(found, wanted, "{name} {m} x {k} x {n}: {row}, {col}");
                         }
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn kernels_add_one_fused_product_after_the_other() {
-        for (name, kernel) in kernels() {
-            for (m, k, panels) in [(8, 32, 2), (5, 7, 1), (1, 1, 2), (8, 33, 1), (7, 3, 2)] {
-                let small = |byte: i8| f32::from(byte) / 37.0;
-                let rows: Vec<f32> = bytes(m * k, 3).map(small).collect();
-                let lines: Vec<f32> = bytes(panels * k * COLS_F32, 4).map(small).collect();
-                let (stride, (lines, _)) = (40, lines.as_chunks());
-                let mut out = vec![0.0; m * stride];
-                (kernel.tile_f32)(&rows, k, lines, &mut out, stride);
-                for row in 0..m {
-                    for col in 0..panels * COLS_F32 {
-                        let (panel, lane) = (col / COLS_F32, col % COLS_F32);
-                        let wanted = (0..k).fold(0f32, |sum, i| {
-                            rows[row * k + i].mul_add(lines[panel * k + i][lane], sum)
-                        });
-                        let found = out[row * stride + col];
-                        assert_eq!(found.to_bits(), wanted.to_bits(), "{name} {m} {k} {panels}");
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Softmax over the last axis.
 
 use super::compute::{Compute, Operand};
-use super::{fold_lanes, vectorized};
+use super::{LANES, fold_lanes, join_lanes, vectorized};
 
 #[derive(Debug)]
 pub(crate) struct Softmax;
@@ -36,24 +36,30 @@ impl Compute for Softmax {
 #[inline(always)]
 pub(super) fn softmax(values: &mut [f32], len: usize) {
     for row in values.chunks_exact_mut(len) {
-        let scale = exponentials(row, &[]);
+        let scale = exponentials(row);
         for x in row {
             *x *= scale;
         }
     }
 }
 
-/// The softmax of `values + bias` but for its scale, which is returned.
+/// The softmax but for its scale, which is returned.
 #[inline(always)]
-pub(super) fn exponentials(values: &mut [f32], bias: &[f32]) -> f32 {
-    for (x, bias) in values.iter_mut().zip(bias) {
-        *x += bias;
-    }
+pub(super) fn exponentials(values: &mut [f32]) -> f32 {
     let max = fold_lanes(values, f32::NEG_INFINITY, larger, larger);
-    for x in &mut *values {
-        *x = exp(*x - max);
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for (x, sum) in chunk.iter_mut().zip(&mut lanes) {
+            *x = exp(*x - max);
+            *sum += *x;
+        }
     }
-    1.0 / fold_lanes(values, 0.0, |sum, x| sum + x, |a, b| a + b)
+    for (x, sum) in rest.iter_mut().zip(&mut lanes) {
+        *x = exp(*x - max);
+        *sum += *x;
+    }
+    1.0 / join_lanes(lanes, |a, b| a + b)
 }
 
 /// `f32::max` would be two comparisons; a NaN is lost here and comes back in the exponential.

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::super::threads::for_chunks;
 use super::compute::{Compute, Operand};
-use super::matmul::{COLS_F32, TILE_COLS, TILE_ROWS, TileF32, multiply};
+use super::matmul::{COLS_F32, Half, PackedF32, TILE_COLS, TILE_ROWS, TileF32};
+use super::relative_bias::RelativeBias;
 use super::softmax::exponentials;
 use super::vectorized;
 
@@ -18,8 +19,9 @@ pub(crate) struct WindowAttention {
     pub(crate) heads: usize,
     /// C / heads, a multiple of 16.
     pub(crate) head_dim: usize,
-    /// (heads, N, N), N tokens in a window.
-    pub(crate) bias: Vec<f32>,
+    pub(crate) bias: RelativeBias,
+    /// Products of 16 bits instead of 32.
+    pub(crate) half: Option<&'static Half>,
 }
 
 impl Compute for WindowAttention {
@@ -31,7 +33,7 @@ impl Compute for WindowAttention {
         let channels = self.heads * self.head_dim;
         let area = self.side * self.side;
         let rows = self.windows.iter().product::<usize>() * area;
-        if *inputs[0] != [rows, 3 * channels] || self.bias.len() != self.heads * area * area {
+        if *inputs[0] != [rows, 3 * channels] || self.bias.heads() != self.heads {
             return Err(format!(
                 "of {rows} tokens and {channels} channels takes no {:?}",
                 inputs[0]
@@ -49,7 +51,7 @@ impl Compute for WindowAttention {
         let (area, d) = (self.side * self.side, self.head_dim);
         // A window and head after the other, each by itself.
         let mut mixed = vec![0.0; out.len()];
-        let own = || Scratch::new(area, d);
+        let own = || Scratch::new(self);
         for_chunks(&mut mixed, area * d, own, |scratch, index, mixed| {
             let place = (index / self.heads, index % self.heads);
             vectorized(
@@ -70,23 +72,29 @@ impl Compute for WindowAttention {
 struct Scratch {
     /// (N, d)
     q: Vec<f32>,
-    /// K transposed, in panels: (N / 16, d, 16).
-    k: Vec<[f32; COLS_F32]>,
-    /// In panels: (d / 16, N, 16).
-    v: Vec<[f32; COLS_F32]>,
+    /// (d, N)
+    k: PackedF32,
+    /// (N, d)
+    v: PackedF32,
     /// (rows of a tile, N in whole panels)
     scores: Vec<f32>,
     /// Their exponentials: (rows of a tile, N).
     weights: Vec<f32>,
+    /// Rows of a tile, rounded.
+    rounded: [Vec<u16>; 2],
 }
 
 impl Scratch {
-    fn new(area: usize, head_dim: usize) -> Self {
-        let padded = area.div_ceil(COLS_F32) * COLS_F32;
+    fn new(attention: &WindowAttention) -> Self {
+        let (area, d) = (attention.side * attention.side, attention.head_dim);
+        let padded = area.next_multiple_of(COLS_F32);
+        let k = PackedF32::zeros(d, area, attention.half);
+        let v = PackedF32::zeros(area, d, attention.half);
         Self {
-            q: vec![0.0; area * head_dim],
-            k: vec![[0.0; COLS_F32]; padded / COLS_F32 * head_dim],
-            v: vec![[0.0; COLS_F32]; area * head_dim / COLS_F32],
+            q: vec![0.0; area * d],
+            rounded: [k.space(TILE_ROWS), v.space(TILE_ROWS)],
+            k,
+            v,
             scores: vec![0.0; TILE_ROWS * padded + COLS_F32],
             weights: vec![0.0; TILE_ROWS * area],
         }
@@ -104,53 +112,59 @@ impl WindowAttention {
     ) {
         let (d, area) = (self.head_dim, self.side * self.side);
         let channels = self.heads * d;
-        for token in 0..area {
+        let (panels_of_k, panels_of_v) = (scratch.k.lines_mut(), scratch.v.lines_mut());
+        for (token, q) in scratch.q.chunks_exact_mut(d).enumerate() {
             let row = &qkv[self.row(window, token) * 3 * channels + head * d..];
-            scratch.q[token * d..][..d].copy_from_slice(&row[..d]);
+            q.copy_from_slice(&row[..d]);
             let (panel, lane) = (token / COLS_F32, token % COLS_F32);
-            for (c, &value) in row[channels..][..d].iter().enumerate() {
-                scratch.k[panel * d + c][lane] = value;
+            let lines = &mut panels_of_k[panel * d..][..d];
+            for (line, &value) in lines.iter_mut().zip(&row[channels..]) {
+                line[lane] = value;
             }
             let (values, _) = row[2 * channels..][..d].as_chunks::<COLS_F32>();
             for (panel, values) in values.iter().enumerate() {
-                scratch.v[panel * area + token] = *values;
+                panels_of_v[panel * area + token] = *values;
             }
         }
-        let bias = &self.bias[head * area * area..][..area * area];
+        scratch.k.round();
+        scratch.v.round();
         for first in (0..area).step_by(TILE_ROWS) {
             let count = TILE_ROWS.min(area - first);
-            self.rows(scratch, bias, first..first + count, out);
+            self.rows(scratch, head, first..first + count, out);
         }
     }
 
     /// Some tokens of a window; `out` is (N, d).
     #[inline(always)]
-    fn rows(&self, scratch: &mut Scratch, bias: &[f32], tokens: Range<usize>, out: &mut [f32]) {
+    fn rows(&self, scratch: &mut Scratch, head: usize, tokens: Range<usize>, out: &mut [f32]) {
         let (d, area) = (self.head_dim, self.side * self.side);
-        let padded = scratch.k.len() / d * COLS_F32;
-        let q = &scratch.q[tokens.start * d..tokens.end * d];
-        for (tile, k) in scratch.k.chunks(2 * d).enumerate() {
-            let scores = &mut scratch.scores[tile * TILE_COLS..];
-            multiply(q, d, k, scores, padded);
+        let padded = area.next_multiple_of(COLS_F32);
+        let Scratch {
+            q,
+            k,
+            v,
+            scores,
+            weights,
+            rounded: [rounded_q, rounded_weights],
+        } = scratch;
+        let q = k.rows(&q[tokens.start * d..tokens.end * d], rounded_q);
+        for tile in 0..k.tiles() {
+            k.multiply(q, 0, tile, &mut scores[tile * TILE_COLS..], padded);
         }
         let mut scales = [0.0; TILE_ROWS];
         for (row, token) in tokens.clone().enumerate() {
-            let bias = &bias[token * area..][..area];
-            let scores = &mut scratch.scores[row * padded..][..area];
-            scales[row] = exponentials(scores, bias);
+            let scores = &mut scores[row * padded..][..area];
+            self.bias.add(scores, head, token);
+            scales[row] = exponentials(scores);
             if padded > area {
-                scratch.weights[row * area..][..area].copy_from_slice(scores);
+                weights[row * area..][..area].copy_from_slice(scores);
             }
         }
-        let weights = if padded > area {
-            &scratch.weights
-        } else {
-            &scratch.scores
-        };
-        let weights = &weights[..tokens.len() * area];
-        for (tile, v) in scratch.v.chunks(2 * area).enumerate() {
+        let weights = if padded > area { weights } else { scores };
+        let weights = v.rows(&weights[..tokens.len() * area], rounded_weights);
+        for tile in 0..v.tiles() {
             let mut sums = TileF32::default();
-            multiply(weights, area, v, sums.as_flattened_mut(), TILE_COLS);
+            v.multiply(weights, 0, tile, sums.as_flattened_mut(), TILE_COLS);
             let width = TILE_COLS.min(d - tile * TILE_COLS);
             for ((token, sums), scale) in tokens.clone().zip(&sums).zip(scales) {
                 let out = &mut out[token * d + tile * TILE_COLS..][..width];

@@ -37,30 +37,37 @@ impl<const N: usize> Columns<N> {
 
     /// Rows of `out` from those of the sums, `scaled(sum, column)`; `out` and `residual` are whole rows of the layer.
     #[inline(always)]
-    pub(super) fn finish<'a, T: Copy + 'a>(
+    pub(super) fn finish<T: Copy>(
         &self,
-        sums: impl Iterator<Item = &'a [T; N]>,
+        sums: &[[T; N]],
         residual: Option<&[f32]>,
         out: &mut [f32],
         scaled: impl Fn(T, usize) -> f32,
     ) {
-        for (row, (sums, out)) in sums.zip(out.chunks_exact_mut(self.row)).enumerate() {
-            let residual = residual.map(|it| &it[row * self.row + self.start..][..self.width]);
-            let out = &mut out[self.start..][..self.width];
-            let whole = residual.map(<&[f32; N]>::try_from);
-            match (<&mut [f32; N]>::try_from(&mut *out), whole) {
-                // Loops over arrays of one length: the compiler makes a few vector instructions of each.
-                (Ok(out), None) => {
+        let rows = sums.iter().zip(out.chunks_exact_mut(self.row));
+        match residual {
+            // Loops over arrays of one length: the compiler makes a few vector instructions of each.
+            None if self.width == N => {
+                for (sums, out) in rows {
+                    let out: &mut [f32; N] = self.columns_mut(out);
                     for col in 0..N {
                         out[col] = scaled(sums[col], col) + self.bias[col];
                     }
                 }
-                (Ok(out), Some(Ok(residual))) => {
+            }
+            Some(residual) if self.width == N => {
+                for ((sums, out), residual) in rows.zip(residual.chunks_exact(self.row)) {
+                    let residual: &[f32; N] = residual[self.start..].first_chunk().expect("N");
+                    let out = self.columns_mut(out);
                     for col in 0..N {
                         out[col] = scaled(sums[col], col) + self.bias[col] + residual[col];
                     }
                 }
-                _ => {
+            }
+            _ => {
+                for (row, (sums, out)) in rows.enumerate() {
+                    let residual = residual.map(|it| &it[row * self.row + self.start..]);
+                    let out = &mut out[self.start..][..self.width];
                     for (col, out) in out.iter_mut().enumerate() {
                         let sum = scaled(sums[col], col) + self.bias[col];
                         *out = residual.map_or(sum, |it| sum + it[col]);
@@ -75,6 +82,11 @@ impl<const N: usize> Columns<N> {
             Activation::HardSwish => self.activate(out, hard_swish_of),
             Activation::Relu => self.activate(out, relu_of),
         }
+    }
+
+    #[inline(always)]
+    fn columns_mut<'a>(&self, row: &'a mut [f32]) -> &'a mut [f32; N] {
+        row[self.start..].first_chunk_mut().expect("N columns")
     }
 
     /// A loop of its own: together with the one above it is too much for the compiler to make vectors of.

@@ -1,12 +1,17 @@
 //! AVX-512 VNNI: `vpdpbusd` adds four products of an unsigned and a signed byte to each of sixteen sums.
 
+mod bf16;
+
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
     _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
     _mm512_storeu_si512,
 };
 
-use super::{COLS_F32, Kernel, Line, QUAD, ROWS, TILE_ROWS, Tile};
+use super::float::{COLS_F32, TILE_ROWS};
+use super::{Kernel, Line, QUAD, ROWS, Tile};
+
+pub(super) use bf16::half;
 
 pub(super) fn kernel() -> Option<Kernel> {
     let has = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
@@ -125,6 +130,17 @@ fn sums_f32<const M: usize, const P: usize>(
             }
         }
     }
+    store_f32(&sums, out, stride);
+}
+
+/// Sums of rows and panels into rows that are `stride` values apart.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store_f32<const M: usize, const P: usize>(
+    sums: &[[__m512; P]; M],
+    out: &mut [f32],
+    stride: usize,
+) {
     for (sums, out) in sums.iter().zip(out.chunks_mut(stride)) {
         for (panel, &sums) in sums.iter().enumerate() {
             let out = &mut out[panel * COLS_F32..][..COLS_F32];
