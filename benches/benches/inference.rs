@@ -19,7 +19,7 @@ use phantom::dicom::{Ids, to_bytes};
 use phantom::{Heart, Phantom};
 use segmenter::Segmenter;
 use segmenter::decode::{Limits, decode};
-use segmenter::infer::{Graph, LoadOptions, passes};
+use segmenter::infer::{Graph, LoadOptions, half_precision, passes};
 use segmenter::result::instances;
 
 const SIDES: [usize; 2] = [256, 512];
@@ -103,7 +103,7 @@ fn encode(segmenter: &Segmenter, labels: &LabelMap, spacing_mm: [f64; 2]) -> Str
 }
 
 /// The graph with all passes, and without each of them: the difference is what it is worth. A pass that others build
-/// on takes them with it.
+/// on takes them with it. And in half precision, where the CPU has it.
 fn loader_passes(criterion: &mut Criterion) {
     let image = slice(SIDES[0]).image;
     for (name, segmenter) in bundles() {
@@ -111,17 +111,27 @@ fn loader_passes(criterion: &mut Criterion) {
         let Kind::Automatic { graph, .. } = &manifest.kind;
         let path = segmenter.path(graph);
         let (chw, _) = manifest.input.prepare(&image);
+        let mut run = |id: String, options: &LoadOptions| {
+            let graph = Graph::open_with(&path, manifest, options).expect("it opened before");
+            criterion.bench_function(&id, |bencher| {
+                bencher.iter(|| graph.run(black_box(&chw)).expect("runs"));
+            });
+        };
         let all = std::iter::once(None).chain(passes().map(Some));
         for without in all {
             let options = LoadOptions {
                 without: without.into_iter().map(String::from).collect(),
                 half: false,
             };
-            let graph = Graph::open_with(&path, manifest, &options).expect("it opened before");
             let without = without.unwrap_or("nothing");
-            criterion.bench_function(&format!("graph/{name}/without {without}"), |bencher| {
-                bencher.iter(|| graph.run(black_box(&chw)).expect("runs"));
-            });
+            run(format!("graph/{name}/without {without}"), &options);
+        }
+        if let Some(format) = half_precision() {
+            let options = LoadOptions {
+                half: true,
+                ..LoadOptions::default()
+            };
+            run(format!("graph/{name}/f32 as {format}"), &options);
         }
     }
 }

@@ -76,7 +76,11 @@ def networks(args: argparse.Namespace, folder: Path) -> dict[str, Network]:
 
 
 def candidates(args: argparse.Namespace, found: dict[str, Network], threads: int, folder: Path) -> Candidates:
-    made = {("**ours**", name): runtimes.ours(args.trainer, getattr(args, name), threads) for name in ("f32", "int8")}
+    made = {}
+    for name in ("f32", "int8"):
+        bundle = getattr(args, name)
+        made["**ours**", name] = runtimes.ours(args.trainer, bundle, threads)
+        made["**ours, half precision**", name] = runtimes.ours(args.trainer, bundle, threads, "--half-precision")
     for n, (name, network) in enumerate(found.items()):
         made["ONNX Runtime", name] = runtimes.onnx_runtime(network, threads)
         made["OpenVINO", name] = runtimes.open_vino(network, threads, "f32")

@@ -75,8 +75,8 @@ def open_vino(network: Network, threads: int, precision: str) -> Round:
     return in_process(run)
 
 
-def ours(trainer: str, bundle: Path, threads: int) -> Round:
-    command = [trainer, "bundle", "profile", bundle, "--runs", str(RUNS_A_ROUND), "--threads", str(threads)]
+def ours(trainer: str, bundle: Path, threads: int, *flags: str) -> Round:
+    command = [trainer, "bundle", "profile", bundle, "--runs", str(RUNS_A_ROUND), "--threads", str(threads), *flags]
 
     def round_() -> Times:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,8 +1,9 @@
-"""Two files of results, one JSON object a line, hold the same masks: compare.py ONE TWO [--in-order]
+"""Two files of results, one JSON object a line, hold the same masks: compare.py ONE TWO [--in-order] [--dice=LEAST]
 
 Results are paired by the digest of their input (copies count once), or with --in-order by their place, when one
 image went through two encodings. Every mask is decoded with pycocotools, and area and box have to be those of the
-decoded mask. Exits with 1 on any difference and says how many pixels differ. Needs numpy and pycocotools.
+decoded mask. Exits with 1 where a mask has a Dice below LEAST, 1 unless said, and says how many pixels differ. Needs
+numpy and pycocotools.
 """
 
 import json
@@ -42,6 +43,7 @@ def read(path: str, in_order: bool) -> dict:
 
 def main() -> int:
     paths = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    least = [float(argument.removeprefix("--dice=")) for argument in sys.argv if argument.startswith("--dice=")]
     one, two = (read(path, "--in-order" in sys.argv) for path in paths)
     if one.keys() != two.keys() or not one:
         print(f"DIFFER: {len(one)} and {len(two)} results, {len(one.keys() & two.keys())} of the same images")
@@ -62,7 +64,7 @@ def main() -> int:
     if n_pixels == 0:
         print("no foreground anywhere: this compares nothing")
         return 1
-    return 1 if n_different else 0
+    return 1 if worst < min(least, default=1.0) else 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The ARM build under qemu gives the masks that the build for this machine gives, to the pixel: same_masks.sh BUNDLE
-# IMAGE... All images on a CPU that has everything, the first two on a Cortex-A72, where tract takes other kernels.
+# IMAGE... All images on a CPU that has everything, the first two on a Cortex-A72, where tract takes other kernels. In half
+# precision, which is f16 there, the first two nearly so.
 #
 # Both binaries are there before: tests/arm/build.sh, cargo build -p daemon.
 set -euo pipefail
@@ -20,13 +21,15 @@ printf 'stripped: aarch64 %d bytes (without demo), %s %d bytes\n' \
 images=("$bundle/golden.tif" "$@")
 time "$here" segment --bundle "$bundle" "${images[@]}" >"$work/here.jsonl"
 compare() {
-    local cpu=$1
-    shift
-    echo "qemu -cpu $cpu:"
+    local cpu=$1 flag=$2 dice=$3
+    shift 3
+    echo "qemu -cpu $cpu $flag:"
     # A second thread never starts under Debian's qemu 7.2; here it runs.
-    time qemu-aarch64-static -cpu "$cpu" -L /usr/aarch64-linux-gnu "$work/arm" segment --threads 1 --bundle "$bundle" "$@" \
-        >"$work/arm.jsonl"
-    "${SCANSIDE_PYTHON:-python3}" "$folder/compare.py" <(head -n $# "$work/here.jsonl") "$work/arm.jsonl"
+    time qemu-aarch64-static -cpu "$cpu" -L /usr/aarch64-linux-gnu "$work/arm" segment --threads 1 $flag --bundle "$bundle" "$@" \
+        >"$work/arm.jsonl" 2> >(tee "$work/words" >&2)
+    "${SCANSIDE_PYTHON:-python3}" "$folder/compare.py" --dice="$dice" <(head -n $# "$work/here.jsonl") "$work/arm.jsonl"
 }
-compare max "${images[@]}"
-compare cortex-a72 "${images[@]:0:2}"
+compare max "" 1 "${images[@]}"
+compare cortex-a72 "" 1 "${images[@]:0:2}"
+compare max --half-precision 0.98 "${images[@]:0:2}"
+grep -q 'in half precision format="f16"' "$work/words"

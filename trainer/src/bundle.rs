@@ -16,8 +16,8 @@ use contract::manifest::{Class, Kind, Output, Precision, Provenance, SCHEMA};
 use contract::mask::Logits;
 use contract::signature::SIGNATURE;
 use contract::{Image, LabelMap, Manifest};
-use segmenter::Segmenter;
-use segmenter::infer::Probe;
+use segmenter::infer::{Probe, half_precision};
+use segmenter::{OpenOptions, Segmenter};
 use tiff::encoder::colortype::{Gray32Float, RGB32Float};
 use tiff::encoder::{Compression, DeflateLevel, TiffEncoder};
 
@@ -48,6 +48,19 @@ pub struct BundleSpec {
     pub golden: Image,
     /// What quantization did, layer by layer, as JSON.
     pub quantization: Option<String>,
+}
+
+/// Opens a bundle, on request as a daemon with `models.half_precision` does.
+pub fn open(path: &Path, half: bool) -> Result<Segmenter> {
+    ensure!(
+        !half || half_precision().is_some(),
+        "this CPU multiplies no numbers of 16 bits: leave --half-precision out"
+    );
+    let options = OpenOptions {
+        half,
+        ..OpenOptions::default()
+    };
+    Ok(Segmenter::open_with(path, &options)?)
 }
 
 /// Writes the bundle folder `directory`, replacing an older bundle there.
@@ -273,8 +286,6 @@ mod tests {
     use contract::signature::TrustedKeys;
     use ct_codecs::{Base64, Decoder, Encoder};
     use nets::tiny_vit::Stem;
-
-    use segmenter::OpenOptions;
 
     use super::*;
     use crate::onnx::testing::{SIZE, config, image, random_state};

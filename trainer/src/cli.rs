@@ -149,8 +149,8 @@ pub struct EvalArgs {
     /// Every label value above 0 counts as foreground.
     #[arg(long, conflicts_with = "class")]
     pub combine: bool,
-    /// Open the bundle as a daemon with `models.half_precision` does.
-    #[arg(long)]
+    /// Multiply a bundle's f32 in 16 bits, as a daemon with `models.half_precision` does.
+    #[arg(long, conflicts_with = "boxes")]
     pub half_precision: bool,
     /// Also write the report as JSON.
     #[arg(long)]
@@ -210,7 +210,7 @@ pub enum BundleCommand {
         /// window_attention, sum, activation, chain.
         #[arg(long, value_delimiter = ',', value_name = "PASS")]
         without: Vec<String>,
-        /// Multiply f32 in 16 bits where the CPU can, as a daemon with `models.half_precision` does.
+        /// Multiply f32 in 16 bits, as a daemon with `models.half_precision` does.
         #[arg(long)]
         half_precision: bool,
     },

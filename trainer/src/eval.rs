@@ -8,8 +8,9 @@ use contract::prompt::tight_box;
 use nets::params::Compute;
 use nets::sam::{EncoderConfig, SamConfig};
 use nets::tiny_vit::TinyVitConfig;
-use segmenter::{OpenOptions, Segmenter};
+use segmenter::Segmenter;
 
+use crate::bundle;
 use crate::cli::{EvalArgs, SplitArg};
 use crate::config::Config;
 use crate::dataset::{Dataset, Entry, LabelRule, Sample, Split};
@@ -105,12 +106,12 @@ fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
     }
     if path.join("run.json").exists() {
         let config = Config::read(&path.join("config.toml"))?;
-        let model = Model::open(path)?;
         ensure!(
             !args.half_precision,
             "--half-precision is for bundles; {} is a run",
             path.display()
         );
+        let model = Model::open(path)?;
         return Ok((
             Subject::Run(Box::new(model)),
             config.data.target,
@@ -123,11 +124,7 @@ fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
             path.display()
         );
     }
-    let options = OpenOptions {
-        half: args.half_precision,
-        ..OpenOptions::default()
-    };
-    let segmenter = Segmenter::open_with(path, &options)?;
+    let segmenter = bundle::open(path, args.half_precision)?;
     let n_classes = segmenter.manifest().classes.len();
     let rule = if n_classes == 1 {
         binary

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use contract::Image;
 use contract::bundle::GOLDEN_IMAGE;
+use segmenter::Segmenter;
 use segmenter::decode::{Limits, decode};
 use segmenter::infer::{passes, set_threads};
-use segmenter::{OpenOptions, Segmenter};
 
 use super::sign;
 use crate::cli::BundleCommand;
@@ -29,11 +29,7 @@ pub fn run(command: &BundleCommand) -> Result<()> {
             half_precision,
         } => {
             set_threads(*threads)?;
-            let options = OpenOptions {
-                half: *half_precision,
-                ..OpenOptions::default()
-            };
-            let segmenter = Segmenter::open_with(bundle, &options)?;
+            let segmenter = super::open(bundle, *half_precision)?;
             profile(&segmenter, (usize::from(*runs), *nodes), without)
         }
         BundleCommand::Dump {

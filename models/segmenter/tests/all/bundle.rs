@@ -3,10 +3,10 @@ use std::path::Path;
 use contract::Image;
 use contract::bundle::{ClassMask, GOLDEN_IMAGE, GOLDEN_MASK, MANIFEST};
 use segmenter::decode::{Limits, decode};
-use segmenter::infer::{Probe, set_threads};
+use segmenter::infer::{Probe, half_precision, set_threads};
 use segmenter::overlay::overlay_png;
 use segmenter::result::{Instance, instances};
-use segmenter::{OpenError, Segmenter};
+use segmenter::{OpenError, OpenOptions, Segmenter};
 
 use crate::sample_bundle;
 
@@ -67,6 +67,26 @@ fn two_threads_give_the_bits_of_one() {
     assert_eq!(set_threads(2).unwrap(), 2);
     assert_eq!(bits(), alone);
     assert_eq!(set_threads(3).unwrap(), 2, "what was said first counts");
+}
+
+/// The golden pair, which opening tries, allows for what the rounding moves.
+#[test]
+fn half_precision_is_another_way_to_the_same_mask() {
+    let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../zoo/cardiac-lv-vit_t-256");
+    let segmenter = Segmenter::open(&zoo).unwrap();
+    let options = OpenOptions {
+        half: true,
+        ..OpenOptions::default()
+    };
+    let half = Segmenter::open_with(&zoo, &options).unwrap();
+    let golden = std::fs::read(segmenter.path(GOLDEN_IMAGE)).unwrap();
+    let image = decode(&golden, &Limits::STANDARD).unwrap().frames.remove(0);
+    let [one, two] = [&segmenter, &half].map(|it| it.logits(&image).unwrap().0.data);
+    let furthest = one.iter().zip(&two).map(|(a, b)| (a - b).abs());
+    let furthest = furthest.fold(0.0, f32::max);
+    let top = one.iter().fold(0f32, |top, value| top.max(value.abs()));
+    assert_eq!(furthest > 0.0, half_precision().is_some(), "{furthest}");
+    assert!(furthest < 0.1 * top, "{furthest} of {top}");
 }
 
 #[test]
