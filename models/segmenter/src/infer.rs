@@ -113,8 +113,8 @@ impl Graph {
 
     /// `chw` is 3 x size x size, as `InputRules::prepare` gives it.
     pub fn run(&self, chw: &[f32]) -> Result<Logits, InferError> {
-        let outputs = run(&self.plan, self.size, chw)?;
-        let (shape, data) = plain(&outputs[0])?;
+        let mut outputs = run(&self.plan, self.size, chw)?;
+        let (shape, data) = outputs.swap_remove(0);
         if shape != self.output {
             return Err(InferError::OutputShape {
                 expected: self.output,
@@ -163,15 +163,13 @@ impl Probe {
     /// One array for each output name, in the order given to `open`.
     pub fn run(&self, chw: &[f32]) -> Result<Vec<Array>, InferError> {
         let outputs = run(&self.plan, self.size, chw)?;
-        let named = self.names.iter().zip(&outputs).map(|(name, output)| {
-            let (shape, data) = plain(output)?;
-            Ok(Array {
-                name: name.clone(),
-                shape,
-                data,
-            })
+        let named = self.names.iter().zip(outputs);
+        let arrays = named.map(|(name, (shape, data))| Array {
+            name: name.clone(),
+            shape,
+            data,
         });
-        named.collect()
+        Ok(arrays.collect())
     }
 }
 
@@ -245,12 +243,19 @@ fn load_unguarded(
         .map_err(broken)
 }
 
-fn run(plan: &Plan, size: usize, chw: &[f32]) -> Result<TVec<TValue>, InferError> {
+/// Shape and values.
+type Plain = (Vec<usize>, Vec<f32>);
+
+/// The outputs.
+fn run(plan: &Plan, size: usize, chw: &[f32]) -> Result<Vec<Plain>, InferError> {
     let input = image_tensor(size, chw)?;
-    plan.run(tvec!(input.into()))
-        .map_err(|error| InferError::Run {
+    threads::on_one(|| {
+        let outputs = plan.run(tvec!(input.into()));
+        let outputs = outputs.map_err(|error| InferError::Run {
             detail: format!("{error:#}"),
-        })
+        })?;
+        outputs.iter().map(plain).collect()
+    })
 }
 
 fn image_tensor(size: usize, chw: &[f32]) -> Result<Tensor, InferError> {
@@ -266,8 +271,8 @@ fn image_tensor(size: usize, chw: &[f32]) -> Result<Tensor, InferError> {
     })
 }
 
-/// Shape and values; integer tensors become f32.
-fn plain(value: &TValue) -> Result<(Vec<usize>, Vec<f32>), InferError> {
+/// Integer tensors become f32.
+fn plain(value: &TValue) -> Result<Plain, InferError> {
     let failed = |error: TractError| InferError::Run {
         detail: format!("{error:#}"),
     };

@@ -30,6 +30,14 @@ pub fn set_threads(threads: usize) -> Result<usize, ThreadPoolBuildError> {
     Ok(holds.as_ref().map_or(1, ThreadPool::current_num_threads))
 }
 
+/// Runs `work`, which calls [`for_chunks`] often, on one of the threads, so that none is woken for every call.
+pub(super) fn on_one<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    match POOL.get() {
+        Some(Some(pool)) => pool.install(work),
+        _ => work(),
+    }
+}
+
 /// Calls `work` for every `size` values of `out` with their number, and with something of its own for each thread.
 pub(super) fn for_chunks<S>(
     out: &mut [f32],

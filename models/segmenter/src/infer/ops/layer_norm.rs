@@ -1,7 +1,11 @@
 //! LayerNorm over the last axis, in one pass over each row.
 
+use super::super::threads::for_chunks;
 use super::compute::{Compute, Operand};
 use super::{fold_lanes, vectorized};
+
+/// Rows that a thread takes at once.
+const BLOCK: usize = 64;
 
 /// Inputs: x (..., n), weight (n), bias (n).
 #[derive(Debug)]
@@ -29,8 +33,16 @@ impl Compute for LayerNorm {
 
     fn run(&self, inputs: &[Operand], out: &mut [f32]) {
         let [x, weight, bias] = [0, 1, 2].map(|i| inputs[i].0);
-        out.copy_from_slice(x);
-        layer_norm(out, weight, bias, self.epsilon);
+        let block = BLOCK * weight.len();
+        for_chunks(
+            out,
+            block,
+            || (),
+            |(), index, out| {
+                out.copy_from_slice(&x[index * block..][..out.len()]);
+                layer_norm(out, weight, bias, self.epsilon);
+            },
+        );
     }
 }
 
