@@ -30,6 +30,9 @@ pub struct Profile {
     pub operators: Vec<OperatorTime>,
 }
 
+/// Runs that do not count: new threads take a while to find a core each.
+const WARM_UP: usize = 5;
+
 /// Of a run: nodes, time and multiplications by operator or node.
 type Times = BTreeMap<String, (usize, Duration, u64)>;
 
@@ -39,6 +42,9 @@ impl Graph {
     pub fn profile(&self, chw: &[f32], runs: usize, by_node: bool) -> Result<Profile, InferError> {
         let mut all: BTreeMap<String, OperatorTime> = BTreeMap::new();
         let mut totals = Vec::with_capacity(runs);
+        for _ in 0..WARM_UP {
+            on_one(|| self.profile_once(chw, by_node))?;
+        }
         for _ in 0..runs {
             let (total, times) = on_one(|| self.profile_once(chw, by_node))?;
             totals.push(total);
