@@ -26,7 +26,7 @@ compare() {
     echo "qemu -cpu $cpu $flag:"
     # A second thread never starts under Debian's qemu 7.2; here it runs.
     time qemu-aarch64-static -cpu "$cpu" -L /usr/aarch64-linux-gnu "$work/arm" segment --threads 1 $flag --bundle "$bundle" "$@" \
-        >"$work/arm.jsonl" 2> >(tee "$work/words" >&2)
+        >"$work/arm.jsonl" 2>"$work/words" || { cat "$work/words" >&2 && return 1; }
     "${SCANSIDE_PYTHON:-python3}" "$folder/compare.py" --dice="$dice" <(head -n $# "$work/here.jsonl") "$work/arm.jsonl"
 }
 compare max "" 1 "${images[@]}"
