@@ -121,14 +121,14 @@ fn loader_passes(criterion: &mut Criterion) {
         for without in all {
             let options = LoadOptions {
                 without: without.into_iter().map(String::from).collect(),
-                half: false,
+                half_precision: false,
             };
             let without = without.unwrap_or("nothing");
             run(format!("graph/{name}/without {without}"), &options);
         }
         if let Some(format) = half_precision() {
             let options = LoadOptions {
-                half: true,
+                half_precision: true,
                 ..LoadOptions::default()
             };
             run(format!("graph/{name}/f32 as {format}"), &options);

@@ -176,7 +176,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
     use_threads(args.threads);
     say_half_precision(args.half_precision);
     let options = OpenOptions {
-        half: args.half_precision,
+        half_precision: args.half_precision,
         ..OpenOptions::default()
     };
     let segmenter =
@@ -204,7 +204,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
                     write_overlays(folder, file, &found, segmenter.manifest())?;
                 }
                 found.labels.clear();
-                let report = report(&speaker, found, segmenter.manifest());
+                let report = report(&speaker, found, &segmenter);
                 let line = serde_json::to_string(&report).expect("a report is plain data");
                 writeln!(out, "{line}")?;
             }
@@ -237,13 +237,13 @@ fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Found, Failure> {
     )
 }
 
-fn report(speaker: &Speaker, found: Found, manifest: &contract::Manifest) -> Report {
+fn report(speaker: &Speaker, found: Found, segmenter: &Segmenter) -> Report {
     let origin = Origin {
         source: "cli".to_owned(),
         received_at: clock::now(),
         wait_ms: 0.0,
     };
-    speaker.report(found, &origin, &manifest.into())
+    speaker.report(found, &origin, &segmenter.into())
 }
 
 /// `<stem>-<start of the file's digest>[-<frame>].png`.

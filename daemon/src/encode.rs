@@ -5,6 +5,7 @@
 //! A result above the inline limit is split: part 0 is the result with `masks` in place of mask data,
 //! parts 1 to n joined are the JSON array of its instances with masks.
 
+use segmenter::Segmenter;
 use segmenter::result::Instance;
 use segmenter::seg::Volume;
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,9 @@ pub struct Model {
     pub version: String,
     pub digest: String,
     pub precision: contract::manifest::Precision,
+    /// What f32 was multiplied as, "f16" or "bf16".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub half_precision: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -168,7 +172,7 @@ impl Speaker {
         let ms = |duration: std::time::Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         Report {
             schema: "result/1".to_owned(),
-            job_id: job::job_id(&found.sha256, &model.digest),
+            job_id: job::job_id(&found.sha256, model),
             seq: 0,
             node: self.node.clone(),
             boot: self.boot,
@@ -253,13 +257,15 @@ impl Speaker {
     }
 }
 
-impl From<&contract::Manifest> for Model {
-    fn from(manifest: &contract::Manifest) -> Self {
+impl From<&Segmenter> for Model {
+    fn from(segmenter: &Segmenter) -> Self {
+        let manifest = segmenter.manifest();
         Self {
             name: manifest.name.clone(),
             version: manifest.version.clone(),
             digest: manifest.digest.clone(),
             precision: manifest.precision,
+            half_precision: segmenter.half_precision().map(str::to_owned),
         }
     }
 }

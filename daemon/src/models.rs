@@ -36,7 +36,7 @@ pub struct Serving {
 
 impl Serving {
     fn new(segmenter: Segmenter) -> Arc<Self> {
-        let model = segmenter.manifest().into();
+        let model = (&segmenter).into();
         Arc::new(Self { segmenter, model })
     }
 }
@@ -96,7 +96,7 @@ pub(crate) fn use_threads(threads: usize) {
 pub(crate) fn say_half_precision(wanted: bool) {
     match half_precision() {
         _ if !wanted => {}
-        Some(format) => tracing::info!(format, "f32 is multiplied in half precision"),
+        Some(format) => tracing::info!(format, "layers in f32 multiply in half precision"),
         None => tracing::warn!("this CPU has no instructions for half precision: f32 it is"),
     }
 }
@@ -351,6 +351,7 @@ impl State {
             "version": serving.version,
             "digest": serving.digest,
             "precision": serving.precision,
+            "half_precision": serving.half_precision,
             "counter": self.serving.segmenter.manifest().counter,
             "since": stand.map(|stand| &stand.since),
             "configured": stand.is_none_or(|stand| stand.version.configured),

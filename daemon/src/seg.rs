@@ -78,7 +78,7 @@ impl Slice {
         });
         let (model, manifest) = serving;
         Some(Self {
-            job_id: job::job_id(&found.sha256, &model.digest),
+            job_id: job::job_id(&found.sha256, model),
             source: source_name.to_owned(),
             finished_at: clock::now(),
             model: model.clone(),
@@ -335,16 +335,18 @@ pub(crate) mod tests {
             spacing: "1\\1".into(),
             thickness: None,
         };
+        let model = Model {
+            name: "cardiac".into(),
+            version: "1.0".into(),
+            digest: "digest".into(),
+            precision: contract::manifest::Precision::F32,
+            half_precision: None,
+        };
         Slice {
-            job_id: job::job_id(&number.to_string(), "model"),
+            job_id: job::job_id(&number.to_string(), &model),
             source: "ward".into(),
             finished_at: format!("2026-11-24T00:40:{number:02}.000Z"),
-            model: Model {
-                name: "cardiac".into(),
-                version: "1.0".into(),
-                digest: "digest".into(),
-                precision: contract::manifest::Precision::F32,
-            },
+            model,
             classes: vec![Class {
                 id: 1,
                 label: "left ventricle".into(),

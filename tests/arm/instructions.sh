@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How many instructions an inference takes on ARM: instructions.sh [--marks] [--functions] [--half-precision] BUNDLE...
+# How many instructions an inference takes on ARM: instructions.sh [--functions] [--half-precision | --marks] BUNDLE...
 #
 # One table for a CPU that has everything and for a Cortex-A72, which lacks the dot products. Every bundle is compared with
 # the first one. --marks wants two, f32 and int8, and fails where int8 takes more than half of f32's on the first CPU or more
@@ -24,8 +24,8 @@ while [[ "${1:-}" = --* ]]; do
     esac
     shift
 done
-if [ $# -eq 0 ] || { $marks && [ $# -ne 2 ]; }; then
-    echo "usage: $0 [--marks] [--functions] [--half-precision] BUNDLE... (with --marks: F32 INT8)" >&2
+if [ $# -eq 0 ] || { $marks && [ $# -ne 2 ]; } || { $marks && [ ${#segment[@]} -gt 3 ]; }; then
+    echo "usage: $0 [--functions] [--half-precision | --marks] BUNDLE... (with --marks: F32 INT8)" >&2
     exit 2
 fi
 work=$(mktemp -d)

@@ -16,7 +16,7 @@ use contract::manifest::{Class, Kind, Output, Precision, Provenance, SCHEMA};
 use contract::mask::Logits;
 use contract::signature::SIGNATURE;
 use contract::{Image, LabelMap, Manifest};
-use segmenter::infer::{Probe, half_precision};
+use segmenter::infer::{self, Probe};
 use segmenter::{OpenOptions, Segmenter};
 use tiff::encoder::colortype::{Gray32Float, RGB32Float};
 use tiff::encoder::{Compression, DeflateLevel, TiffEncoder};
@@ -51,13 +51,13 @@ pub struct BundleSpec {
 }
 
 /// Opens a bundle, on request as a daemon with `models.half_precision` does.
-pub fn open(path: &Path, half: bool) -> Result<Segmenter> {
+pub fn open(path: &Path, half_precision: bool) -> Result<Segmenter> {
     ensure!(
-        !half || half_precision().is_some(),
+        !half_precision || infer::half_precision().is_some(),
         "this CPU multiplies no numbers of 16 bits: leave --half-precision out"
     );
     let options = OpenOptions {
-        half,
+        half_precision,
         ..OpenOptions::default()
     };
     Ok(Segmenter::open_with(path, &options)?)
@@ -449,7 +449,7 @@ mod tests {
         pack(&path, &archive).unwrap();
         let options = OpenOptions {
             keys: Some(&keys),
-            half: false,
+            half_precision: false,
         };
         Segmenter::open_with(&archive, &options).unwrap();
 

@@ -197,7 +197,7 @@ pub enum BundleCommand {
     /// Say where the time of inference goes on this machine, operator by operator.
     Profile {
         bundle: PathBuf,
-        /// Runs over the golden image; times are those of the fastest.
+        /// Runs over the golden image, after five that do not count; times are those of the fastest.
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
         runs: u16,
         /// Every node for itself.

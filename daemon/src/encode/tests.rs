@@ -28,6 +28,7 @@ fn model() -> Model {
         version: "1.0.0".into(),
         digest: "d".repeat(64),
         precision: contract::manifest::Precision::Int8,
+        half_precision: None,
     }
 }
 

@@ -14,6 +14,7 @@ use contract::manifest::Class as Meaning;
 use contract::mask::Overlap;
 use contract::{Image, LabelMap};
 use segmenter::Segmenter;
+use segmenter::infer::alone;
 use serde_json::{Value, json};
 
 use super::{Models, Problem, Version};
@@ -45,7 +46,7 @@ impl Shadow {
         let own = Arc::clone(&models);
         thread::Builder::new()
             .name("shadow".to_owned())
-            .spawn(move || work(&own, &status, &queue))?;
+            .spawn(move || alone(|| work(&own, &status, &queue)))?;
         Ok(Self { glimpses, models })
     }
 

@@ -16,12 +16,14 @@ use std::time::UNIX_EPOCH;
 use contract::bundle::Bundle;
 use contract::signature::{SIGNATURE, TrustedKeys};
 use contract::{Manifest, bundle};
-use segmenter::{OpenOptions, Segmenter};
+use segmenter::infer::alone;
+use segmenter::{OpenError, OpenOptions, Segmenter};
 
 use super::ModelsError;
 use super::record::{Record, Version};
 use crate::config::Config;
 use crate::disk::{self, step};
+use crate::failure::chain;
 
 /// The folder of all slots and the rules for what goes in.
 #[derive(Debug, Clone)]
@@ -31,7 +33,7 @@ pub struct Store {
     slots: Vec<(String, PathBuf)>,
     keys: TrustedKeys,
     allow_unsigned: bool,
-    half: bool,
+    half_precision: bool,
     versions_max: usize,
 }
 
@@ -72,7 +74,7 @@ impl Store {
             keys: TrustedKeys::parse(&models.trusted_keys)
                 .expect("the configuration was validated"),
             allow_unsigned: models.allow_unsigned,
-            half: models.half_precision,
+            half_precision: models.half_precision,
             versions_max: models.versions_max,
         }
     }
@@ -312,11 +314,8 @@ impl Store {
         } else {
             let path = self.slot_folder(slot).join(&version.digest);
             let signed = path.join(SIGNATURE).symlink_metadata().is_ok();
-            let options = OpenOptions {
-                keys: (signed || !self.allow_unsigned).then_some(&self.keys),
-                half: self.half,
-            };
-            Segmenter::open_with(&path, &options).map_err(Box::new)?
+            let keys = (signed || !self.allow_unsigned).then_some(&self.keys);
+            self.segmenter(&path, keys).map_err(Box::new)?
         };
         if segmenter.manifest().digest != version.digest {
             return Err(ModelsError::Replaced {
@@ -331,14 +330,30 @@ impl Store {
         self.known(slot)?;
         let found = self.slots.iter().find(|(name, _)| name == slot);
         let (_, path) = found.expect("the slot is known");
-        let options = OpenOptions {
-            keys: (!self.keys.is_empty()).then_some(&self.keys),
-            half: self.half,
-        };
-        Segmenter::open_with(path, &options).map_err(|source| ModelsError::Configured {
+        let keys = (!self.keys.is_empty()).then_some(&self.keys);
+        let opened = self.segmenter(path, keys);
+        opened.map_err(|source| ModelsError::Configured {
             path: path.clone(),
             source: Box::new(source),
         })
+    }
+
+    /// Beside what serves: on this thread alone. What half precision moves too far from its golden mask runs in f32.
+    fn segmenter(&self, path: &Path, keys: Option<&TrustedKeys>) -> Result<Segmenter, OpenError> {
+        let open = |half_precision| {
+            let options = OpenOptions {
+                keys,
+                half_precision,
+            };
+            alone(|| Segmenter::open_with(path, &options))
+        };
+        match open(self.half_precision) {
+            Err(error @ OpenError::SelfTest { .. }) if self.half_precision => {
+                tracing::warn!(error = chain(&error), "in half precision; f32 it is");
+                open(false)
+            }
+            opened => opened,
+        }
     }
 
     pub(super) fn configured_version(segmenter: &Segmenter) -> Version {

@@ -112,7 +112,7 @@ impl Worker {
         let mut found = match segment(&serving.segmenter, &mut self.decoder, &bytes) {
             Ok(found) => found,
             Err(failure) => {
-                let id = job_id(&sha256(&bytes), &serving.model.digest);
+                let id = job_id(&sha256(&bytes), &serving.model);
                 return self.quarantine(ticket, Some(id), &failure);
             }
         };

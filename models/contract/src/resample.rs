@@ -109,7 +109,7 @@ fn horizontal_u8(source: &[u8], image: &Image, cols: usize) -> Vec<u8> {
     let channels = image.channels;
     let across = Filter::new(image.cols, cols);
     // Every output gets as many taps as the one with most, those that are missing with weight 0, and starts further
-    // left where they would reach beyond the line. So one tap of a whole line is one plain loop.
+    // left where they would reach beyond the line. So one tap of a line is a plain loop.
     let n_taps = across.taps().map(|taps| taps.weights.len()).max();
     let n_taps = n_taps.unwrap_or_default();
     let mut starts = Vec::with_capacity(cols * channels);
@@ -135,8 +135,12 @@ fn horizontal_u8(source: &[u8], image: &Image, cols: usize) -> Vec<u8> {
                 sums.fill(HALF);
                 for (tap, weights) in weights.chunks_exact(width).enumerate() {
                     let line = &line[tap * channels..];
-                    for at in (0..halved.start).chain(halved.end..width) {
-                        sums[at] += i32::from(line[starts[at]]) * weights[at];
+                    for outside in [0..halved.start, halved.end..width] {
+                        let sums = sums[outside.clone()].iter_mut();
+                        let starts = starts[outside.clone()].iter();
+                        for ((sum, &start), weight) in sums.zip(starts).zip(&weights[outside]) {
+                            *sum += i32::from(line[start]) * weight;
+                        }
                     }
                     if !halved.is_empty() {
                         let (pairs, _) = line[starts[halved.start]..].as_chunks::<2>();
@@ -364,6 +368,7 @@ mod tests {
     fn lines_of_every_width_are_the_sums_of_their_taps() {
         for (from, to, channels) in [
             (512, 256, 1),
+            (500, 256, 1),
             (300, 256, 3),
             (7, 20, 3),
             (1, 4, 1),

@@ -17,7 +17,7 @@ use tract_onnx::prelude::*;
 
 pub use lowering::{LoadOptions, half_precision, passes};
 pub use profile::{OperatorTime, Profile};
-pub use threads::set_threads;
+pub use threads::{alone, set_threads};
 
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {

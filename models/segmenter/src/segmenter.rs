@@ -12,7 +12,7 @@ use contract::{Image, LabelMap, Manifest};
 use tempfile::TempDir;
 
 use crate::decode::{DecodeError, Limits, decode};
-use crate::infer::{Graph, InferError, LoadOptions, Profile};
+use crate::infer::{Graph, InferError, LoadOptions, Profile, half_precision};
 use crate::unpack::{UnpackError, unpack};
 
 /// Processors round differently: a few boundary pixels may move, more means another network.
@@ -32,7 +32,7 @@ pub struct Timing {
 pub struct Segmenter {
     bundle: Bundle,
     graph: Graph,
-    half: bool,
+    half_precision: Option<&'static str>,
     /// Holds the files of a `.tar` as long as the golden pair may be asked for.
     _unpacked: Option<TempDir>,
 }
@@ -42,8 +42,8 @@ pub struct Segmenter {
 pub struct OpenOptions<'a> {
     /// One of these has to have signed it.
     pub keys: Option<&'a TrustedKeys>,
-    /// As [`LoadOptions::half`].
-    pub half: bool,
+    /// As [`LoadOptions::half_precision`].
+    pub half_precision: bool,
 }
 
 /// What the golden self-test measured.
@@ -133,9 +133,9 @@ impl Segmenter {
         };
         let Kind::Automatic { graph, .. } = &bundle.manifest.kind;
         let onnx = bundle.path(graph);
-        let half = options.half;
+        let half_precision = options.half_precision.then(half_precision).flatten();
         let loading = LoadOptions {
-            half,
+            half_precision: half_precision.is_some(),
             ..LoadOptions::default()
         };
         let graph = Graph::open_with(&onnx, &bundle.manifest, &loading)
@@ -143,7 +143,7 @@ impl Segmenter {
         let segmenter = Self {
             bundle,
             graph,
-            half,
+            half_precision,
             _unpacked: unpacked,
         };
         segmenter
@@ -157,6 +157,11 @@ impl Segmenter {
 
     pub fn manifest(&self) -> &Manifest {
         &self.bundle.manifest
+    }
+
+    /// What f32 is multiplied as, "f16" or "bf16"; `None` where it is f32.
+    pub fn half_precision(&self) -> Option<&'static str> {
+        self.half_precision
     }
 
     /// Path of a file of the bundle, there for as long as `self`: an archive lies unpacked until then.
@@ -226,7 +231,7 @@ impl Segmenter {
         let Kind::Automatic { graph, .. } = &self.manifest().kind;
         let loading = LoadOptions {
             without: without.to_vec(),
-            half: self.half,
+            half_precision: self.half_precision.is_some(),
         };
         let graph = Graph::open_with(&self.path(graph), self.manifest(), &loading)?;
         Ok(graph.profile(&chw, runs, by_node)?)

@@ -47,12 +47,12 @@ pub fn passes() -> impl Iterator<Item = &'static str> {
 pub struct LoadOptions {
     /// Leaves some of the [`passes`] out, to measure what they are worth.
     pub without: Vec<String>,
-    /// Multiplies in 16 bits what the bundle multiplies in f32, where this CPU has instructions for it (see
-    /// [`half_precision`]): faster, but masks differ by pixels between processors.
-    pub half: bool,
+    /// Linear layers, 3x3 convolutions and attention multiply in 16 bits what the bundle multiplies in f32, where this CPU
+    /// has instructions for it (see [`half_precision`]): faster, but masks differ by pixels between processors.
+    pub half_precision: bool,
 }
 
-/// In which format [`LoadOptions::half`] multiplies on this CPU; `None` where it changes nothing.
+/// In which format [`LoadOptions::half_precision`] multiplies on this CPU; `None` where it changes nothing.
 pub fn half_precision() -> Option<&'static str> {
     ops::half().map(|half| half.name)
 }
@@ -75,7 +75,7 @@ pub(super) fn fuse(
     }
     let (nodes, drafts) = graph.finish();
     proto.node = nodes;
-    let half = options.half.then(ops::half).flatten();
+    let half = options.half_precision.then(ops::half).flatten();
     let finished = drafts
         .into_iter()
         .map(|(name, draft)| (name, draft.finish(half)));

@@ -37,7 +37,7 @@ const WARM_UP: usize = 5;
 type Times = BTreeMap<String, (usize, Duration, u64)>;
 
 impl Graph {
-    /// Runs the graph `runs` times over `chw`, a clock around every node; `by_node` keeps the nodes of an operator
+    /// Runs the graph `runs` times over `chw`, after a few times that do not count, a clock around every node; `by_node` keeps the nodes of an operator
     /// apart.
     pub fn profile(&self, chw: &[f32], runs: usize, by_node: bool) -> Result<Profile, InferError> {
         let mut all: BTreeMap<String, OperatorTime> = BTreeMap::new();

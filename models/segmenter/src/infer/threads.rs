@@ -1,5 +1,6 @@
 //! How many threads multiply. Rows are shared out whole, so the number changes no bit of a result.
 
+use std::cell::Cell;
 use std::num::NonZero;
 use std::sync::OnceLock;
 use std::thread::available_parallelism;
@@ -30,11 +31,33 @@ pub fn set_threads(threads: usize) -> Result<usize, ThreadPoolBuildError> {
     Ok(holds.as_ref().map_or(1, ThreadPool::current_num_threads))
 }
 
-/// Runs `work`, which calls [`for_chunks`] often, on one of the threads, so that none is woken for every call.
+thread_local! {
+    static ALONE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` on this thread and no other, whatever [`set_threads`] said: for what must not be in the way of another
+/// graph. A thread of the pool that waits for its part takes whatever work comes in, a whole run of the other graph too.
+pub fn alone<R>(work: impl FnOnce() -> R) -> R {
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            ALONE.set(self.0);
+        }
+    }
+    let _before = Before(ALONE.replace(true));
+    work()
+}
+
+fn pool() -> Option<&'static ThreadPool> {
+    POOL.get()?.as_ref().filter(|_| !ALONE.get())
+}
+
+/// Runs `work`, which calls [`for_chunks`] often, on one of the threads: the one that asks is put to sleep once and
+/// not for every call.
 pub(super) fn on_one<R: Send>(work: impl FnOnce() -> R + Send) -> R {
-    match POOL.get() {
-        Some(Some(pool)) => pool.install(work),
-        _ => work(),
+    match pool() {
+        Some(pool) => pool.install(work),
+        None => work(),
     }
 }
 
@@ -45,7 +68,7 @@ pub(super) fn for_chunks<S>(
     own: impl Fn() -> S + Sync + Send,
     work: impl Fn(&mut S, usize, &mut [f32]) + Sync + Send,
 ) {
-    if let Some(Some(pool)) = POOL.get() {
+    if let Some(pool) = pool() {
         pool.install(|| {
             out.par_chunks_mut(size)
                 .enumerate()

@@ -3,7 +3,7 @@ use std::path::Path;
 use contract::Image;
 use contract::bundle::{ClassMask, GOLDEN_IMAGE, GOLDEN_MASK, MANIFEST};
 use segmenter::decode::{Limits, decode};
-use segmenter::infer::{Probe, half_precision, set_threads};
+use segmenter::infer::{Probe, alone, half_precision, set_threads};
 use segmenter::overlay::overlay_png;
 use segmenter::result::{Instance, instances};
 use segmenter::{OpenError, OpenOptions, Segmenter};
@@ -63,9 +63,10 @@ fn two_threads_give_the_bits_of_one() {
         let (logits, _) = segmenter.logits(&image).unwrap();
         logits.data.iter().map(|value| value.to_bits()).collect()
     };
-    let alone = bits();
+    let of_one = bits();
     assert_eq!(set_threads(2).unwrap(), 2);
-    assert_eq!(bits(), alone);
+    assert_eq!(bits(), of_one);
+    assert_eq!(alone(bits), of_one);
     assert_eq!(set_threads(3).unwrap(), 2, "what was said first counts");
 }
 
@@ -75,7 +76,7 @@ fn half_precision_is_another_way_to_the_same_mask() {
     let zoo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../zoo/cardiac-lv-vit_t-256");
     let segmenter = Segmenter::open(&zoo).unwrap();
     let options = OpenOptions {
-        half: true,
+        half_precision: true,
         ..OpenOptions::default()
     };
     let half = Segmenter::open_with(&zoo, &options).unwrap();

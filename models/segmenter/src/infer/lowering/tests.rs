@@ -204,7 +204,7 @@ impl Builder {
         let without = passes().map(String::from).filter(|_| !fused).collect();
         let options = LoadOptions {
             without,
-            half: self.half,
+            half_precision: self.half,
         };
         let operations = fuse(&mut graph, dims, &["y".to_owned()], &options);
         let reader = reader();
@@ -328,11 +328,16 @@ fn convolutions_of_tokens() {
         ("quantized", [8, 6, 4], [33, 6, 4], "ConvTokensI8"),
         ("quantized", [8, 12, 8], [33, 6, 4], "ConvTokensI8"),
     ] {
-        let mut graph = Builder::default();
-        graph.convolution("x", shape, out, kernel);
-        let [channels, height, width] = shape.map(|side| side as usize);
-        let operators = graph.check(&[height * width, channels], 2e-6);
-        assert_only(&operators, &[name]);
+        for (half, tolerance) in [(false, 2e-6), (true, 1e-2)] {
+            let mut graph = Builder {
+                half,
+                ..Builder::default()
+            };
+            graph.convolution("x", shape, out, kernel);
+            let [channels, height, width] = shape.map(|side| side as usize);
+            let operators = graph.check(&[height * width, channels], tolerance);
+            assert_only(&operators, &[name]);
+        }
     }
 }
 

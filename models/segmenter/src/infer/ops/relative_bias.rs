@@ -10,7 +10,7 @@ pub(crate) struct RelativeBias {
 }
 
 impl RelativeBias {
-    /// `pairs` is (heads, N, N), N tokens in a window; `None` where pairs that lie alike differ.
+    /// `pairs` is (heads, N, N), N tokens in a window; `None` where pairs that lie alike differ or one is no number.
     pub(crate) fn new(pairs: &[f32], side: usize) -> Option<Self> {
         let (area, reach) = (side * side, 2 * side - 1);
         let heads = pairs.len() / (area * area);
@@ -25,7 +25,8 @@ impl RelativeBias {
                 for (known, &value) in bias.table[start..].iter_mut().zip(values) {
                     if known.is_nan() {
                         *known = value;
-                    } else if known.to_bits() != value.to_bits() {
+                    }
+                    if value.is_nan() || known.to_bits() != value.to_bits() {
                         return None;
                     }
                 }
@@ -106,8 +107,10 @@ mod tests {
                 bias.add(&mut scores, row / area, row % area);
                 assert_eq!(scores, wanted, "side {side}, row {row}");
             }
-            pairs[area + 1] += 1.0;
-            assert!(RelativeBias::new(&pairs, side).is_none());
+            for wrong in [pairs[0] + 1.0, f32::NAN] {
+                pairs[0] = wrong;
+                assert!(RelativeBias::new(&pairs, side).is_none(), "{wrong}");
+            }
         }
     }
 }
