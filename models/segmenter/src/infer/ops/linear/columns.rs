@@ -57,7 +57,8 @@ impl<const N: usize> Columns<N> {
             }
             Some(residual) if self.width == N => {
                 for ((sums, out), residual) in rows.zip(residual.chunks_exact(self.row)) {
-                    let residual: &[f32; N] = residual[self.start..].first_chunk().expect("N");
+                    let residual: &[f32; N] =
+                        residual[self.start..].first_chunk().expect("N columns");
                     let out = self.columns_mut(out);
                     for col in 0..N {
                         out[col] = scaled(sums[col], col) + self.bias[col] + residual[col];

@@ -203,21 +203,60 @@ mod tests {
         }
     }
 
+    /// bf16 without instructions for it: what packs and hands out rows and panels is tested on every CPU.
+    static PLAIN: Half = Half {
+        name: "plain bf16",
+        round: |row, out| {
+            out.fill(0);
+            for (&x, out) in row.iter().zip(out) {
+                *out = upper(x);
+            }
+        },
+        pairs: |lines, out| {
+            for (lines, out) in lines.chunks(2).zip(out) {
+                for (line, half) in lines.iter().zip(out.0.as_chunks_mut::<COLS_F32>().0) {
+                    *half = line.map(upper);
+                }
+            }
+        },
+        tile: |rows, k, panels, out, stride| {
+            for (row, out) in rows.chunks_exact(k).zip(out.chunks_mut(stride)) {
+                for (panel, out) in panels.chunks_exact(k / 2).zip(out.chunks_mut(COLS_F32)) {
+                    let lines = panel
+                        .iter()
+                        .flat_map(|pair| pair.0.as_chunks::<COLS_F32>().0);
+                    out.fill(0.0);
+                    for (&x, line) in row.iter().zip(lines) {
+                        for (sum, &weight) in out.iter_mut().zip(line) {
+                            *sum += whole(x) * whole(weight);
+                        }
+                    }
+                }
+            }
+        },
+    };
+
+    fn upper(x: f32) -> u16 {
+        ((x.to_bits() + 0x8000) >> 16) as u16
+    }
+
+    fn whole(upper: u16) -> f32 {
+        f32::from_bits(u32::from(upper) << 16)
+    }
+
     /// Against f64: factors are rounded to 8 bits, or to 11 as are the sums of 32 products.
     #[test]
     fn sixteen_bits_are_as_good_as_they_say() {
-        let Some(half) = half() else {
-            println!("this CPU multiplies no numbers of 16 bits");
-            return;
-        };
-        let small = |byte: i8| f32::from(byte) / 37.0;
-        for (m, k, n) in [
+        let shapes = [
             (8, 32, 32),
             (5, 7, 16),
             (1, 1, 3),
             (8, 33, 70),
             (9, 256, 33),
-        ] {
+        ];
+        let halves = [Some(&PLAIN), half()].into_iter().flatten();
+        let small = |byte: i8| f32::from(byte) / 37.0;
+        for (half, (m, k, n)) in halves.flat_map(|half| shapes.map(|shape| (half, shape))) {
             let rows: Vec<f32> = bytes(m * k, 3).map(small).collect();
             let weights: Vec<f32> = bytes(k * n, 4).map(small).collect();
             let packed = PackedF32::new(&weights, k, n, Some(half));
