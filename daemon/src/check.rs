@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 
-use crate::config::Config;
-use crate::credentials::Credentials;
+use crate::config::{Config, ConfigError};
+use crate::credentials::{self, Credentials};
 use crate::encode::Model;
 use crate::failure::chain;
 use crate::models::Models;
@@ -18,6 +18,12 @@ use crate::source::dicom::bind;
 pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
     let config = match Config::read(path) {
         Ok(config) => config,
+        Err(ConfigError::Faults(faults)) => {
+            for fault in faults {
+                writeln!(out, "FAIL  {fault}")?;
+            }
+            return Ok(false);
+        }
         Err(error) => {
             writeln!(out, "FAIL  {}", chain(&error))?;
             return Ok(false);
@@ -49,6 +55,7 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
             .map(|()| format!("folder `{}`: {}", folder.name, folder.directory.display()))
             .map_err(|problem| format!("folder `{}`: {problem}", folder.name))
     }));
+    findings.extend(secrets(&config));
     let credentials = [&config.mqtt.username_file, &config.mqtt.password_file];
     findings.extend(credentials.into_iter().flatten().map(|file| {
         fs::read_to_string(file)
@@ -116,6 +123,17 @@ fn credentials(config: &Config) -> Option<Finding> {
         Credentials::load(config)
             .map(|_| "credentials: certificates, keys and token can be used".to_owned())
             .map_err(|error| chain(&error))
+    })
+}
+
+/// A secret that every user of the machine may read is none.
+fn secrets(config: &Config) -> impl Iterator<Item = Finding> {
+    credentials::exposed(config).into_iter().map(|(key, path)| {
+        Err(format!(
+            "credentials: `{key}`: every user of this machine may read {}; `chmod 600` it, and change the \
+             secret if others use this machine",
+            path.display()
+        ))
     })
 }
 

@@ -10,6 +10,7 @@ mod http;
 mod models;
 mod mqtt;
 mod overlap;
+mod parse;
 mod paths;
 mod privacy;
 mod quarantine;
@@ -25,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 pub use decode::Decode;
 pub use dicom::Dicom;
-pub use error::ConfigError;
+pub use error::{ConfigError, Fault};
+use error::{Problem, located};
 pub use http::Http;
 pub use models::{DEFAULT_SLOT, Models, NO_SLOT, Shadow, Slot};
 pub use mqtt::{MQTT_SOURCE, Mqtt, Verb};
@@ -230,18 +232,6 @@ impl Default for Pipeline {
     }
 }
 
-/// A key and what is wrong with its value.
-type Problem = (&'static str, String);
-
-fn located(path: &Path, text: &str, (key, problem): Problem) -> ConfigError {
-    ConfigError::Value {
-        path: path.to_owned(),
-        line: error::line_of(text, key),
-        key: key.to_owned(),
-        problem,
-    }
-}
-
 impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
@@ -252,18 +242,22 @@ impl Config {
         let base = path.parent().unwrap_or(Path::new("."));
         config.resolve(base);
         config.file = Some(path.to_owned());
-        overlap::find(&config).map_err(|problem| located(path, &text, problem))?;
+        let fault = |problem| ConfigError::Faults(vec![located(path, &text, problem)]);
+        overlap::find(&config).map_err(fault)?;
         Ok(config)
     }
 
     /// Parses and validates; `path` is only named in messages.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self =
-            toml::from_str(text).map_err(|error| error::explain(path, text, &error))?;
-        config
-            .validate()
-            .map_err(|problem| located(path, text, problem))?;
-        Ok(config)
+        let config = parse::parse(text, path).map_err(ConfigError::Faults)?;
+        let problems = config.validate();
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        let located = |problem| located(path, text, problem);
+        let mut faults: Vec<Fault> = problems.into_iter().map(located).collect();
+        faults.sort_by_key(|fault| fault.line);
+        Err(ConfigError::Faults(faults))
     }
 
     /// Names of the sources, in the order of the file's sections.
@@ -293,28 +287,37 @@ impl Config {
         folders.chain(dicom).chain(http).chain(requests)
     }
 
-    fn validate(&self) -> Result<(), Problem> {
-        topic_word("node", &self.node)?;
+    /// The first problem of each section, and those between sections.
+    fn validate(&self) -> Vec<Problem> {
+        let folders = self.folder.iter().map(|folder| {
+            let interval_ms = folder.poll_interval_ms;
+            at_least("folder.poll_interval_ms", interval_ms, 10)
+        });
+        let checks = [
+            topic_word("node", &self.node),
+            self.validate_sources(),
+            self.validate_ports(),
+            self.http.as_ref().map_or(Ok(()), Http::validate),
+            self.models.validate(),
+            self.validate_slots(),
+            self.validate_routes(),
+            self.pipeline.validate(),
+            self.decode.validate(),
+            self.quarantine.validate(),
+            self.seg.as_ref().map_or(Ok(()), Seg::validate),
+            self.results.validate(),
+            self.mqtt.validate(),
+        ];
+        let dicom = self.dicom.iter().map(Dicom::validate);
+        let checks = checks.into_iter().chain(folders).chain(dicom);
+        checks.filter_map(Result::err).collect()
+    }
+
+    fn validate_sources(&self) -> Result<(), Problem> {
         if self.source_keys().next().is_none() {
             let problem =
                 "name at least one [[folder]] to watch, or one [[dicom]] or [http] to listen at";
             return Err(("folder", problem.to_owned()));
-        }
-        for folder in &self.folder {
-            at_least("folder.poll_interval_ms", folder.poll_interval_ms, 10)?;
-        }
-        for (index, dicom) in self.dicom.iter().enumerate() {
-            dicom.validate()?;
-            if self.dicom[..index]
-                .iter()
-                .any(|other| dicom.collides(other))
-            {
-                let problem = format!("two [[dicom]] listen at {}", dicom.port);
-                return Err(("dicom.port", problem + "; give each a port of its own"));
-            }
-        }
-        if let Some(http) = &self.http {
-            http.validate()?;
         }
         let mut names = HashSet::new();
         for (key, name) in self.source_keys() {
@@ -324,25 +327,29 @@ impl Config {
                 return Err((key, problem));
             }
         }
-        self.models.validate()?;
-        self.validate_slots()?;
-        self.validate_routes()?;
-        at_least(
-            "pipeline.queue_max_jobs",
-            self.pipeline.queue_max_jobs as u64,
-            1,
-        )?;
-        at_least(
-            "pipeline.attempts_max",
-            self.pipeline.attempts_max.into(),
-            1,
-        )?;
-        at_least("pipeline.image_timeout_s", self.pipeline.image_timeout_s, 1)?;
-        self.decode.validate()?;
-        self.quarantine.validate()?;
-        self.seg.as_ref().map_or(Ok(()), Seg::validate)?;
-        self.results.validate()?;
-        self.mqtt.validate()
+        Ok(())
+    }
+
+    fn validate_ports(&self) -> Result<(), Problem> {
+        for (index, dicom) in self.dicom.iter().enumerate() {
+            if self.dicom[..index]
+                .iter()
+                .any(|other| dicom.collides(other))
+            {
+                let problem = format!("two [[dicom]] listen at {}", dicom.port);
+                return Err(("dicom.port", problem + "; give each a port of its own"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Pipeline {
+    fn validate(&self) -> Result<(), Problem> {
+        let queue = self.queue_max_jobs as u64;
+        at_least("pipeline.queue_max_jobs", queue, 1)?;
+        at_least("pipeline.attempts_max", self.attempts_max.into(), 1)?;
+        at_least("pipeline.image_timeout_s", self.image_timeout_s, 1)
     }
 }
 

@@ -1,9 +1,10 @@
 //! What both ends show each other: certificates, the token of HTTP, the broker's user. Read at the start
 //! and again at SIGHUP; whoever opens a connection takes what holds at that moment.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -106,6 +107,20 @@ impl Credentials {
         }
         Ok(credentials)
     }
+
+    /// Sections whose connections are encrypted; ports by the name of their source.
+    pub(crate) fn encrypted(&self) -> BTreeSet<String> {
+        let dicom = self.dicom.keys().map(|name| format!("dicom `{name}`"));
+        let others = [
+            ("http", self.http.is_some()),
+            ("mqtt", self.mqtt.tls.is_some()),
+            ("seg.send_to", self.pacs.is_some()),
+        ];
+        let others = others.into_iter().filter(|(_, tls)| *tls);
+        dicom
+            .chain(others.map(|(name, _)| name.to_owned()))
+            .collect()
+    }
 }
 
 fn unusable(section: &'static str) -> impl Fn(TlsError) -> CredentialError {
@@ -127,6 +142,35 @@ fn token(path: &Path) -> Result<Token, CredentialError> {
     Ok(Token::of(word.as_bytes()))
 }
 
+/// Files of secrets that every user of this machine may read, with the keys that name them.
+pub(crate) fn exposed(config: &Config) -> Vec<(String, PathBuf)> {
+    let keys = config.tls().filter_map(|(section, tls)| {
+        let path = tls.key_file.as_ref()?;
+        Some((format!("{section}.key_file"), path))
+    });
+    let token = config
+        .http
+        .as_ref()
+        .and_then(|http| http.token_file.as_ref());
+    let token = token.map(|path| ("http.token_file".to_owned(), path));
+    let password = config.mqtt.password_file.as_ref();
+    let password = password.map(|path| ("mqtt.password_file".to_owned(), path));
+    let all = keys.chain(token).chain(password);
+    // A file that cannot be read is named where it is used.
+    let open = |path: &Path| fs::metadata(path).is_ok_and(|file| file.mode() & 0o004 != 0);
+    all.filter(|(_, path)| open(path))
+        .map(|(key, path)| (key, path.clone()))
+        .collect()
+}
+
+/// What a service that starts all the same has to say of it.
+pub(crate) fn warn_exposed(config: &Config) {
+    for (key, path) in exposed(config) {
+        let path = path.display();
+        tracing::warn!(key, %path, "every user of this machine may read this secret; `chmod 600` it");
+    }
+}
+
 pub(crate) fn first_line(path: &Path) -> io::Result<String> {
     let text = fs::read_to_string(path)?;
     Ok(text.lines().next().unwrap_or("").to_owned())
@@ -134,7 +178,36 @@ pub(crate) fn first_line(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    #[test]
+    fn a_secret_that_all_may_read_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("daemon.toml");
+        let sections = "node = \"a\"\n[model]\nbundle = \"b\"\n[state]\ndirectory = \"s\"\n[http]\n\
+                        token_file = \"token\"\n[mqtt]\nhost = \"127.0.0.1\"\npassword_file = \"password\"\n\
+                        username_file = \"user\"\n[http.tls]\ncertificate_file = \"box.pem\"\nkey_file = \"box.key\"\n";
+        fs::write(&path, sections).unwrap();
+        let config = Config::read(&path).unwrap();
+        let files = ["box.key", "box.pem", "password", "token", "user"];
+        let named =
+            || -> Vec<String> { exposed(&config).into_iter().map(|(key, _)| key).collect() };
+        assert!(named().is_empty(), "files that are not there");
+        let modes = |mode: u32| {
+            for file in files {
+                let path = folder.path().join(file);
+                fs::write(&path, "x").unwrap();
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            }
+        };
+        modes(0o644);
+        let expected = ["http.tls.key_file", "http.token_file", "mqtt.password_file"];
+        assert_eq!(named(), expected);
+        modes(0o640);
+        assert!(named().is_empty(), "a group may be meant");
+    }
 
     #[test]
     fn a_token_is_itself_only() {

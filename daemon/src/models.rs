@@ -201,6 +201,7 @@ impl Models {
         let Some(slot) = self.find(slot) else { return };
         let mut state = slot.lock();
         match error {
+            Some(error) if error.is_of_the_command() => {}
             Some(error) => state.problem = Some(Problem::new(chain(error))),
             None if !state.fell_back => state.problem = None,
             None => {}

@@ -17,7 +17,7 @@ use tokio::task::{JoinError, JoinHandle, JoinSet};
 use crate::accept::{self, AcceptError, Shelves};
 use crate::config::{self, Config};
 use crate::control::{self, Control, ControlError};
-use crate::credentials::{CredentialError, Credentials};
+use crate::credentials::{CredentialError, Credentials, warn_exposed};
 use crate::decoder::Decoder;
 use crate::encode::Speaker;
 use crate::http::{self, HttpError};
@@ -77,6 +77,7 @@ pub async fn run(
     // After the outbox, whose lock says best that another scansided runs.
     let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
     let (ports, http) = (open_ports(&config, grace)?, http::Port::open(&config)?);
+    warn_exposed(&config);
     let (renewed, credentials) = watch::channel(Credentials::load(&config)?);
     credentials.borrow().expiries.warn();
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)

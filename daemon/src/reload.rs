@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use crate::config::{Config, ConfigError};
-use crate::credentials::{CredentialError, Credentials};
+use crate::credentials::{CredentialError, Credentials, warn_exposed};
 use crate::failure::chain;
 use crate::systemd;
 
@@ -41,6 +41,8 @@ pub(crate) async fn run(running: Config, credentials: watch::Sender<Credentials>
         match spawn_blocking(move || read(&path)).await {
             Ok(Ok((config, fresh))) => {
                 fresh.expiries.warn();
+                warn_exposed(&config);
+                say_encryption(&credentials.borrow(), &fresh);
                 credentials.send_replace(fresh);
                 let restart = need_restart(&running, &config);
                 if restart.is_empty() {
@@ -60,6 +62,19 @@ pub(crate) async fn run(running: Config, credentials: watch::Sender<Credentials>
             Err(error) => tracing::error!(%error, "the configuration was not read again"),
         }
         systemd::ready();
+    }
+}
+
+/// Connections that lose or gain TLS by this reload.
+fn say_encryption(old: &Credentials, fresh: &Credentials) {
+    for section in old.encrypted().difference(&fresh.encrypted()) {
+        tracing::warn!(
+            section,
+            "TLS was taken out of the configuration: connections are NOT encrypted from the next one on"
+        );
+    }
+    for section in fresh.encrypted().difference(&old.encrypted()) {
+        tracing::info!(section, "connections are encrypted from the next one on");
     }
 }
 

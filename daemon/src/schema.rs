@@ -4,6 +4,11 @@ use clap::ValueEnum;
 use serde_json::Value;
 
 pub(crate) const RESULT: &str = include_str!("../schema/result-1.json");
+pub(crate) const EVENT: &str = include_str!("../schema/event-1.json");
+pub(crate) const STATE: &str = include_str!("../schema/state-1.json");
+pub(crate) const HEALTH: &str = include_str!("../schema/health-1.json");
+pub(crate) const INFO: &str = include_str!("../schema/info-1.json");
+pub(crate) const MODEL: &str = include_str!("../schema/model-1.json");
 const RESPONSE: &str = include_str!("../schema/response-1.json");
 const REPLAY_REQUEST: &str = include_str!("../schema/replay-request-1.json");
 const ASYNCAPI: &str = include_str!("../schema/asyncapi.json");
@@ -12,22 +17,38 @@ const ASYNCAPI: &str = include_str!("../schema/asyncapi.json");
 pub enum Document {
     /// What `result/<source>` carries.
     Result,
+    /// What `event` carries.
+    Event,
+    /// What `state` carries.
+    State,
+    /// What `health` carries.
+    Health,
+    /// What `info` carries.
+    Info,
+    /// What `model/<slot>` carries.
+    Model,
     /// What `response/<verb>` carries.
     Response,
     /// What `request/replay` takes.
     ReplayRequest,
-    /// Topics, requests and responses, with the schemas above.
+    /// All topics, requests and responses, with the schemas above.
     Asyncapi,
 }
 
 impl Document {
     pub fn text(self) -> String {
         match self {
-            Self::Result => RESULT.to_owned(),
-            Self::Response => RESPONSE.to_owned(),
-            Self::ReplayRequest => REPLAY_REQUEST.to_owned(),
-            Self::Asyncapi => asyncapi(),
+            Self::Result => RESULT,
+            Self::Event => EVENT,
+            Self::State => STATE,
+            Self::Health => HEALTH,
+            Self::Info => INFO,
+            Self::Model => MODEL,
+            Self::Response => RESPONSE,
+            Self::ReplayRequest => REPLAY_REQUEST,
+            Self::Asyncapi => return asyncapi(),
         }
+        .to_owned()
     }
 }
 
@@ -36,6 +57,11 @@ fn asyncapi() -> String {
     let mut document = parse(ASYNCAPI);
     document["components"]["schemas"] = serde_json::json!({
         "result": parse(RESULT),
+        "event": parse(EVENT),
+        "state": parse(STATE),
+        "health": parse(HEALTH),
+        "info": parse(INFO),
+        "model": parse(MODEL),
         "response": parse(RESPONSE),
         "replayRequest": parse(REPLAY_REQUEST),
     });
@@ -43,7 +69,7 @@ fn asyncapi() -> String {
 }
 
 #[cfg(test)]
-/// The part of JSON Schema that the shipped schema uses; another keyword is a failure.
+/// The part of JSON Schema that the shipped schemas use; another keyword is a failure.
 pub(crate) fn check(schema: &Value, value: &Value, place: &str) {
     for (keyword, rule) in schema.as_object().unwrap() {
         match keyword.as_str() {
@@ -77,10 +103,12 @@ pub(crate) fn check(schema: &Value, value: &Value, place: &str) {
                     );
                 }
             }
-            "properties" => {
+            "properties" | "additionalProperties" => {
                 for (key, value) in value.as_object().into_iter().flatten() {
-                    let rule = rule
-                        .get(key)
+                    let any = schema.get("additionalProperties");
+                    let known = schema.get("properties").and_then(|rules| rules.get(key));
+                    let rule = known
+                        .or(any)
                         .unwrap_or_else(|| panic!("{place}.{key} is unknown"));
                     check(rule, value, &format!("{place}.{key}"));
                 }
@@ -121,6 +149,36 @@ mod tests {
             }
             Value::Array(items) => items.iter().for_each(|value| references(value, found)),
             _ => {}
+        }
+    }
+
+    /// Everything below a node's root, as the modules of `mqtt` and `encode` name it.
+    #[test]
+    fn the_asyncapi_document_has_every_topic() {
+        let document: Value = serde_json::from_str(&Document::Asyncapi.text()).unwrap();
+        let channels = document["channels"].as_object().unwrap().values();
+        let addresses = channels.map(|channel| channel["address"].as_str().unwrap());
+        let mut topics: Vec<&str> = addresses
+            .map(|address| address.strip_prefix("{base}/v1/{node}/").unwrap())
+            .collect();
+        topics.sort_unstable();
+        let expected = [
+            "availability",
+            "event",
+            "health",
+            "info",
+            "mask/{job}/{part}",
+            "model/{slot}",
+            "request/replay",
+            "request/segment",
+            "response/{verb}",
+            "result/{source}",
+            "state",
+        ];
+        assert_eq!(topics, expected);
+        for operation in document["operations"].as_object().unwrap().values() {
+            let place = operation["channel"]["$ref"].as_str().unwrap();
+            assert!(document.pointer(&place[1..]).is_some(), "{place}");
         }
     }
 

@@ -88,8 +88,24 @@ fn a_signed_bundle_comes_in_serves_and_goes_again() {
     station.drop_image(2);
     site.wait_for_results(3);
     assert_eq!(right_models(&site, &bright, &dark), (2, 1));
+    // Going back once more would go forward.
+    let (code, text) = station.ask(&["models", "rollback"]);
+    assert!(
+        code == 1 && text.contains("`scansided models promote 2.0.0` lets the newer"),
+        "{text}"
+    );
     // What was promoted once may come back, by its version.
     must(station, &["models", "promote", "2.0.0"]);
+    // Typing errors are no problem of the slot.
+    for wrong in [
+        &["models", "promote", "3.0.0"][..],
+        &["models", "promote", "--slot", "hart"],
+        &["models", "rollback", "--slot", "hart"],
+    ] {
+        let (code, text) = station.ask(wrong);
+        assert!(code == 1 && text.contains("`"), "{text}");
+    }
+    assert_eq!(slot(station)["problem"], Value::Null);
     site.settle(3, 0);
 }
 

@@ -374,5 +374,13 @@ fn images_come_over_tls_with_a_token() {
     wait_for("the keys", PATIENCE, || {
         site.station.said(&["need a restart", "folder.stable_ms"]) == 1
     });
+    // Who takes TLS out is told what that means.
+    let section = "[http.tls]\n".to_owned() + &own.keys();
+    site.station.replace_in_config(&section, "");
+    site.station.signal_daemon("-HUP");
+    wait_for("the warning", PATIENCE, || {
+        let words = "TLS was taken out of the configuration: connections are NOT encrypted";
+        site.station.said(&[words, "section=\"http\""]) == 1
+    });
     site.settle(1, 0);
 }

@@ -1,5 +1,6 @@
 //! Configuration errors in words: file, line, key, and the key that was probably meant.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -9,77 +10,38 @@ pub enum ConfigError {
         path: PathBuf,
         source: std::io::Error,
     },
-    #[error("{}:{line}: unknown key `{key}`{}", path.display(), suggestion(nearest.as_deref(), known))]
-    UnknownKey {
-        path: PathBuf,
-        line: usize,
-        key: String,
-        nearest: Option<String>,
-        known: Vec<String>,
-    },
-    #[error("{}:{line}: {}{problem}", path.display(), named(key))]
-    Value {
-        path: PathBuf,
-        line: usize,
-        key: String,
-        problem: String,
-    },
+    /// All that is wrong, in the order of the file.
+    #[error("{}", joined(.0))]
+    Faults(Vec<Fault>),
 }
 
-fn suggestion(nearest: Option<&str>, known: &[String]) -> String {
-    match nearest {
-        Some(nearest) => format!("; did you mean `{nearest}`?"),
-        None => format!("; known here: {}", known.join(", ")),
+/// One place of the file, and what is wrong there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub path: PathBuf,
+    pub line: usize,
+    pub words: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}", self.path.display(), self.line, self.words)
     }
 }
 
-fn named(key: &str) -> String {
-    if key.is_empty() {
-        String::new()
-    } else {
-        format!("`{key}`: ")
-    }
+fn joined(faults: &[Fault]) -> String {
+    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
-/// What the TOML parser found, with the place named by section and key.
-pub(super) fn explain(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
-    let offset = error.span().map_or(0, |span| span.start);
-    let line = 1 + text[..offset].matches('\n').count();
-    let message = error.message();
-    let (section, key) = place(text, line);
-    if let Some(rest) = message.strip_prefix("unknown field ") {
-        let mut words = rest.split('`').skip(1).step_by(2).map(str::to_owned);
-        let unknown = words.next().unwrap_or_default();
-        let known: Vec<String> = words.collect();
-        let nearest = known
-            .iter()
-            .map(|candidate| (distance(&unknown, candidate), candidate))
-            .min()
-            .filter(|(distance, candidate)| *distance <= 2 + candidate.len() / 3)
-            .map(|(_, candidate)| candidate.clone());
-        let key = join(&section, &unknown);
-        return ConfigError::UnknownKey {
-            path: path.to_owned(),
-            line,
-            key,
-            nearest,
-            known,
-        };
-    }
-    // A missing key is reported at its section; the parser's words name the key itself.
-    let key = if message.starts_with("missing field") {
-        section
-    } else {
-        join(&section, &key)
-    };
-    let problem = message
-        .replace("missing field", "missing key")
-        .replace('\n', "; ");
-    ConfigError::Value {
+/// A key and what is wrong with its value.
+pub(super) type Problem = (&'static str, String);
+
+pub(super) fn located(path: &Path, text: &str, (key, problem): Problem) -> Fault {
+    Fault {
         path: path.to_owned(),
-        line,
-        key,
-        problem,
+        line: line_of(text, key),
+        words: format!("`{key}`: {problem}"),
     }
 }
 
@@ -101,7 +63,7 @@ fn place(text: &str, line: usize) -> (String, String) {
     (section.to_owned(), key.to_owned())
 }
 
-fn join(section: &str, key: &str) -> String {
+pub(super) fn join(section: &str, key: &str) -> String {
     match (section, key) {
         ("", key) => key.to_owned(),
         (section, "") => section.to_owned(),
@@ -110,7 +72,7 @@ fn join(section: &str, key: &str) -> String {
 }
 
 /// Line of `section.key`, or of the section, or 1.
-pub(super) fn line_of(text: &str, dotted: &str) -> usize {
+fn line_of(text: &str, dotted: &str) -> usize {
     let numbers = 1..=text.lines().count();
     let found = |wanted: &str| {
         numbers.clone().find(|&line| {
@@ -126,6 +88,28 @@ pub(super) fn line_of(text: &str, dotted: &str) -> usize {
                 .and_then(|(section, _)| found(section))
         })
         .unwrap_or(1)
+}
+
+/// The candidate that `word` was probably meant to be: one that begins like it, or one few letters away.
+pub(super) fn nearest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    const BEGINNING_MIN_CHARS: usize = 3;
+    let score = |candidate: &str| {
+        let shorter = word.len().min(candidate.len());
+        let begins = candidate.starts_with(word) || word.starts_with(candidate);
+        let distance = distance(word, candidate);
+        if begins && shorter >= BEGINNING_MIN_CHARS {
+            Some(1)
+        } else {
+            (distance <= 2 + candidate.len() / 3).then_some(distance)
+        }
+    };
+    let scored = candidates
+        .into_iter()
+        .filter_map(|candidate| Some((score(candidate)?, candidate)));
+    scored.min().map(|(_, candidate)| candidate)
 }
 
 /// Levenshtein distance.

@@ -44,6 +44,62 @@ fn paths_are_relative_to_the_file() {
 }
 
 #[test]
+fn all_wrong_keys_are_named_at_once() {
+    let text = GOOD
+        .replace("bundle =", "bundel =")
+        .replace("name = \"inbox\"", "name = \"inbox\"\nstable = 10")
+        .replace(
+            "[mqtt]",
+            "[http]\ntoken = \"x\"\nconnections_max = \"4\"\n[http.tsl]\nca_file = \"a\"\n\n[mqtt]\n\
+             allow_plaintext = \"true\"\nbase = 7",
+        );
+    let expected = "daemon.toml:3: `model`: missing key `bundle`\n\
+                    daemon.toml:4: unknown key `model.bundel`; did you mean `bundle`?\n\
+                    daemon.toml:11: unknown key `folder.stable`; did you mean `stable_ms`?\n\
+                    daemon.toml:15: unknown key `http.token`; did you mean `token_file`?\n\
+                    daemon.toml:16: `http.connections_max`: write the number without quotes: 4\n\
+                    daemon.toml:17: unknown key `http.tsl`; did you mean `tls`?\n\
+                    daemon.toml:21: `mqtt.allow_plaintext`: write true or false, without quotes\n\
+                    daemon.toml:22: `mqtt.base`: a text stands in quotes; write \"7\"";
+    assert_eq!(message(&text), expected);
+    let ranges = GOOD.replace("box-1", "Box").replace(
+        "[mqtt]",
+        "[quarantine]\nkeep_days = 0\n[pipeline]\nattempts_max = 0\n[mqtt]\nstrikes_max = 0",
+    );
+    let words = message(&ranges);
+    let keys = [
+        "`node`",
+        "`quarantine.keep_days`",
+        "`pipeline.attempts_max`",
+        "`mqtt.strikes_max`",
+    ];
+    let lines: Vec<&str> = words.lines().collect();
+    assert_eq!(lines.len(), keys.len(), "{words}");
+    for (line, key) in lines.iter().zip(keys) {
+        assert!(line.contains(key), "{words}");
+    }
+}
+
+#[test]
+fn brackets_are_told() {
+    for (section, expected) in [
+        (
+            "[dicom]\nname = \"pacs\"",
+            "`dicom`: there may be several; write [[dicom]] with two brackets on each side",
+        ),
+        (
+            "[[http]]\ntoken_file = \"x\"",
+            "`http`: there is only one; write [http] with one bracket on each side",
+        ),
+        ("[results]\nkeep_days = 3.5", "`results.keep_days`"),
+    ] {
+        let words = message(&GOOD.replace("[mqtt]", &format!("{section}\n[mqtt]")));
+        assert!(words.contains(expected), "{words}");
+        assert_eq!(words.lines().count(), 1, "{words}");
+    }
+}
+
+#[test]
 fn messages_name_line_key_and_remedy() {
     struct Case {
         from: &'static str,
@@ -59,7 +115,7 @@ fn messages_name_line_key_and_remedy() {
         Case {
             from: "[mqtt]",
             to: "[mqtt]\nport = \"1883\"",
-            expected: "daemon.toml:14: `mqtt.port`: invalid type: string \"1883\", expected u16",
+            expected: "daemon.toml:14: `mqtt.port`: write the number without quotes: 1883",
         },
         Case {
             from: "host = \"127.0.0.1\"",

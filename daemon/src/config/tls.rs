@@ -65,9 +65,15 @@ pub(super) fn encrypted(
     if tls || allow_plaintext {
         return Ok(());
     }
+    // As the section stands in the file.
+    let header = if section == "dicom" {
+        "[[dicom]]".to_owned()
+    } else {
+        format!("[{section}]")
+    };
     let problem = format!(
         "`{other_end}` is beyond this machine and the connection is not encrypted; add [{section}.tls], \
-         or set `allow_plaintext = true` in [{section}] if the network is trusted"
+         or set `allow_plaintext = true` in {header} if the network is trusted"
     );
     Err((key, problem))
 }

@@ -7,10 +7,11 @@ use segmenter::result::Instance;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Entry, Image, Model, Origin, Report, Speaker};
-use crate::job;
+use super::{Entry, Image, Model, Origin, Report, SeriesFacts, Speaker};
+use crate::failure::Failure;
+use crate::job::{self, Job, State};
 use crate::privacy::Privacy;
-use crate::schema::{RESULT, check};
+use crate::schema::{EVENT, RESULT, check};
 use crate::segment::Found;
 
 fn speaker(inline_max_bytes: usize) -> Speaker {
@@ -92,6 +93,42 @@ fn results_obey_the_shipped_schema() {
     let full = serde_json::to_value(report(&speaker, 1)).unwrap();
     for key in schema["required"].as_array().unwrap() {
         assert!(full.get(key.as_str().unwrap()).is_some(), "{key}");
+    }
+}
+
+#[test]
+fn events_obey_the_shipped_schema() {
+    let schema: Value = serde_json::from_str(EVENT).unwrap();
+    let speaker = speaker(2000);
+    let job = Job {
+        source: "inbox".into(),
+        file: "1.dcm".into(),
+        received_at: "2026-11-24T00:00:00.000Z".into(),
+        attempts: 1,
+        state: State::Accepted,
+    };
+    let reason = Failure::CrashLoop { attempts: 3 }.reason();
+    let facts = SeriesFacts {
+        series: Uuid::from_u128(8),
+        source: "inbox".into(),
+        images: 2,
+        model: model(),
+        volumes: vec![segmenter::seg::Volume {
+            id: 1,
+            label: "cavity".into(),
+            volume_ml: 1.5,
+        }],
+        warnings: vec!["planes_uneven".into()],
+        jobs: vec![Uuid::from_u128(9), Uuid::from_u128(10)],
+    };
+    let messages = [
+        speaker.quarantined(&job, Some(Uuid::from_u128(9)), 1, &reason),
+        speaker.quarantined(&job, None, 2, &reason),
+        speaker.series(&facts, 3),
+    ];
+    for message in messages {
+        let value = serde_json::from_slice(&message.payload).unwrap();
+        check(&schema, &value, "event");
     }
 }
 

@@ -142,6 +142,7 @@ fn promote(
     let serving = load(store, slot, &version)?;
     record.previous = record.active.take();
     record.active = Some(Stand::now(version.clone()));
+    record.rolled_back = false;
     record.raise(&version);
     store.write_record(slot, &record)?;
     serve(live, slot, serving);
@@ -194,11 +195,19 @@ fn rollback(store: &Store, live: Option<&Models>, slot: &str) -> Result<Reply, M
     let (Some(active), Some(previous)) = (record.active.take(), record.previous.take()) else {
         return Err(ModelsError::NothingBefore(slot.to_owned()));
     };
+    if record.rolled_back {
+        return Err(ModelsError::RolledBack {
+            slot: slot.to_owned(),
+            active: active.version.to_string(),
+            newer: previous.version.version,
+        });
+    }
     let version = previous.version;
     let loaded = live.and_then(|live| live.before(slot, &version));
     let serving = loaded.map_or_else(|| load(store, slot, &version), Ok)?;
     record.active = Some(Stand::now(version.clone()));
     record.previous = Some(active.clone());
+    record.rolled_back = true;
     store.write_record(slot, &record)?;
     serve(live, slot, serving);
     let from = active.version;

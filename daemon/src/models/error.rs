@@ -46,6 +46,15 @@ pub enum ModelsError {
     Ambiguous { slot: String, wanted: String },
     #[error("slot {0}: nothing served before, so there is nothing to go back to")]
     NothingBefore(String),
+    #[error(
+        "slot {slot}: {active} serves since a rollback already, and what served before it is not kept; \
+         `scansided models promote {newer}` lets the newer version serve again"
+    )]
+    RolledBack {
+        slot: String,
+        active: String,
+        newer: String,
+    },
     #[error("slot {slot}: {version} is not there any more, another bundle lies in its place")]
     Replaced { slot: String, version: String },
     #[error("bundle {}: {source}", path.display())]
@@ -74,4 +83,22 @@ pub enum ModelsError {
         path: PathBuf,
         source: io::Error,
     },
+}
+
+impl ModelsError {
+    /// The command was wrong, not a bundle or the disk.
+    pub(super) fn is_of_the_command(&self) -> bool {
+        matches!(
+            self,
+            Self::NoSlot { .. }
+                | Self::NoKey
+                | Self::UnsignedRefused
+                | Self::Staged(_)
+                | Self::NothingInstalled(_)
+                | Self::NoVersion { .. }
+                | Self::Ambiguous { .. }
+                | Self::NothingBefore(_)
+                | Self::RolledBack { .. }
+        )
+    }
 }

@@ -68,6 +68,9 @@ pub struct Record {
     /// What a rollback goes back to.
     pub previous: Option<Stand>,
     pub highest: Option<Mark>,
+    /// `previous` is what a rollback left; going back once more would go forward to it.
+    #[serde(default)]
+    pub rolled_back: bool,
 }
 
 impl Record {

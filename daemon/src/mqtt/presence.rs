@@ -207,3 +207,6 @@ fn resident_bytes() -> Option<u64> {
             * 1024,
     )
 }
+
+#[cfg(test)]
+mod tests;

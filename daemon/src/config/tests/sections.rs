@@ -144,7 +144,7 @@ fn what_leaves_this_machine_is_encrypted_or_said_not_to_be() {
             lines: "[[dicom]]\nname = \"pacs\"\naddress = \"10.0.0.1\"",
             expected: "daemon.toml:15: `dicom.address`: `10.0.0.1` is beyond this machine and the \
                        connection is not encrypted; add [dicom.tls], or set `allow_plaintext = true` in \
-                       [dicom] if the network is trusted",
+                       [[dicom]] if the network is trusted",
         },
         Case {
             lines: "[http]\nlisten = \"0.0.0.0:80\"",
