@@ -71,6 +71,7 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
         labels: Vec::new(),
     };
     let origin = Origin {
+        job: Some(12),
         source: "inbox".into(),
         received_at: "2026-11-24T00:00:00.000Z".into(),
         wait_ms: 1.0,
