@@ -446,6 +446,22 @@ mod tests {
         assert_eq!(outbox.life(3).unwrap(), None);
     }
 
+    /// What `state.history_max_jobs` keeps by default is looked through while somebody waits.
+    #[test]
+    fn a_whole_history_is_searched_in_a_moment() {
+        const JOBS: usize = 10_000;
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(folder.path()).unwrap();
+        let arrivals: Vec<Arrival> = (0..JOBS).map(|n| arrival(&n.to_string())).collect();
+        outbox.accept(&arrivals).unwrap();
+        let start = std::time::Instant::now();
+        let found = outbox.search(|life| (life.job == 9999).then_some(life));
+        let took = start.elapsed();
+        assert_eq!(found.unwrap().len(), 1);
+        eprintln!("{JOBS} lives searched in {} ms", took.as_millis());
+        assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+    }
+
     #[test]
     fn the_oldest_lives_are_forgotten_but_not_of_who_is_here() {
         let folder = tempfile::tempdir().unwrap();
