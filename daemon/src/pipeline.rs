@@ -96,12 +96,7 @@ pub async fn run(
     sources.for_each(|source| status.metrics.accepted(source, 0));
     let shadow = start_shadow(&config, &models, &status)?;
     let fresh = Arc::new(Notify::new());
-    let speaker = Speaker {
-        node: config.node.clone(),
-        boot: boot_id(),
-        inline_max_bytes: config.mqtt.inline_max_bytes,
-        privacy: Privacy::open(config.privacy.identifiers, &config.state.directory)?,
-    };
+    let speaker = speaker(&config)?;
     let key = Key::of(&config.state.directory)?;
     announce(&outbox, &speaker, &config.state.directory, &status)?;
     let boot = speaker.boot;
@@ -301,6 +296,15 @@ async fn run_folders(
         ended??;
     }
     Ok(())
+}
+
+fn speaker(config: &Config) -> Result<Speaker, PrivacyError> {
+    Ok(Speaker {
+        node: config.node.clone(),
+        boot: boot_id(),
+        inline_max_bytes: config.mqtt.inline_max_bytes,
+        privacy: Privacy::open(config.privacy.identifiers, &config.state.directory)?,
+    })
 }
 
 /// Says where that is news whose state directory this is, and that it is a new one: a daemon that lost its own begins
