@@ -95,6 +95,11 @@ impl Shelves {
         Ok(shelves)
     }
 
+    /// The state directory.
+    pub(crate) fn state(&self) -> &Path {
+        self.accepted.parent().unwrap_or(Path::new("."))
+    }
+
     pub fn input(&self, job: &Job) -> PathBuf {
         self.accepted.join(&job.source).join(&job.file)
     }
@@ -120,6 +125,7 @@ impl Shelves {
                         source: source.to_owned(),
                         file: name,
                         received_at: clock::now(),
+                        sender: None,
                     });
                 }
                 Err(Stay::Gone | Stay::Changed) => {}
@@ -270,6 +276,7 @@ fn orphans(shelves: &Shelves, known: &HashSet<PathBuf>) -> Result<Vec<Arrival>, 
                     source: name(&folder),
                     file: name(&path),
                     received_at: clock::now(),
+                    sender: None,
                 });
             }
         }

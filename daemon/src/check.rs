@@ -7,10 +7,11 @@ use std::path::Path;
 
 use crate::config::{Config, ConfigError};
 use crate::credentials::{self, Credentials};
+use crate::disk::{self, mounts::missing_above};
 use crate::encode::Model;
 use crate::failure::chain;
 use crate::models::Models;
-use crate::outbox::{Outbox, OutboxError};
+use crate::outbox::{self, Outbox, OutboxError};
 use crate::seg;
 use crate::source::dicom::bind;
 
@@ -38,6 +39,7 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
     let outbox = outbox(&config.state.directory);
     let running = outbox == Some(Ok(IN_USE.to_owned()));
     findings.extend(outbox);
+    findings.extend(owner(&config));
     findings.extend(config.dicom.iter().map(|dicom| {
         let (name, title) = (&dicom.name, &dicom.ae_title);
         port(dicom.listen(), "port", running)
@@ -83,14 +85,14 @@ type Finding = Result<String, String>;
 
 fn state(config: &Config) -> Finding {
     let directory = &config.state.directory;
-    fs::create_dir_all(directory).map_err(|error| {
+    disk::create_outermost(directory).map_err(|error| {
         format!(
             "state: cannot create {}: {error}; check the rights above it",
             directory.display()
         )
     })?;
     writable(directory).map_err(|problem| format!("state: {problem}"))?;
-    let free = crate::disk::free_bytes(directory).unwrap_or(u64::MAX);
+    let free = disk::free_bytes(directory).unwrap_or(u64::MAX);
     if free < config.state.min_free_bytes {
         return Err(format!(
             "state: {} has {free} bytes free, `min_free_bytes` is {}; nothing would be accepted",
@@ -98,7 +100,36 @@ fn state(config: &Config) -> Finding {
             config.state.min_free_bytes
         ));
     }
+    if !outbox::exists(directory) {
+        let path = directory.display();
+        if let Some(mount) = missing_above(directory) {
+            return Err(format!(
+                "state: {path}: /etc/fstab has a disk for {}, and nothing is mounted there; mount it, or the daemon \
+                 begins anew with seq 1",
+                mount.display()
+            ));
+        }
+        return Ok(format!(
+            "state: {path} has no outbox yet, the first start makes it and begins with seq 1; if there was one before, \
+             restore it first"
+        ));
+    }
     Ok(format!("state: {}", directory.display()))
+}
+
+/// Whose state directory it is, where that changes; nothing beside a running daemon, which has said so.
+fn owner(config: &Config) -> Option<Finding> {
+    let directory = &config.state.directory;
+    if !outbox::exists(directory) {
+        return None;
+    }
+    let identity = Outbox::open(directory).ok()?.identity().ok()?;
+    let before = identity.node.filter(|node| *node != config.node)?;
+    let node = &config.node;
+    Some(Ok(format!(
+        "state: it is that of node {before}; {node} goes on with its jobs and numbers, and subscribers of {before} have to \
+         follow: if it is a copy and {before} still runs, both will publish the same images"
+    )))
 }
 
 const IN_USE: &str = "outbox: in use by a running scansided";
@@ -139,7 +170,7 @@ fn secrets(config: &Config) -> impl Iterator<Item = Finding> {
 
 /// Nothing before the first start, which makes it.
 fn outbox(directory: &Path) -> Option<Finding> {
-    if !directory.join("outbox.redb").exists() {
+    if !outbox::exists(directory) {
         return None;
     }
     Some(

@@ -1,11 +1,13 @@
 //! What was typed, and the commands that only print. Exit codes: 0 done, 1 something failed (said on
 //! standard error, or in the printed lines), 2 wrong usage.
 
+mod ledger;
 mod life;
 mod models;
 mod quarantine;
 mod replay;
 mod route;
+mod segmentations;
 
 use std::fs;
 use std::io::{self, Write};
@@ -17,22 +19,23 @@ use segmenter::decode::Limits;
 use segmenter::{OpenOptions, Segmenter};
 use serde_json::json;
 
-use crate::config::Config;
-use crate::control::{Answer, AskError, Request, ask};
+use crate::control::AskError;
 use crate::decoder::Decoder;
 use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
-use crate::job::{Ticket, boot_id};
+use crate::job::boot_id;
 use crate::models::{say_half_precision, use_threads};
 use crate::privacy::Privacy;
 use crate::schema::Document;
 use crate::segment::{Found, segment};
 use crate::{RunError, clock};
 
+pub use ledger::{LedgerAction, ledger};
 pub use models::{ModelsAction, models};
 pub use quarantine::{QuarantineAction, Selection, quarantine};
 pub use replay::{ReplayArgs, replay};
 pub use route::{RouteArgs, route};
+pub use segmentations::{SegmentationsAction, segmentations};
 
 /// Every image in the inbox becomes masks on MQTT. For research use; not a medical device.
 ///
@@ -67,7 +70,7 @@ pub enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// The count of everything that came in.
+    /// The count of everything that came in, and what became of each image.
     Ledger {
         #[command(subcommand)]
         action: LedgerAction,
@@ -76,6 +79,11 @@ pub enum Command {
     Quarantine {
         #[command(subcommand)]
         action: QuarantineAction,
+    },
+    /// DICOM Segmentations that the PACS has not taken: what they are, another try.
+    Segmentations {
+        #[command(subcommand)]
+        action: SegmentationsAction,
     },
     /// Bundles: bring one in, let it serve, go back to the one before.
     Models {
@@ -125,25 +133,6 @@ pub struct SegmentArgs {
     pub files: Vec<PathBuf>,
 }
 
-#[derive(Debug, Clone, Subcommand)]
-pub enum LedgerAction {
-    /// Print the counters, or the life of one job.
-    Show {
-        #[arg(long)]
-        config: PathBuf,
-        /// Its number (`ticket` in the log).
-        job: Option<Ticket>,
-        /// Print the job as a JSON object.
-        #[arg(long, requires = "job")]
-        json: bool,
-    },
-    /// Print the equation; exit code 1 when it does not hold.
-    Verify {
-        #[arg(long)]
-        config: PathBuf,
-    },
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     #[error(transparent)]
@@ -163,6 +152,15 @@ pub enum CliError {
     Read { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Decode(#[from] segmenter::decode::DecodeError),
+    #[error(
+        "`{0}` is nothing by which an image is found; give a job number, a sha256 or its first 8 digits, a `job_id`, or \
+         a SOP Instance UID, plain or hashed"
+    )]
+    Term(String),
+    #[error(
+        "`{0}` is no time; write it in UTC, as far as you like: 2026-11-24, 2026-11-24T08:30, 2026-11-24T08:30:00Z"
+    )]
+    Time(String),
     #[error("the running scansided answers another question; is it of another version?")]
     Answer,
     #[error("cannot write {}: {source}", path.display())]
@@ -239,6 +237,7 @@ fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Found, Failure> {
 
 fn report(speaker: &Speaker, found: Found, segmenter: &Segmenter) -> Report {
     let origin = Origin {
+        job: None,
         source: "cli".to_owned(),
         received_at: clock::now(),
         wait_ms: 0.0,
@@ -271,56 +270,6 @@ pub(crate) fn write_overlays(
         paths.push(path);
     }
     Ok(paths)
-}
-
-/// Prints the ledger; false when `verify` finds that it does not balance, or when a job is unknown.
-pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliError> {
-    let (LedgerAction::Show { config, .. } | LedgerAction::Verify { config }) = action;
-    if let LedgerAction::Show {
-        job: Some(job),
-        json,
-        ..
-    } = *action
-    {
-        return show_job(config, (job, json), out);
-    }
-    let Answer::Ledger(ledger) = ask(&Config::read(config)?, &Request::Ledger)? else {
-        return Err(CliError::Answer);
-    };
-    if let LedgerAction::Show { .. } = action {
-        let line = serde_json::to_string(&ledger).expect("a ledger is plain data");
-        writeln!(out, "{line}")?;
-        return Ok(true);
-    }
-    writeln!(out, "{ledger}")?;
-    Ok(ledger.balances())
-}
-
-fn show_job(
-    config: &Path,
-    (job, json): (Ticket, bool),
-    out: &mut impl Write,
-) -> Result<bool, CliError> {
-    let life = match ask(&Config::read(config)?, &Request::Life(job))? {
-        Answer::Life(Some(life)) => life,
-        Answer::Life(None) => {
-            writeln!(
-                out,
-                "job {job} is unknown: there was none, or it ended more than \
-                 `state.history_max_jobs` jobs ago; the log and `scansided quarantine list` have \
-                 the numbers"
-            )?;
-            return Ok(false);
-        }
-        _ => return Err(CliError::Answer),
-    };
-    if json {
-        let line = serde_json::to_string(&life).expect("a life is plain data");
-        writeln!(out, "{line}")?;
-    } else {
-        life::tell(&life, out)?;
-    }
-    Ok(true)
 }
 
 /// An error with its causes, for people.

@@ -4,6 +4,7 @@
 //! One request a connection: a line of JSON each way. Who may connect is a matter of the rights of
 //! the state directory; the socket itself is its owner's.
 
+mod find;
 mod serve;
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -20,9 +21,11 @@ use crate::config::Config;
 use crate::failure::{Stage, chain};
 use crate::job::{Input, Ticket};
 use crate::models::{self, Change, Models, Reply, Store};
-use crate::outbox::{Asked, Entry, Ledger, Life, Missed, Outbox, OutboxError};
+use crate::outbox::{self, Asked, Entry, Ledger, Life, Listing, Missed, Outbox, OutboxError};
 use crate::quarantine::{self, Retried};
+use crate::seg::{self, Pacs};
 
+pub use find::{Found, Terms};
 pub use serve::{Control, ControlError, listen, open, run};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,12 +33,17 @@ pub use serve::{Control, ControlError, listen, open, run};
 pub enum Request {
     Ledger,
     Life(Ticket),
+    /// By whatever people know of an image.
+    Find(String),
+    List(Listing),
     /// What lies in quarantine.
     Quarantined,
     Retry(Choice),
     Drop(Choice),
     Models(Change),
     Replay(Missed),
+    Segmentations,
+    RetrySegmentations(seg::Wanted),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,10 +58,14 @@ pub enum Choice {
 pub enum Answer {
     Ledger(Ledger),
     Life(Option<Life>),
+    Found(Found),
+    Listed(Vec<Life>),
     Quarantined(Vec<Item>),
     Moved(Moved),
     Models(Reply),
     Replay(Asked),
+    Segmentations(Vec<seg::Segmentation>),
+    Retried(seg::Retried),
     /// Why the daemon could not do it.
     Failed(String),
 }
@@ -112,7 +124,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
     let state = &config.state.directory;
     // A bundle may be installed before the first start.
-    if !matches!(request, Request::Models(_)) && !state.join("outbox.redb").exists() {
+    if !matches!(request, Request::Models(_)) && !outbox::exists(state) {
         return Err(AskError::NoOutbox(state.clone()));
     }
     let start = Instant::now();
@@ -141,8 +153,14 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
         accept::recover(&outbox, &shelves)?;
     }
     let outbox = outbox.keeping(config.results.clone());
-    let store = (&Store::new(config), None);
-    Ok(perform(&outbox, &shelves, store, request)?)
+    let hands = Hands {
+        outbox: &outbox,
+        shelves: &shelves,
+        store: &Store::new(config),
+        live: None,
+        pacs: None,
+    };
+    Ok(perform(&hands, request)?)
 }
 
 fn send(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
@@ -156,16 +174,24 @@ fn send(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
     Ok(serde_json::from_str(&answer)?)
 }
 
+/// What an answer is made with.
+struct Hands<'a> {
+    outbox: &'a Outbox,
+    shelves: &'a Shelves,
+    store: &'a Store,
+    /// The daemon's models.
+    live: Option<&'a Models>,
+    /// What the daemon knows of the PACS.
+    pacs: Option<&'a Pacs>,
+}
+
 /// Blocking: reads and writes outbox and shelves.
-/// `live`: the daemon's models.
-fn perform(
-    outbox: &Outbox,
-    shelves: &Shelves,
-    (store, live): (&Store, Option<&Models>),
-    request: &Request,
-) -> Result<Answer, AcceptError> {
+fn perform(hands: &Hands<'_>, request: &Request) -> Result<Answer, AcceptError> {
+    let Hands {
+        outbox, shelves, ..
+    } = *hands;
     Ok(match request {
-        Request::Models(change) => Answer::Models(models::perform(store, live, change)),
+        Request::Models(change) => Answer::Models(models::perform(hands.store, hands.live, change)),
         Request::Ledger => Answer::Ledger(outbox.ledger()?),
         Request::Life(ticket) => Answer::Life(
             outbox
@@ -173,6 +199,8 @@ fn perform(
                 .map(|life| measured(outbox, shelves, life))
                 .transpose()?,
         ),
+        Request::Find(word) => Answer::Found(find::find(outbox, shelves, word)?),
+        Request::List(listing) => Answer::Listed(outbox.list(listing)?),
         Request::Quarantined => {
             let entries = outbox.quarantined()?;
             Answer::Quarantined(entries.into_iter().map(|e| item(shelves, e)).collect())
@@ -203,6 +231,17 @@ fn perform(
             Answer::Moved(moved)
         }
         Request::Replay(missed) => Answer::Replay(outbox.replay(missed)?),
+        Request::Segmentations => {
+            let why = hands.pacs.and_then(Pacs::why);
+            Answer::Segmentations(seg::segmentations(shelves.state(), why.as_deref()))
+        }
+        Request::RetrySegmentations(wanted) => {
+            let retried = seg::retry(shelves.state(), wanted)?;
+            if let Some(pacs) = hands.pacs {
+                pacs.try_again();
+            }
+            Answer::Retried(retried)
+        }
     })
 }
 
@@ -243,7 +282,7 @@ fn measured(outbox: &Outbox, shelves: &Shelves, mut life: Life) -> Result<Life, 
             .find(|entry| entry.ticket == life.job)
             .map(|entry| shelves.quarantine.join(entry.file));
         let mut paths = waiting.into_iter().chain(resting);
-        life.input = paths.find_map(|path| Some(Input::of(&std::fs::read(path).ok()?)));
+        life.input = paths.find_map(|path| Input::of_file(&path).ok());
     }
     Ok(life)
 }

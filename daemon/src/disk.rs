@@ -1,9 +1,15 @@
-//! The state directory's file system: free space, folders that outlast a power cut.
+//! The state directory's file system: free space, folders that outlast a power cut, and who may read what lies there.
 
-use std::fs::{self, File};
+pub(crate) mod mounts;
+pub(crate) mod rights;
+
+use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Once;
+
+use rights::FOLDER_MODE;
 
 /// Bytes an ordinary user may still write; `None` when the system does not say.
 pub(crate) fn free_bytes(path: &Path) -> Option<u64> {
@@ -27,9 +33,19 @@ pub(crate) fn below(path: &Path, watermark_bytes: u64) -> bool {
     free_bytes(path).is_some_and(|free| free < watermark_bytes)
 }
 
-/// Makes a folder and those above it. Its name is on the disk then: what is flushed in a folder whose own name is not
-/// is lost with it.
+/// Makes a folder of the state directory and those above it. Its name is on the disk then: what is flushed in a folder
+/// whose own name is not is lost with it.
 pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    create_outermost(path)?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    rights::hand_over(&File::open(path)?, parent)
+}
+
+/// Makes the state directory itself, which is its maker's whoever owns the folder above it.
+pub(crate) fn create_outermost(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -37,8 +53,8 @@ pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    create_folder(parent)?;
-    match fs::create_dir(path) {
+    create_outermost(parent)?;
+    match DirBuilder::new().mode(FOLDER_MODE).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }

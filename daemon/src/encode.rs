@@ -5,6 +5,8 @@
 //! A result above the inline limit is split: part 0 is the result with `masks` in place of mask data,
 //! parts 1 to n joined are the JSON array of its instances with masks.
 
+mod notices;
+
 use segmenter::Segmenter;
 use segmenter::result::Instance;
 use segmenter::seg::Volume;
@@ -13,7 +15,7 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::failure::Reason;
-use crate::job::{self, Job};
+use crate::job::{self, Job, Ticket};
 use crate::outbox::Message;
 use crate::privacy::{Identifiers, Privacy};
 use crate::segment::Found;
@@ -32,6 +34,9 @@ pub struct Speaker {
 pub struct Report {
     pub schema: String,
     pub job_id: Uuid,
+    /// On this box; copies of an image have one each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Ticket>,
     pub seq: u64,
     pub node: String,
     pub boot: Uuid,
@@ -125,6 +130,7 @@ struct Event<'a> {
     boot: Uuid,
     at: String,
     source: &'a str,
+    job: Ticket,
     job_id: Option<Uuid>,
     #[serde(flatten)]
     reason: &'a Reason,
@@ -160,6 +166,8 @@ struct SeriesEvent<'a> {
 /// Where and when an image came in.
 #[derive(Debug, Clone)]
 pub struct Origin {
+    /// None for a file of `scansided segment`.
+    pub job: Option<Ticket>,
     pub source: String,
     pub received_at: String,
     pub wait_ms: f64,
@@ -173,6 +181,7 @@ impl Speaker {
         Report {
             schema: "result/1".to_owned(),
             job_id: job::job_id(&found.sha256, model),
+            job: origin.job,
             seq: 0,
             node: self.node.clone(),
             boot: self.boot,
@@ -210,7 +219,13 @@ impl Speaker {
     }
 
     /// What tells subscribers that an accepted image has no result.
-    pub fn quarantined(&self, job: &Job, id: Option<Uuid>, seq: u64, reason: &Reason) -> Message {
+    pub fn quarantined(
+        &self,
+        (ticket, job): (Ticket, &Job),
+        id: Option<Uuid>,
+        seq: u64,
+        reason: &Reason,
+    ) -> Message {
         let event = Event {
             schema: "event/1",
             kind: "quarantined",
@@ -219,6 +234,7 @@ impl Speaker {
             boot: self.boot,
             at: clock::now(),
             source: &job.source,
+            job: ticket,
             job_id: id,
             reason,
         };

@@ -11,12 +11,12 @@ mod refusal;
 mod serve;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::accept::AcceptError;
@@ -78,8 +78,12 @@ struct Desk {
     page: Mutex<Option<probes::Page>>,
 }
 
+/// The other end of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Peer(Option<IpAddr>);
+
 /// `full`: this connection has no place for an image.
-fn router(desk: Arc<Desk>, full: bool) -> Router {
+fn router(desk: Arc<Desk>, full: bool, peer: Peer) -> Router {
     let images = if full {
         post(images::no_place)
     } else {
@@ -91,6 +95,7 @@ fn router(desk: Arc<Desk>, full: bool) -> Router {
         .route("/healthz", get(probes::health))
         .route("/readyz", get(probes::ready))
         .fallback(refusal::unknown_path)
+        .layer(Extension(peer))
         .with_state(desk)
 }
 

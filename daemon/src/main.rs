@@ -43,6 +43,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
         Command::Doctor { config } => Ok(runtime()?.block_on(doctor::doctor(&config, out))?),
         Command::Ledger { action } => Ok(cli::ledger(&action, out)?),
         Command::Quarantine { action } => Ok(cli::quarantine(&action, out)?),
+        Command::Segmentations { action } => Ok(cli::segmentations(&action, out)?),
         Command::Models { action } => Ok(cli::models(&action, out)?),
         Command::Route(args) => Ok(cli::route(&args, out)?),
         Command::Replay(args) => Ok(cli::replay(&args, out)?),

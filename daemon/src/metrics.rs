@@ -14,6 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::outbox::Ledger;
+use crate::seg;
 use crate::status::Counts;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -62,6 +63,8 @@ pub struct Snapshot {
     pub counts: Counts,
     pub outbox_file_bytes: u64,
     pub oldest_pending: Duration,
+    /// Where they are sent to a PACS.
+    pub segmentations: Option<seg::Counts>,
     pub in_hand: Duration,
     pub stuck: bool,
     pub mqtt_connected: bool,
@@ -158,6 +161,7 @@ impl Metrics {
         }
         self.sources(&mut page);
         page.moment(snapshot, self.started_s);
+        page.segmentations(snapshot.segmentations.as_ref());
         page.certificates(&snapshot.certificates);
         let mut text = String::new();
         // Writing to a string does not fail.
@@ -211,6 +215,34 @@ impl Page {
             "When the first certificate in a file of the configuration expires, since 1970",
             family,
         );
+    }
+
+    fn segmentations(&mut self, counts: Option<&seg::Counts>) {
+        let Some(counts) = counts else { return };
+        for (name, help, value) in [
+            (
+                "segmentations_waiting",
+                "Segmentations that the PACS has not taken yet",
+                counts.waiting as f64,
+            ),
+            (
+                "segmentations_waiting_bytes",
+                "Their size, which seg.send_to.waiting_max_bytes bounds",
+                counts.waiting_bytes as f64,
+            ),
+            (
+                "segmentations_oldest_waiting_age_seconds",
+                "How long ago the oldest of them was made, 0 without one",
+                counts.oldest_waiting_s as f64,
+            ),
+            (
+                "segmentations_refused",
+                "Segmentations that the PACS refused and that lie aside",
+                counts.refused as f64,
+            ),
+        ] {
+            self.gauge(name, help, value);
+        }
     }
 
     fn moment(&mut self, snapshot: &Snapshot, started_s: f64) {

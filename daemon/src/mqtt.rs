@@ -155,6 +155,7 @@ impl Publisher {
 
     /// One warning for one outage.
     fn mourn(&mut self, error: String) {
+        self.status.away(&error);
         if error == self.outage {
             tracing::debug!(error, "no connection to the broker");
         } else {
@@ -165,6 +166,7 @@ impl Publisher {
 
     /// As [`Self::mourn`], of what does not pass by itself.
     fn complain(&mut self, error: String) {
+        self.status.away(&error);
         if error == self.outage {
             tracing::debug!(error, "no connection to the broker");
         } else {

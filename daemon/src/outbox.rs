@@ -8,6 +8,7 @@
 //!   payload). Part 0 is a result or an event, parts from 1 are the masks of a result too large for
 //!   one message. `seq` numbers the durable messages of this node, so a subscriber sees a gap.
 //! - `lives`: ticket -> [`Life`] as JSON, for people; it outlives the job's row.
+//! - `identity`: name -> text, see [`identity`]: when the state directory was made, and whose it is.
 //! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
 //! - `slices`: images whose series has no DICOM segmentation yet, see [`slices`].
 //! - `kept`: (seq, part) -> (topic, payload) of what the broker acknowledged, `kept_since`: (when, seq),
@@ -22,6 +23,7 @@
 //! - Files follow the rows: the end of a job, its retry and its drop are committed before the input
 //!   moves, and the row stays until it has moved, so a crash in between is finished at the next start.
 
+mod identity;
 mod kept;
 mod leases;
 mod ledger;
@@ -45,13 +47,15 @@ use redb::{
 use crate::clock;
 use crate::config;
 use crate::disk;
+use crate::disk::rights::create_file;
 use crate::failure::Reason;
-use crate::job::{Job, State, Ticket};
+use crate::job::{Job, Sender, State, Ticket};
 
+pub use identity::{Identity, Notice};
 pub use kept::Kept;
 pub use leases::{Claim, Lease};
 pub use ledger::Ledger;
-pub use lives::{Life, Phase, Sent};
+pub use lives::{Life, Listing, Phase, Sent, Stage};
 pub use messages::{Key, Message, Queued};
 pub use quarantined::Entry;
 pub use replays::{Asked, Missed, Page, Promise};
@@ -96,6 +100,12 @@ pub struct Arrival {
     pub source: String,
     pub file: String,
     pub received_at: String,
+    pub sender: Option<Sender>,
+}
+
+/// Whether a state directory has an outbox; it is made where there is none.
+pub fn exists(directory: &Path) -> bool {
+    directory.join("outbox.redb").exists()
 }
 
 impl Outbox {
@@ -106,7 +116,7 @@ impl Outbox {
             path: directory.to_owned(),
             source,
         };
-        disk::create_folder(directory).map_err(create)?;
+        disk::create_outermost(directory).map_err(create)?;
         let opened = |error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OutboxError::InUse { path: path.clone() },
             error => OutboxError::Storage {
@@ -114,13 +124,16 @@ impl Outbox {
                 source: Box::new(error.into()),
             },
         };
-        if !path.exists() {
+        let fresh = (!path.exists()).then(|| identity::remains(directory));
+        if fresh.is_some() {
             // Whole under another name first: one that a power cut left half made could not be opened.
             let part = directory.join("outbox.redb.part");
             match std::fs::remove_file(&part) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(create(error)),
                 _ => {}
             }
+            // Made by us, who know its rights.
+            drop(create_file(&part).map_err(create)?);
             drop(database().create(&part).map_err(&opened)?);
             File::open(&part)
                 .and_then(|file| file.sync_all())
@@ -149,6 +162,7 @@ impl Outbox {
             if found.is_none() {
                 meta.insert("format", FORMAT)?;
             }
+            identity::begin(transaction, fresh.as_deref())?;
             Ok(found.unwrap_or(FORMAT))
         })?;
         if found == FORMAT {
@@ -185,6 +199,9 @@ impl Outbox {
                     state: State::Accepted,
                 };
                 put(transaction, *ticket, &job)?;
+                if let Some(sender) = &arrival.sender {
+                    lives::sent_by(transaction, *ticket, sender)?;
+                }
             }
             Ok(tickets)
         })

@@ -7,6 +7,7 @@
 
 mod inference;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,12 +20,15 @@ use crate::config::{self, Config};
 use crate::control::{self, Control, ControlError};
 use crate::credentials::{CredentialError, Credentials, warn_exposed};
 use crate::decoder::Decoder;
+use crate::disk::mounts::missing_above;
+use crate::disk::rights;
 use crate::encode::Speaker;
 use crate::http::{self, HttpError};
 use crate::job::{Ticket, boot_id};
 use crate::models::{Models, ModelsError, Shadow};
 use crate::mqtt;
-use crate::privacy::{Privacy, PrivacyError};
+use crate::outbox::{Notice, Outbox};
+use crate::privacy::{Key, Privacy, PrivacyError};
 use crate::reload;
 use crate::route::Router;
 use crate::seg::{self, SeriesError};
@@ -80,6 +84,7 @@ pub async fn run(
     warn_exposed(&config);
     let (renewed, credentials) = watch::channel(Credentials::load(&config)?);
     credentials.borrow().expiries.warn();
+    rights::tighten(&config.state.directory);
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = accept::recover(&outbox, &shelves)?;
@@ -91,12 +96,9 @@ pub async fn run(
     sources.for_each(|source| status.metrics.accepted(source, 0));
     let shadow = start_shadow(&config, &models, &status)?;
     let fresh = Arc::new(Notify::new());
-    let speaker = Speaker {
-        node: config.node.clone(),
-        boot: boot_id(),
-        inline_max_bytes: config.mqtt.inline_max_bytes,
-        privacy: Privacy::open(config.privacy.identifiers, &config.state.directory)?,
-    };
+    let speaker = speaker(&config)?;
+    let key = Key::of(&config.state.directory)?;
+    announce(&outbox, &speaker, &config.state.directory, &status)?;
     let boot = speaker.boot;
     let backlog = waiting.len();
 
@@ -104,7 +106,7 @@ pub async fn run(
     let (stop_mqtt, mqtt_stopped) = watch::channel(false);
     let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
     let (releases, released) = seg::Releases::new();
-    let keeper = seg::Keeper::open(&config, &outbox, &speaker, (&fresh, &credentials))?;
+    let keeper = seg::Keeper::open(&config, &outbox, &speaker, (&fresh, &credentials, &status))?;
     let inference = inference::start(inference::Worker {
         outbox: Arc::clone(&outbox),
         shelves: shelves.clone(),
@@ -114,6 +116,7 @@ pub async fn run(
         limits: Limits::from(&config.decode),
         decoder: Decoder::new(Limits::from(&config.decode)),
         speaker: speaker.clone(),
+        key,
         status: Arc::clone(&status),
         attempts_max: config.pipeline.attempts_max,
         fresh: Arc::clone(&fresh),
@@ -142,7 +145,7 @@ pub async fn run(
     };
     let keeping = task(seg::run(keeper, released, sources_stopped.clone()));
     let sources = task(sources.run(tickets, sources_stopped));
-    let desk = Control::new(&config, (&outbox, &shelves), &models, &fresh);
+    let desk = Control::new(&config, (&outbox, &shelves), (&models, &status), &fresh);
     let listener = control::listen(&config.state.directory);
     let desk = task(control::run(desk, listener, retried, controls_stopped));
     let letterbox = (outbox, shelves);
@@ -292,6 +295,41 @@ async fn run_folders(
     while let Some(ended) = tasks.join_next().await {
         ended??;
     }
+    Ok(())
+}
+
+fn speaker(config: &Config) -> Result<Speaker, PrivacyError> {
+    Ok(Speaker {
+        node: config.node.clone(),
+        boot: boot_id(),
+        inline_max_bytes: config.mqtt.inline_max_bytes,
+        privacy: Privacy::open(config.privacy.identifiers, &config.state.directory)?,
+    })
+}
+
+/// Says where that is news whose state directory this is, and that it is a new one: a daemon that lost its own begins
+/// anew without any other sign.
+fn announce(
+    outbox: &Outbox,
+    speaker: &Speaker,
+    state: &Path,
+    status: &Status,
+) -> Result<(), AcceptError> {
+    let notice = outbox.belongs_to(&speaker.node, |notice, seq| speaker.notice(notice, seq))?;
+    if let Some(notice) = notice {
+        let (words, remedy) = notice.words(&speaker.node);
+        let path = state.display();
+        match missing_above(state) {
+            Some(mount) if matches!(notice, Notice::Created { .. }) => tracing::error!(
+                state = %path, words, mount = %mount.display(), remedy,
+                "/etc/fstab has a disk for the state directory, and it is not mounted"
+            ),
+            _ => tracing::warn!(state = %path, words, remedy, "not the state directory of before"),
+        }
+    }
+    let identity = outbox.identity()?;
+    // Set once: this process has one state directory.
+    let _ = status.identity.set(identity);
     Ok(())
 }
 

@@ -4,9 +4,9 @@
 //! in `identifiers.key` of the state directory. Who holds the key can tell whether a result belongs to
 //! an image that he knows; who does not can only tell which results belong together.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use segmenter::decode;
@@ -14,12 +14,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::Level;
+use crate::disk::rights::create_file;
 
 const KEY_FILE: &str = "identifiers.key";
 const KEY_BYTES: usize = 32;
 /// Of SHA-256's input, which HMAC pads its key to.
 const BLOCK_BYTES: usize = 64;
-const HASH_DIGITS: usize = 32;
+pub(crate) const HASH_DIGITS: usize = 32;
 
 /// Identifiers in a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,11 +152,29 @@ impl Key {
         Ok(Self(key))
     }
 
-    fn hash(&self, value: &str) -> String {
+    /// That of a state directory, as every level has one: jobs are found by hashes whatever results say.
+    pub fn of(state: &Path) -> Result<Self, PrivacyError> {
+        Self::open(&state.join(KEY_FILE))
+    }
+
+    /// None where no daemon ever made one.
+    pub fn existing(state: &Path) -> Result<Option<Self>, PrivacyError> {
+        let path = state.join(KEY_FILE);
+        path.exists().then(|| Self::open(&path)).transpose()
+    }
+
+    pub fn hash(&self, value: &str) -> String {
         let mut digits = hex::encode(hmac_sha256(&self.0, value.as_bytes()));
         digits.truncate(HASH_DIGITS);
         digits
     }
+}
+
+/// Of a DICOM file, also of one whose pixels cannot be read.
+pub fn sop_instance_uid(bytes: &[u8], limits: &decode::Limits) -> Option<String> {
+    let attribute = decode::Attribute::by_keyword("SOPInstanceUID").ok()?;
+    let values = decode::values(bytes, limits, &[attribute]).ok()??;
+    values.into_iter().flatten().next()
 }
 
 fn random() -> io::Result<[u8; KEY_BYTES]> {
@@ -167,12 +186,7 @@ fn random() -> io::Result<[u8; KEY_BYTES]> {
 /// Whole under its name, or not there.
 fn write(path: &Path, key: &[u8]) -> io::Result<()> {
     let part = path.with_extension("key.part");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&part)?;
+    let mut file = create_file(&part)?;
     file.write_all(key)?;
     file.sync_all()?;
     fs::rename(&part, path)?;

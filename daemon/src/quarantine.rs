@@ -8,7 +8,7 @@
 mod release;
 mod retention;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{MutexGuard, PoisonError};
@@ -21,6 +21,7 @@ use crate::accept::{
 };
 use crate::clock;
 use crate::config;
+use crate::disk::rights::{self, create_file};
 use crate::encode::Speaker;
 use crate::failure::{Failure, Reason};
 use crate::job::Ticket;
@@ -73,7 +74,7 @@ fn write_note(shelves: &Shelves, name: &str, reason: &Reason) -> Result<(), Shel
     let text = serde_json::to_vec_pretty(&note).expect("a note is plain data");
     let path = note_of(shelves, name);
     let write = || {
-        let mut note = File::create(&path)?;
+        let mut note = create_file(&path)?;
         note.write_all(&text)?;
         note.sync_all()
     };
@@ -97,7 +98,10 @@ pub fn refuse(
             name: shelf_name(&file.path),
         };
         match fs::rename(&file.path, refusal.hidden(shelves)) {
-            Ok(()) => {}
+            Ok(()) => {
+                // What is somebody else's keeps its rights, in a folder that is closed.
+                let _ = rights::close(&refusal.hidden(shelves));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) if broken(&error) => {
                 return Err(
@@ -172,6 +176,7 @@ impl Refusal {
             source: self.source.clone(),
             file: self.name.clone(),
             received_at: clock::now(),
+            sender: None,
         };
         outbox.refuse(&arrival, &reason)?;
         fs::rename(&hidden, &path).map_err(failed("move to", &path))?;
@@ -193,12 +198,14 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
         return Ok(());
     };
     let _alone = alone(shelves);
-    let event = |seq| speaker.quarantined(&job, job_id, seq, &reason);
+    let event = |seq| speaker.quarantined((ticket, &job), job_id, seq, &reason);
     if outbox.quarantine(ticket, &reason, event)?.is_none() {
         return Ok(());
     }
+    let sender = outbox.life(ticket)?.and_then(|life| life.sender);
     tracing::warn!(
         ticket,
+        sender = sender.map(tracing::field::display),
         code = reason.code,
         words = reason.words,
         "image quarantined"
@@ -281,6 +288,7 @@ mod tests {
                     source: "ward-2".into(),
                     file: refusal.name.clone(),
                     received_at: clock::now(),
+                    sender: None,
                 };
                 let reason = Failure::FileTooLarge {
                     bytes: 200,

@@ -12,6 +12,7 @@ mod completion;
 mod send;
 mod series;
 mod shelf;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -34,9 +35,12 @@ use crate::job::{self, Ticket};
 use crate::outbox::{Outbox, OutboxError};
 use crate::segment::Found;
 use crate::shutdown::stopped;
+use crate::status::Status;
 use crate::{clock, disk, tls};
 use completion::Completion;
 use shelf::Shelf;
+
+pub use waiting::{Counts, Pacs, Retried, Segmentation, Wanted, retry, segmentations};
 
 /// How often series are looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -139,6 +143,7 @@ pub struct Keeper {
     /// Woken when an event waits for the broker.
     fresh: Arc<Notify>,
     credentials: watch::Receiver<Credentials>,
+    status: Arc<Status>,
     /// A trouble that was said already.
     said: Option<String>,
 }
@@ -163,11 +168,17 @@ impl Keeper {
         config: &config::Config,
         outbox: &Arc<Outbox>,
         speaker: &Speaker,
-        (fresh, credentials): (&Arc<Notify>, &watch::Receiver<Credentials>),
+        (fresh, credentials, status): (&Arc<Notify>, &watch::Receiver<Credentials>, &Arc<Status>),
     ) -> Result<Option<Self>, SeriesError> {
         let Some(seg) = &config.seg else {
             return Ok(None);
         };
+        if let Some(to) = &seg.send_to {
+            let retry_max = Duration::from_millis(to.retry_max_ms);
+            status
+                .pacs
+                .at(&config.state.directory, place(to), retry_max);
+        }
         Ok(Some(Self {
             config: seg.clone(),
             outbox: Arc::clone(outbox),
@@ -177,6 +188,7 @@ impl Keeper {
             min_free_bytes: config.state.min_free_bytes,
             fresh: Arc::clone(fresh),
             credentials: credentials.clone(),
+            status: Arc::clone(status),
             said: None,
         }))
     }
@@ -188,7 +200,7 @@ impl Keeper {
     ) -> Result<(), SeriesError> {
         let mail = match &self.config.send_to {
             Some(to) => {
-                let started = send::start(to, &self.shelf, self.credentials.clone());
+                let started = send::start(to, &self.shelf, self.credentials.clone(), &self.status);
                 Some(started.map_err(SeriesError::Thread)?)
             }
             None => None,

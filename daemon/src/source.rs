@@ -40,6 +40,11 @@ impl Door {
         arrivals: &[Arrival],
     ) -> Result<Vec<Ticket>, OutboxError> {
         let tickets = self.outbox.accept(arrivals)?;
+        for (ticket, arrival) in tickets.iter().zip(arrivals) {
+            if let Some(sender) = &arrival.sender {
+                tracing::info!(ticket, source, %sender, "image accepted");
+            }
+        }
         let count = tickets.len() as u64;
         self.status.metrics.accepted(source, count);
         Ok(tickets)

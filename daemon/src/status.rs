@@ -1,10 +1,14 @@
 //! What the tasks report about themselves for `state` and `health`.
 
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::metrics::Metrics;
+use crate::outbox::Identity;
+use crate::seg::Pacs;
 
 /// What moments are counted from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -14,9 +18,13 @@ const NOTHING_IN_HAND: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Status {
     pub metrics: Metrics,
-    connected: AtomicBool,
+    broker: Mutex<Link>,
     /// Why the broker and this box do not trust each other.
     distrust: Mutex<Option<String>>,
+    /// What waits for a PACS, where segmentations are sent to one.
+    pub pacs: Pacs,
+    /// Of the state directory.
+    pub identity: OnceLock<Identity>,
     disk_low: AtomicBool,
     draining: AtomicBool,
     model_fell_back: AtomicBool,
@@ -34,8 +42,13 @@ impl Default for Status {
     fn default() -> Self {
         Self {
             metrics: Metrics::default(),
-            connected: AtomicBool::default(),
+            broker: Mutex::new(Link {
+                since: clock::now(),
+                away: Some("no connection came about since the start".to_owned()),
+            }),
             distrust: Mutex::default(),
+            pacs: Pacs::default(),
+            identity: OnceLock::new(),
             disk_low: AtomicBool::default(),
             draining: AtomicBool::default(),
             model_fell_back: AtomicBool::default(),
@@ -44,6 +57,24 @@ impl Default for Status {
             quarantined: AtomicU64::default(),
             connects: AtomicU64::default(),
             image_taken: AtomicU64::new(NOTHING_IN_HAND),
+        }
+    }
+}
+
+/// Between the broker and this box.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// When it came about, or ended.
+    pub since: String,
+    /// Why there is none.
+    pub away: Option<String>,
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.away {
+            None => write!(f, "connected since {}", self.since),
+            Some(why) => write!(f, "away since {}: {why}", self.since),
         }
     }
 }
@@ -91,18 +122,41 @@ impl Status {
 
     pub fn connected(&self) {
         self.connects.fetch_add(1, Ordering::Relaxed);
-        self.connected.store(true, Ordering::Relaxed);
+        *self.link() = Link {
+            since: clock::now(),
+            away: None,
+        };
         self.set_distrust(None);
     }
 
     /// `distrust`: what only an operator can change, certificates or the user's name.
     pub fn disconnected(&self, distrust: Option<String>) {
-        self.connected.store(false, Ordering::Relaxed);
+        let mut link = self.link();
+        if link.away.is_none() {
+            link.since = clock::now();
+            link.away = Some("the connection ended".to_owned());
+        }
+        drop(link);
         self.set_distrust(distrust);
     }
 
+    /// Why there is no connection; `since` stays that of the outage.
+    pub fn away(&self, why: &str) {
+        if let Some(away) = &mut self.link().away {
+            why.clone_into(away);
+        }
+    }
+
     pub fn is_connected(&self) -> bool {
-        self.connected.load(Ordering::Relaxed)
+        self.link().away.is_none()
+    }
+
+    pub fn broker(&self) -> Link {
+        self.link().clone()
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.broker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_distrust(&self, distrust: Option<String>) {
@@ -154,10 +208,12 @@ impl Status {
         let fell_back = self.model_fell_back.load(Ordering::Relaxed);
         let model = fell_back.then_some("model_fell_back");
         let distrust = self.distrust().map(|_| "mqtt_refused");
+        let pacs = self.pacs.is_away().then_some("segmentations_waiting");
         disk.into_iter()
             .chain(model)
             .chain(draining)
             .chain(distrust)
+            .chain(pacs)
             .collect()
     }
 
@@ -168,6 +224,7 @@ impl Status {
             "error"
         } else if self.disk_low.load(Ordering::Relaxed)
             || self.model_fell_back.load(Ordering::Relaxed)
+            || self.pacs.is_away()
         {
             "degraded"
         } else {

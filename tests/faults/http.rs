@@ -21,7 +21,7 @@ pub(crate) fn get(port: u16, path: &str) -> io::Result<(u16, String)> {
     exchange(port, &format!("GET {path} HTTP/1.1\r\n"), b"")
 }
 
-fn post(port: u16, body: &[u8]) -> io::Result<(u16, Value)> {
+pub(crate) fn post(port: u16, body: &[u8]) -> io::Result<(u16, Value)> {
     let (status, body) = exchange(port, "POST /v1/images HTTP/1.1\r\n", body)?;
     Ok((status, serde_json::from_str(&body)?))
 }

@@ -1,14 +1,14 @@
 //! A file on its way to a shelf, written outside of `accepted/<source>/`: what a kill leaves of it is
 //! taken neither for an input nor for an orphan, and the next start removes it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::{ShelfError, Shelves, failed, shelf_name, sync_folder};
 use crate::clock;
-use crate::disk;
+use crate::disk::{self, rights::create_file};
+use crate::job::Sender;
 use crate::outbox::Arrival;
 
 /// Trouble of the state directory while a file is written there.
@@ -28,17 +28,11 @@ pub(super) struct Part {
 
 impl Part {
     /// For the shelf name `to`.
-    pub(super) fn create(to: &Path, mode: u32) -> Result<Self, PartError> {
+    pub(super) fn create(to: &Path) -> Result<Self, PartError> {
         let accepted = to.parent().and_then(Path::parent).unwrap_or(Path::new("."));
         let name = to.file_name().unwrap_or_default().to_string_lossy();
         let path = accepted.join(format!("{name}.part"));
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&path)
-            .map_err(shelf("write", &path))?;
+        let file = create_file(&path).map_err(shelf("write", &path))?;
         Ok(Self {
             file,
             path,
@@ -80,6 +74,7 @@ pub struct Incoming {
     shelf: PathBuf,
     source: String,
     original: String,
+    sender: Option<Sender>,
 }
 
 impl Shelves {
@@ -89,15 +84,23 @@ impl Shelves {
         disk::create_folder(&shelf).map_err(self::shelf("create", &shelf))?;
         let to = shelf.join(shelf_name(Path::new(original)));
         Ok(Incoming {
-            part: Part::create(&to, 0o666)?,
+            part: Part::create(&to)?,
             shelf,
             source: source.to_owned(),
             original: original.to_owned(),
+            sender: None,
         })
     }
 }
 
 impl Incoming {
+    pub fn sent_by(self, sender: Sender) -> Self {
+        Self {
+            sender: Some(sender),
+            ..self
+        }
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), PartError> {
         self.part.write(bytes)
     }
@@ -113,6 +116,7 @@ impl Incoming {
             source: self.source,
             file: name,
             received_at: clock::now(),
+            sender: self.sender,
         })
     }
 }

@@ -1,13 +1,13 @@
 //! Takes one file out of an inbox.
 //!
-//! On the file system of the state directory that is a rename. From another one the file first gets
+//! On the file system of the state directory that is a rename, unless the file belongs to somebody else and others may
+//! read it: a copy is ours to close. For a copy, as from another file system, the file first gets
 //! a hidden name in its own folder, a claim: that proves the right to remove it before anything is
 //! copied. The claim carries the name on the shelf, so what a kill leaves is found by the next sweep
 //! and ends in the same place.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::part::{Part, PartError, full, shelf};
 use super::{ShelfError, label, shelf_name, sync_folder};
-use crate::disk;
+use crate::disk::{self, rights};
 
 /// A file of an inbox as it looked while it stood still.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,17 +61,25 @@ pub(super) fn take(found: &Found, to: &Path, min_free_bytes: u64) -> Result<(), 
         fs::remove_file(from).map_err(inbox("claim cannot be removed"))?;
         return Err(Stay::Gone);
     }
-    File::open(from)
-        .and_then(|file| file.sync_all())
-        .map_err(inbox("file cannot be read"))?;
+    let open = File::open(from).map_err(inbox("file cannot be read"))?;
+    let metadata = open.sync_all().and_then(|()| open.metadata());
+    let metadata = metadata.map_err(inbox("file cannot be read"))?;
     found.compare(from)?;
+    if rights::is_others(&metadata) {
+        return bring_over(found, to, min_free_bytes);
+    }
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             bring_over(found, to, min_free_bytes)
         }
         // Both ends are on the disk of the state directory.
         Err(error) if full(&error) || broken(&error) => Err(shelf("move to", to)(error).into()),
-        moved => moved.map_err(inbox("file cannot be moved")),
+        moved => {
+            moved.map_err(inbox("file cannot be moved"))?;
+            // A file system without rights has nothing to close.
+            let _ = rights::close(to);
+            Ok(())
+        }
     }
 }
 
@@ -129,8 +137,7 @@ fn give_back(claim: &Path, original: &Path) {
 
 fn copy(found: &Found, claim: &Path, to: &Path) -> Result<(), Stay> {
     let mut source = File::open(claim).map_err(inbox("file cannot be read"))?;
-    let metadata = source.metadata().map_err(inbox("file cannot be read"))?;
-    let mut part = Part::create(to, metadata.mode() & 0o666)?;
+    let mut part = Part::create(to)?;
     if fill(&mut source, &mut part)? != found.bytes {
         return Err(Stay::Changed);
     }

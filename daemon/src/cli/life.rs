@@ -1,4 +1,4 @@
-//! `scansided ledger show JOB`: the life of one job in words.
+//! The life of one job in words, whole or in a line.
 
 use std::io::{self, Write};
 
@@ -7,14 +7,7 @@ use crate::outbox::{Life, Phase, Sent};
 
 pub(super) fn tell(life: &Life, out: &mut impl Write) -> io::Result<()> {
     let Life { job, source, .. } = life;
-    let state = match life.state {
-        Phase::Accepted => "waits for the inference thread",
-        Phase::InHand => "in the hands of the inference thread, or was when the process ended",
-        Phase::Inferred => "segmented, waits for the broker",
-        Phase::Published => "published",
-        Phase::Quarantined => "in quarantine",
-        Phase::Dropped => "dropped out of quarantine",
-    };
+    let state = state(life.state);
     writeln!(
         out,
         "job {job} from {source}: {state}, since {}",
@@ -22,8 +15,17 @@ pub(super) fn tell(life: &Life, out: &mut impl Write) -> io::Result<()> {
     )?;
     let door = if life.refused { "refused" } else { "accepted" };
     writeln!(out, "{door} at {}", life.accepted_at)?;
+    if let Some(sender) = &life.sender {
+        writeln!(out, "sent by {sender}")?;
+    }
     if let Some(input) = &life.input {
         writeln!(out, "{} bytes, sha256 {}", input.bytes, input.sha256)?;
+    }
+    if let Some(id) = &life.job_id {
+        writeln!(out, "job_id {id}")?;
+    }
+    if let Some(hash) = &life.sop_instance_uid {
+        writeln!(out, "SOP Instance UID, hashed: {hash}")?;
     }
     writeln!(out, "attempts {}", life.attempts)?;
     for sent in &life.messages {
@@ -53,4 +55,39 @@ pub(super) fn tell(life: &Life, out: &mut impl Write) -> io::Result<()> {
         writeln!(out, "quarantine: {stage}, {code}: {words}; {remedy}")?;
     }
     Ok(())
+}
+
+fn state(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Accepted => "waits for the inference thread",
+        Phase::InHand => "in the hands of the inference thread, or was when the process ended",
+        Phase::Inferred => "segmented, waits for the broker",
+        Phase::Published => "published",
+        Phase::Quarantined => "in quarantine",
+        Phase::Dropped => "dropped out of quarantine",
+    }
+}
+
+/// Number, time, source, sender, what became of it and how it is found.
+pub(super) fn line(life: &Life) -> String {
+    let mut line = format!("job {}  {}  {}", life.job, life.accepted_at, life.source);
+    if let Some(sender) = &life.sender {
+        line += &format!("  {sender}");
+    }
+    line += &format!("  {}", state(life.state));
+    // A result that was tried again has the number of the last time.
+    let last = life
+        .messages
+        .last()
+        .filter(|_| life.reason.is_none() || life.state == Phase::Published);
+    if let Some(sent) = last {
+        line += &format!(", seq {}", sent.seq);
+    }
+    if let (Some(reason), Phase::Quarantined | Phase::Dropped) = (&life.reason, life.state) {
+        line += &format!(": {}", reason.code);
+    }
+    if let Some(input) = &life.input {
+        line += &format!("  sha256 {}", &input.sha256[..input.sha256.len().min(12)]);
+    }
+    line
 }

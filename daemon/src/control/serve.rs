@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{interval, timeout};
 
-use super::{Answer, LOCK_PATIENCE, LOCK_PAUSE, Request, SOCKET, chain, perform};
+use super::{Answer, Hands, LOCK_PATIENCE, LOCK_PAUSE, Request, SOCKET, chain, perform};
 use crate::accept::{AcceptError, Shelves};
 use crate::clock;
 use crate::config::{self, Config};
@@ -24,6 +24,7 @@ use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
 use crate::quarantine;
 use crate::shutdown::stopped;
+use crate::status::Status;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -41,6 +42,7 @@ pub struct Control {
     pub limits: config::Quarantine,
     pub history_max_jobs: u64,
     pub models: Arc<Models>,
+    pub status: Arc<Status>,
     /// Of results.
     pub keep_days: u32,
     /// Wakes the publisher.
@@ -51,7 +53,7 @@ impl Control {
     pub fn new(
         config: &Config,
         (outbox, shelves): (&Arc<Outbox>, &Shelves),
-        models: &Arc<Models>,
+        (models, status): (&Arc<Models>, &Arc<Status>),
         fresh: &Arc<Notify>,
     ) -> Self {
         Self {
@@ -60,6 +62,7 @@ impl Control {
             limits: config.quarantine.clone(),
             history_max_jobs: config.state.history_max_jobs,
             models: Arc::clone(models),
+            status: Arc::clone(status),
             keep_days: config.results.keep_days,
             fresh: Arc::clone(fresh),
         }
@@ -101,7 +104,7 @@ pub fn listen(state: &Path) -> Option<UnixListener> {
     bind()
         .inspect_err(|error| {
             tracing::warn!(%error, path = %path.display(),
-                "no socket for `scansided quarantine`, `ledger` and `replay`; stop the daemon to use them");
+                "no socket for commands like `scansided ledger`; stop the daemon to use them");
         })
         .ok()
 }
@@ -183,8 +186,14 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
             let (control, fresh) = (control.clone(), &control.fresh);
             let retries = matches!(request, Request::Retry(_));
             let performed = spawn_blocking(move || {
-                let models = (&control.models.store, Some(&*control.models));
-                perform(&control.outbox, &control.shelves, models, &request)
+                let hands = Hands {
+                    outbox: &control.outbox,
+                    shelves: &control.shelves,
+                    store: &control.models.store,
+                    live: Some(&control.models),
+                    pacs: Some(&control.status.pacs),
+                };
+                perform(&hands, &request)
             })
             .await?;
             match performed {

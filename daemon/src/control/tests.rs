@@ -24,6 +24,7 @@ fn site(folder: &Path) -> Config {
             source: "ward".into(),
             file: name.into(),
             received_at: "2026-11-24T00:00:00Z".into(),
+            sender: None,
         };
         if name != "c" {
             fs::write(shelves.quarantine.join(name), name).unwrap();
@@ -91,6 +92,7 @@ async fn a_running_daemon_answers_and_works_on_what_is_retried() {
         limits: config::Quarantine::default(),
         history_max_jobs: 100,
         models: Arc::new(Models::none(&config)),
+        status: Arc::default(),
         keep_days: 7,
         fresh: Arc::default(),
     };

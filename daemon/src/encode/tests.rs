@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Entry, Image, Model, Origin, Report, SeriesFacts, Speaker};
 use crate::failure::Failure;
 use crate::job::{self, Job, State};
+use crate::outbox::Notice;
 use crate::privacy::Privacy;
 use crate::schema::{EVENT, RESULT, check};
 use crate::segment::Found;
@@ -71,6 +72,7 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
         labels: Vec::new(),
     };
     let origin = Origin {
+        job: Some(12),
         source: "inbox".into(),
         received_at: "2026-11-24T00:00:00.000Z".into(),
         wait_ms: 1.0,
@@ -122,9 +124,17 @@ fn events_obey_the_shipped_schema() {
         jobs: vec![Uuid::from_u128(9), Uuid::from_u128(10)],
     };
     let messages = [
-        speaker.quarantined(&job, Some(Uuid::from_u128(9)), 1, &reason),
-        speaker.quarantined(&job, None, 2, &reason),
+        speaker.quarantined((7, &job), Some(Uuid::from_u128(9)), 1, &reason),
+        speaker.quarantined((7, &job), None, 2, &reason),
         speaker.series(&facts, 3),
+        speaker.notice(&Notice::Created { remains: None }, 4),
+        speaker.notice(
+            &Notice::Renamed {
+                before: "box-0".into(),
+                next_seq: 5,
+            },
+            5,
+        ),
     ];
     for message in messages {
         let value = serde_json::from_slice(&message.payload).unwrap();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -15,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::Desk;
 use super::refusal::{Refusal, object};
+use super::{Desk, Peer};
 use crate::accept::{AcceptError, PartError};
-use crate::job::Ticket;
+use crate::job::{Sender, Ticket};
 
 /// Enough to tell what a file is.
 const HEAD_BYTES: usize = 132;
@@ -44,10 +45,14 @@ enum Piece {
     End,
 }
 
-pub(super) async fn post(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+pub(super) async fn post(
+    State(desk): State<Arc<Desk>>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
     let (head, mut body) = request.into_parts();
     let patience = Duration::from_secs(desk.config.request_timeout_s);
-    let taken = timeout(patience, take(&desk, &head.headers, &mut body)).await;
+    let taken = timeout(patience, take(&desk, peer, &head.headers, &mut body)).await;
     match taken.unwrap_or(Err(Refusal::TooSlow)) {
         Ok(receipt) => {
             let Receipt { job, bytes, sha256 } = receipt;
@@ -88,7 +93,12 @@ async fn refuse(desk: &Desk, refusal: Refusal, headers: &HeaderMap, mut body: Bo
     refusal.into_response()
 }
 
-async fn take(desk: &Arc<Desk>, headers: &HeaderMap, body: &mut Body) -> Result<Receipt, Refusal> {
+async fn take(
+    desk: &Arc<Desk>,
+    peer: Peer,
+    headers: &HeaderMap,
+    body: &mut Body,
+) -> Result<Receipt, Refusal> {
     admit(desk, headers)?;
     let limit = desk.config.body_max_bytes;
     let too_large = Refusal::TooLarge { limit };
@@ -115,7 +125,7 @@ async fn take(desk: &Arc<Desk>, headers: &HeaderMap, body: &mut Body) -> Result<
     let (pieces, waiting) = mpsc::channel(PIECES);
     let shared = Arc::clone(desk);
     // Not awaited when the client leaves: it then ends by itself, for want of an end.
-    let storing = spawn_blocking(move || store(&shared, format, waiting));
+    let storing = spawn_blocking(move || store(&shared, peer, format, waiting));
     let mut n_bytes = 0;
     let mut piece = Bytes::from(head);
     loop {
@@ -214,14 +224,19 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
 /// nothing is kept.
 fn store(
     desk: &Desk,
+    peer: Peer,
     format: Format,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<Result<Receipt, Refusal>, AcceptError> {
     let door = &desk.door;
     let source = &desk.config.name;
     let original = format!("image.{}", format.name());
+    let sender = Sender {
+        address: peer.0,
+        ..Sender::default()
+    };
     let mut incoming = match door.shelves.receive(source, &original) {
-        Ok(incoming) => incoming,
+        Ok(incoming) => incoming.sent_by(sender),
         Err(error) => return refusable(error),
     };
     let (mut digest, mut bytes, mut checked_bytes) = (Sha256::new(), 0, 0);

@@ -60,6 +60,7 @@ fn page(desk: &Desk) -> Result<String, OutboxError> {
         counts: status.counts(),
         outbox_file_bytes: fs::metadata(door.outbox.path()).map_or(0, |file| file.len()),
         oldest_pending: oldest.map_or(Duration::ZERO, |job| accept::waited(&job.file)),
+        segmentations: status.pacs.counts(),
         in_hand: status.in_hand(),
         stuck: status.is_stuck(desk.image_timeout),
         mqtt_connected: status.is_connected(),
@@ -89,8 +90,12 @@ pub(super) async fn ready(State(desk): State<Arc<Desk>>) -> Response {
     let mut reasons = status.reasons();
     reasons.extend(queue_full.then_some("queue_full"));
     let ready = !(disk_low || queue_full || stopping);
+    let shared = Arc::clone(&desk);
+    // Looks into a folder. It is for people, like what is said of MQTT.
+    let looked = spawn_blocking(move || shared.door.status.pacs.words()).await;
     let body = json!({
-        "ready": ready, "state": status.word(), "reasons": reasons, "mqtt": status.distrust(),
+        "ready": ready, "state": status.word(), "reasons": reasons,
+        "mqtt": status.broker().to_string(), "segmentations": looked.ok().flatten(),
     });
     object(code(ready), &body)
 }

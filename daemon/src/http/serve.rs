@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Desk, HttpError, Port, router};
+use super::{Desk, HttpError, Peer, Port, router};
 use crate::job::Ticket;
 use crate::shutdown::stopped;
 use crate::source::{DISK_CHECK, Door, Watermark};
@@ -107,14 +107,16 @@ pub async fn run(
 }
 
 async fn connection_of(desk: Arc<Desk>, stream: TcpStream, full: bool) {
+    let peer = stream.peer_addr().ok();
+    let peer = Peer(peer.map(|address| address.ip().to_canonical()));
     let tls = desk.door.credentials.borrow().http.clone();
     let Some(tls) = tls else {
-        return converse(desk, stream, full).await;
+        return converse(desk, stream, full, peer).await;
     };
     let source = desk.config.name.clone();
     let patience = Duration::from_secs(desk.config.idle_timeout_s);
     let error = match timeout(patience, TlsAcceptor::from(tls).accept(stream)).await {
-        Ok(Ok(stream)) => return converse(desk, stream, full).await,
+        Ok(Ok(stream)) => return converse(desk, stream, full, peer).await,
         Ok(Err(error)) => error.to_string(),
         Err(_) => "nothing complete came in time".to_owned(),
     };
@@ -126,12 +128,13 @@ async fn converse(
     desk: Arc<Desk>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     full: bool,
+    peer: Peer,
 ) {
     let patience = Duration::from_secs(desk.config.idle_timeout_s);
     let mut stop = desk.stop.clone();
     let lifetime = Duration::from_secs(desk.config.request_timeout_s);
     let grace = desk.grace;
-    let service = TowerToHyperService::new(router(desk, full));
+    let service = TowerToHyperService::new(router(desk, full, peer));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience)

@@ -22,6 +22,7 @@ use segmenter::{OpenError, OpenOptions, Segmenter};
 use super::ModelsError;
 use super::record::{Record, Version};
 use crate::config::Config;
+use crate::disk::rights::{create_file, create_new_file};
 use crate::disk::{self, step};
 use crate::failure::chain;
 
@@ -102,10 +103,16 @@ impl Store {
         self.folder.join(slot)
     }
 
+    fn create_slot(&self, slot: &str) -> io::Result<()> {
+        // One by one: what root makes by hand is the daemon's.
+        disk::create_folder(&self.folder)?;
+        disk::create_folder(&self.slot_folder(slot))
+    }
+
     /// Makes the folder of a slot and clears away what an earlier run did not end.
     pub(super) fn recover(&self, slot: &str) -> Result<(), ModelsError> {
         let folder = self.slot_folder(slot);
-        disk::create_folder(&folder).map_err(failed("create", &folder))?;
+        self.create_slot(slot).map_err(failed("create", &folder))?;
         for entry in fs::read_dir(&folder).map_err(failed("read", &folder))? {
             let path = entry.map_err(failed("read", &folder))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -133,7 +140,7 @@ impl Store {
         let bytes = serde_json::to_vec_pretty(record).expect("a record is plain data");
         let write = || {
             step();
-            let mut file = File::create(&partial)?;
+            let mut file = create_file(&partial)?;
             step();
             file.write_all(&bytes)?;
             step();
@@ -162,7 +169,9 @@ impl Store {
         let name = format!("{INCOMING}{}{nanos}", std::process::id());
         let folder = self.slot_folder(slot);
         let target = folder.join(&name);
-        let made = disk::create_folder(&folder).and_then(|()| fs::create_dir(&target));
+        let made = self
+            .create_slot(slot)
+            .and_then(|()| disk::create_folder(&target));
         made.map_err(failed("create", &target))?;
         let signature = (!unsigned).then_some(SIGNATURE);
         let named = bundle.manifest.files.keys().map(String::as_str);
@@ -371,7 +380,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), ModelsError> {
     let copy = || {
         step();
         let mut source = io::Read::take(File::open(from)?, FILE_MAX_BYTES);
-        let mut target = File::create_new(to)?;
+        let mut target = create_new_file(to)?;
         io::copy(&mut source, &mut target)?;
         step();
         target.sync_all()

@@ -17,7 +17,7 @@ use crate::models::Models;
 use crate::outbox::{Message, Outbox, OutboxError};
 use crate::status::Status;
 
-fn info(config: &Config, speaker: &Speaker, models: &Models) -> Value {
+fn info(config: &Config, (speaker, status): (&Speaker, &Status), models: &Models) -> Value {
     let sources: Vec<&str> = config.sources().collect();
     json!({
         "schema": "info/1",
@@ -30,6 +30,7 @@ fn info(config: &Config, speaker: &Speaker, models: &Models) -> Value {
         "sources": sources,
         "formats": ["png", "jpeg", "tiff", "dicom"],
         "requests": config.mqtt.requests,
+        "state_directory": status.identity.get(),
         "identifiers": config.privacy.identifiers,
         "limits": {
             "inline_max_bytes": speaker.inline_max_bytes,
@@ -80,6 +81,8 @@ fn health(
         "results_kept": outbox.kept()?,
         "oldest_pending_at": oldest.map(|job| job.received_at),
         "since_start": status.counts(),
+        "connected_since": status.broker().since,
+        "segmentations": status.pacs.counts(),
         "disk_free_bytes": disk::free_bytes(&config.state.directory),
     }))
 }
@@ -88,7 +91,7 @@ impl Publisher {
     /// After every CONNACK: a will of an earlier connection may have said `offline` since.
     pub(super) async fn greet(&mut self, session: &mut Session) -> Result<(), MqttError> {
         self.present(session, "availability", b"online".to_vec());
-        let info = info(&self.config, &self.speaker, &self.models);
+        let info = info(&self.config, (&self.speaker, &self.status), &self.models);
         self.present(session, "info", info.to_string().into_bytes());
         session.said = None;
         session.models_said = None;
@@ -158,7 +161,7 @@ impl Publisher {
             return;
         }
         if session.models_said.is_some_and(|said| said != revision) {
-            let info = info(&self.config, &self.speaker, &self.models);
+            let info = info(&self.config, (&self.speaker, &self.status), &self.models);
             self.present(session, "info", info.to_string().into_bytes());
             session.said = None;
         }

@@ -154,6 +154,7 @@ mod tests {
                 source: "ward".into(),
                 file: "a".into(),
                 received_at: String::new(),
+                sender: None,
             };
             let ticket = outbox.accept(&[arrival]).unwrap()[0];
             outbox.lease(ticket, Uuid::nil(), 3).unwrap();
@@ -214,6 +215,7 @@ mod tests {
             source: "ward".into(),
             file: "a".into(),
             received_at: String::new(),
+            sender: None,
         };
         outbox.accept(&[arrival]).unwrap();
         outbox.lease(1, Uuid::nil(), 3).unwrap();

@@ -4,16 +4,18 @@
 
 use std::collections::BTreeSet;
 
+use clap::ValueEnum;
 use redb::{
     ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::quarantined::QUARANTINE;
 use super::{JOBS, Key, Message, Outbox, OutboxError};
 use crate::clock;
 use crate::failure::Reason;
-use crate::job::{Input, Job, State, Ticket};
+use crate::job::{Input, Job, Marks, Sender, State, Ticket};
 
 pub(super) const LIVES: TableDefinition<'_, Ticket, &[u8]> = TableDefinition::new("lives");
 
@@ -22,11 +24,19 @@ pub(super) const LIVES: TableDefinition<'_, Ticket, &[u8]> = TableDefinition::ne
 pub struct Life {
     pub job: Ticket,
     pub source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Sender>,
     pub accepted_at: String,
     /// Refused at the door instead.
     pub refused: bool,
     /// Known once the image was segmented.
     pub input: Option<Input>,
+    /// Of its result, or of the one that it would have had.
+    #[serde(default)]
+    pub job_id: Option<Uuid>,
+    /// As results with hashed identifiers carry it.
+    #[serde(default)]
+    pub sop_instance_uid: Option<String>,
     pub state: Phase,
     /// When it came into this state.
     pub since: String,
@@ -75,7 +85,90 @@ impl From<&State> for Phase {
     }
 }
 
+/// What became of a job, as `ledger list --state` asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Waits for the inference thread, is in its hands, or waits for the broker.
+    Pending,
+    Published,
+    /// Also what was refused at the door.
+    Quarantined,
+    Dropped,
+}
+
+impl From<Phase> for Stage {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Accepted | Phase::InHand | Phase::Inferred => Self::Pending,
+            Phase::Published => Self::Published,
+            Phase::Quarantined => Self::Quarantined,
+            Phase::Dropped => Self::Dropped,
+        }
+    }
+}
+
+/// Which jobs to list, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    pub state: Option<Stage>,
+    pub source: Option<String>,
+    /// Accepted then or later: the beginning of a time as the outbox writes it.
+    pub since: Option<String>,
+    pub limit: usize,
+}
+
+impl Listing {
+    fn takes(&self, life: &Life) -> bool {
+        self.state.is_none_or(|state| state == life.state.into())
+            && self
+                .source
+                .as_ref()
+                .is_none_or(|source| *source == life.source)
+            && self
+                .since
+                .as_ref()
+                .is_none_or(|since| *since <= life.accepted_at)
+    }
+}
+
 impl Outbox {
+    /// Those that `wanted` gives something of, in the order of acceptance. A walk over all of the history, which
+    /// has `state.history_max_jobs` rows: an index would cost every commit for what people ask now and then.
+    pub fn search<T>(
+        &self,
+        mut wanted: impl FnMut(Life) -> Option<T>,
+    ) -> Result<Vec<T>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(LIVES)?;
+            let mut found = Vec::new();
+            for row in table.iter()? {
+                found.extend(wanted(decode(row?.1.value())?));
+            }
+            Ok(found)
+        })
+    }
+
+    pub fn list(&self, listing: &Listing) -> Result<Vec<Life>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(LIVES)?;
+            let mut lives = Vec::new();
+            for row in table.iter()?.rev() {
+                if lives.len() == listing.limit {
+                    break;
+                }
+                let life = decode(row?.1.value())?;
+                lives.extend(listing.takes(&life).then_some(life));
+            }
+            Ok(lives)
+        })
+    }
+
+    /// What was learned of a job that will have no result.
+    pub fn note(&self, ticket: Ticket, marks: &Marks) -> Result<(), OutboxError> {
+        self.write(|transaction| learned(transaction, ticket, marks))
+    }
+
     /// `None` for a number that was never given, or so long ago that it is forgotten.
     pub fn life(&self, ticket: Ticket) -> Result<Option<Life>, OutboxError> {
         self.read(|| {
@@ -135,9 +228,12 @@ pub(super) fn follow(
     let mut life = get(transaction, ticket)?.unwrap_or_else(|| Life {
         job: ticket,
         source: job.source.clone(),
+        sender: None,
         accepted_at: job.received_at.clone(),
         refused: false,
         input: None,
+        job_id: None,
+        sop_instance_uid: None,
         state: Phase::Accepted,
         since: String::new(),
         attempts: 0,
@@ -168,12 +264,32 @@ pub(super) fn refused(
     change(transaction, ticket, |life| life.refused = true)
 }
 
-pub(super) fn segmented(
+pub(super) fn sent_by(
     transaction: &WriteTransaction,
     ticket: Ticket,
-    input: &Input,
+    sender: &Sender,
 ) -> Result<(), redb::Error> {
-    change(transaction, ticket, |life| life.input = Some(input.clone()))
+    change(transaction, ticket, |life| {
+        life.sender = Some(sender.clone())
+    })
+}
+
+/// What is not known this time stays.
+pub(super) fn learned(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    marks: &Marks,
+) -> Result<(), redb::Error> {
+    let Marks {
+        input,
+        job_id,
+        sop_instance_uid,
+    } = marks.clone();
+    change(transaction, ticket, |life| {
+        life.input = input.or(life.input.take());
+        life.job_id = job_id.or(life.job_id);
+        life.sop_instance_uid = sop_instance_uid.or(life.sop_instance_uid.take());
+    })
 }
 
 /// The messages of a result, in place of those of the same number.
@@ -242,8 +358,6 @@ fn decode(bytes: &[u8]) -> Result<Life, redb::Error> {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::outbox::Arrival;
 
@@ -252,6 +366,7 @@ mod tests {
             source: "ward".into(),
             file: file.into(),
             received_at: "2026-11-24T00:00:00Z".into(),
+            sender: None,
         }
     }
 
@@ -329,6 +444,22 @@ mod tests {
         outbox.discard("large").unwrap();
         assert_eq!(outbox.life(2).unwrap().unwrap().state, Phase::Dropped);
         assert_eq!(outbox.life(3).unwrap(), None);
+    }
+
+    /// What `state.history_max_jobs` keeps by default is looked through while somebody waits.
+    #[test]
+    fn a_whole_history_is_searched_in_a_moment() {
+        const JOBS: usize = 10_000;
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(folder.path()).unwrap();
+        let arrivals: Vec<Arrival> = (0..JOBS).map(|n| arrival(&n.to_string())).collect();
+        outbox.accept(&arrivals).unwrap();
+        let start = std::time::Instant::now();
+        let found = outbox.search(|life| (life.job == 9999).then_some(life));
+        let took = start.elapsed();
+        assert_eq!(found.unwrap().len(), 1);
+        eprintln!("{JOBS} lives searched in {} ms", took.as_millis());
+        assert!(took < std::time::Duration::from_secs(10), "{took:?}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     Claim, Lease, Outbox, OutboxError, add, get, kept, leases, lives, put, slices, take_numbers,
 };
 use crate::clock;
-use crate::job::{Input, Job, State, Ticket};
+use crate::job::{Input, Job, Marks, State, Ticket};
 use crate::seg::Slice;
 
 /// Sequence number and part.
@@ -56,7 +56,11 @@ impl Outbox {
         input: &Input,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<(), OutboxError> {
-        self.append_with(ticket, (input, None), None, encode)?;
+        let marks = Marks {
+            input: Some(input.clone()),
+            ..Marks::default()
+        };
+        self.append_with(ticket, (&marks, None), None, encode)?;
         Ok(())
     }
 
@@ -65,12 +69,12 @@ impl Outbox {
     pub fn append_with(
         &self,
         ticket: Ticket,
-        (input, slice): (&Input, Option<&Slice>),
+        (marks, slice): (&Marks, Option<&Slice>),
         next: Option<Claim>,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<Option<Lease>, OutboxError> {
         self.write(|transaction| {
-            append(transaction, ticket, (input, slice), encode)?;
+            append(transaction, ticket, (marks, slice), encode)?;
             next.map_or(Ok(None), |claim| leases::lease(transaction, claim))
         })
     }
@@ -188,7 +192,7 @@ impl Outbox {
 fn append(
     transaction: &WriteTransaction,
     ticket: Ticket,
-    (input, slice): (&Input, Option<&Slice>),
+    (marks, slice): (&Marks, Option<&Slice>),
     encode: impl FnOnce(u64) -> Vec<Message>,
 ) -> Result<(), redb::Error> {
     let Some(mut job) = get(transaction, ticket)? else {
@@ -207,7 +211,7 @@ fn append(
     if let Some(slice) = slice {
         slices::keep(transaction, ticket, slice)?;
     }
-    lives::segmented(transaction, ticket, input)?;
+    lives::learned(transaction, ticket, marks)?;
     lives::queued(transaction, ticket, (seq, &messages))
 }
 

@@ -275,6 +275,7 @@ mod tests {
                 source: source.into(),
                 file: number.to_string(),
                 received_at: String::new(),
+                sender: None,
             };
             let ticket = outbox.accept(&[arrival]).unwrap()[0];
             outbox.lease(ticket, Uuid::nil(), 3).unwrap();

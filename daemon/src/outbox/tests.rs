@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{Arrival, Claim, FORMAT, JOBS, Lease, Ledger, META, Message, Outbox};
 use crate::failure::Reason;
-use crate::job::{Input, State};
+use crate::job::{Input, Marks, State};
 use crate::seg::tests::slice;
 
 const BOOT: Uuid = Uuid::from_u128(1);
@@ -15,6 +15,7 @@ fn arrival(file: &str) -> Arrival {
         source: "inbox".into(),
         file: file.into(),
         received_at: "2026-11-24T00:00:00Z".into(),
+        sender: None,
     }
 }
 
@@ -215,10 +216,10 @@ fn a_result_and_the_next_lease_are_one_commit() {
         })
     };
     let append = |site: &Site, ticket, next| {
-        let (input, encode) = (Input::of(b"x"), |seq| messages(seq, 1));
+        let (marks, encode) = (Marks::default(), |seq| messages(seq, 1));
         let appended = site
             .outbox
-            .append_with(ticket, (&input, None), next, encode);
+            .append_with(ticket, (&marks, None), next, encode);
         appended.unwrap()
     };
     let state = |site: &Site, ticket| site.outbox.job(ticket).unwrap().unwrap().state;
@@ -305,14 +306,14 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
     let slices = [1, 2, 2].map(|number| slice(number, 1));
     let keep = |site: &Site, ticket: u64| {
         let slice = &slices[ticket as usize - 1];
-        let input = Input::of(b"");
+        let marks = Marks::default();
         let outbox = &site.outbox;
         outbox
-            .append_with(ticket, (&input, Some(slice)), None, |seq| messages(seq, 1))
+            .append_with(ticket, (&marks, Some(slice)), None, |seq| messages(seq, 1))
             .unwrap();
         // Again, it is ended already.
         outbox
-            .append_with(ticket, (&input, Some(slice)), None, |seq| messages(seq, 1))
+            .append_with(ticket, (&marks, Some(slice)), None, |seq| messages(seq, 1))
             .unwrap();
     };
     assert_eq!(site.outbox.unfinished().unwrap().len(), 3);

@@ -6,16 +6,16 @@ use std::thread;
 
 use segmenter::decode::Limits;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use uuid::Uuid;
 
 use super::PipelineError;
 use crate::accept::{self, AcceptError, Shelves};
 use crate::decoder::Decoder;
 use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
-use crate::job::{Input, Job, Ticket, job_id, sha256};
+use crate::job::{Input, Job, Marks, Ticket, job_id};
 use crate::models::{Glimpse, Models, Shadow};
 use crate::outbox::{Claim, Lease, Outbox};
+use crate::privacy::{Key, sop_instance_uid};
 use crate::quarantine::{self, Ending};
 use crate::route::{Router, Target};
 use crate::seg;
@@ -32,6 +32,8 @@ pub(super) struct Worker {
     pub(super) limits: Limits,
     pub(super) decoder: Decoder,
     pub(super) speaker: Speaker,
+    /// Under which jobs are found by a UID.
+    pub(super) key: Key,
     pub(super) status: Arc<Status>,
     pub(super) attempts_max: u32,
     pub(super) fresh: Arc<Notify>,
@@ -87,7 +89,15 @@ impl Worker {
         match lease {
             None => Ok(None),
             Some(Lease::CrashLoop { attempts }) => {
-                self.quarantine(ticket, None, &Failure::CrashLoop { attempts })
+                let failure = Failure::CrashLoop { attempts };
+                // By its bytes alone: nobody knows what of it broke the process.
+                let job = self.outbox.job(ticket).map_err(AcceptError::from)?;
+                let input = job.map(|job| Input::of_file(&self.shelves.input(&job)));
+                let marks = Marks {
+                    input: input.and_then(Result::ok),
+                    ..Marks::default()
+                };
+                self.quarantine(ticket, &marks, &failure)
             }
             Some(Lease::Work(job)) => {
                 self.status.image_taken();
@@ -102,18 +112,22 @@ impl Worker {
         let wait = accept::waited(&job.file);
         let bytes = match std::fs::read(self.shelves.input(job)) {
             Ok(bytes) => Arc::new(bytes),
-            Err(error) => return self.quarantine(ticket, None, &Failure::Input(error)),
+            Err(error) => {
+                return self.quarantine(ticket, &Marks::default(), &Failure::Input(error));
+            }
         };
         let slot = match self.route(&job.source, &bytes) {
             Ok(slot) => slot,
-            Err(failure) => return self.quarantine(ticket, None, &failure),
+            Err(failure) => return self.quarantine(ticket, &self.marks(&bytes), &failure),
         };
         let serving = self.models.serving(slot);
         let mut found = match segment(&serving.segmenter, &mut self.decoder, &bytes) {
             Ok(found) => found,
             Err(failure) => {
-                let id = job_id(&sha256(&bytes), &serving.model);
-                return self.quarantine(ticket, Some(id), &failure);
+                let mut marks = self.marks(&bytes);
+                let input = marks.input.as_ref();
+                marks.job_id = input.map(|input| job_id(&input.sha256, &serving.model));
+                return self.quarantine(ticket, &marks, &failure);
             }
         };
         let slice = self.keeps_slices.then(|| {
@@ -126,7 +140,10 @@ impl Worker {
             frames: std::mem::take(&mut found.frames),
             labels: std::mem::take(&mut found.labels),
         });
+        let sop_instance_uid = found.identifiers.sop_instance_uid.as_deref();
+        let sop_instance_uid = sop_instance_uid.map(|uid| self.key.hash(uid));
         let origin = Origin {
+            job: Some(ticket),
             source: job.source.clone(),
             received_at: job.received_at.clone(),
             wait_ms: wait.as_millis() as f64,
@@ -138,6 +155,11 @@ impl Worker {
             bytes: bytes.len() as u64,
             sha256: report.image.sha256.clone(),
         };
+        let marks = Marks {
+            input: Some(input),
+            job_id: Some(id),
+            sop_instance_uid,
+        };
         let next = self.next();
         let claim = next.map(|ticket| Claim {
             ticket,
@@ -147,7 +169,7 @@ impl Worker {
         let slice = slice.flatten();
         let lease = self
             .outbox
-            .append_with(ticket, (&input, slice.as_ref()), claim, |seq| {
+            .append_with(ticket, (&marks, slice.as_ref()), claim, |seq| {
                 report.seq = seq;
                 self.speaker.messages(report)
             })
@@ -184,13 +206,25 @@ impl Worker {
         }
     }
 
+    /// Of an image that is not segmented. What cannot be decoded may still say which object it is.
+    fn marks(&self, bytes: &[u8]) -> Marks {
+        let uid = sop_instance_uid(bytes, &self.limits);
+        Marks {
+            input: Some(Input::of(bytes)),
+            job_id: None,
+            sop_instance_uid: uid.map(|uid| self.key.hash(&uid)),
+        }
+    }
+
     fn quarantine(
         &self,
         ticket: Ticket,
-        job_id: Option<Uuid>,
+        marks: &Marks,
         failure: &Failure,
     ) -> Result<Option<Leased>, PipelineError> {
         let (outbox, speaker) = (&*self.outbox, &self.speaker);
+        outbox.note(ticket, marks).map_err(AcceptError::from)?;
+        let job_id = marks.job_id;
         quarantine::end(
             &self.shelves,
             &Ending {

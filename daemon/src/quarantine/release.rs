@@ -167,6 +167,7 @@ mod tests {
             source: "ward".into(),
             file: file.into(),
             received_at: "2026-11-24T00:00:00Z".into(),
+            sender: None,
         }
     }
 

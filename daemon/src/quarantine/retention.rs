@@ -72,6 +72,7 @@ mod tests {
             source: "ward".into(),
             file: file.into(),
             received_at: clock::now(),
+            sender: None,
         };
         // Against the order of the names: what counts is when they came to lie here.
         for name in ["c", "b", "a"] {

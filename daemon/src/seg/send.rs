@@ -19,11 +19,13 @@ use segmenter::seg::{self, DataSetError};
 use tokio::sync::watch;
 
 use super::shelf::{Outgoing, Shelf};
+use super::waiting;
 use crate::accept::ShelfError;
 use crate::backoff::Backoff;
 use crate::config::SendTo;
 use crate::credentials::Credentials;
 use crate::failure::chain;
+use crate::status::Status;
 use crate::tls::Trust;
 
 pub(super) use line::{Line, echo};
@@ -97,6 +99,7 @@ pub(super) fn start(
     to: &SendTo,
     shelf: &Shelf,
     credentials: watch::Receiver<Credentials>,
+    status: &Arc<Status>,
 ) -> std::io::Result<SyncSender<()>> {
     let (mail, news) = sync_channel(1);
     let Some(outgoing) = shelf.outgoing().cloned() else {
@@ -106,6 +109,7 @@ pub(super) fn start(
         to: to.clone(),
         credentials,
         outgoing,
+        status: Arc::clone(status),
         attempts: HashMap::new(),
         said: None,
     };
@@ -119,6 +123,7 @@ struct Sender {
     to: SendTo,
     credentials: watch::Receiver<Credentials>,
     outgoing: Outgoing,
+    status: Arc<Status>,
     /// Answers that asked for another try.
     attempts: HashMap<PathBuf, u32>,
     /// A trouble that was said already.
@@ -134,12 +139,13 @@ impl Sender {
                 false
             });
             let wait = if all {
+                self.status.pacs.takes();
                 backoff.reset();
                 LOOK
             } else {
                 backoff.wait()
             };
-            // News do not shorten the wait for a PACS in trouble; an operator's reload does.
+            // News do not shorten the wait for a PACS in trouble; an operator's reload or retry does.
             let until = Instant::now() + wait;
             loop {
                 let left = until.saturating_duration_since(Instant::now());
@@ -149,7 +155,8 @@ impl Sender {
                     Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
-                if self.credentials.has_changed().unwrap_or(false) {
+                let asked = self.status.pacs.is_asked();
+                if asked || self.credentials.has_changed().unwrap_or(false) {
                     self.credentials.mark_unchanged();
                     backoff.reset();
                     break;
@@ -194,6 +201,7 @@ impl Sender {
         match Verdict::of(status) {
             Verdict::Taken => {
                 tracing::info!(called, status = words, "segmentation stored");
+                self.status.pacs.takes();
                 self.outgoing.sent(path)?;
             }
             Verdict::Later if *attempts < self.to.attempts_max => {
@@ -202,6 +210,8 @@ impl Sender {
                     status = words,
                     "segmentation not stored, it is sent again"
                 );
+                let why = format!("{called} answers {words} and may take it another time");
+                self.status.pacs.in_trouble(&why);
                 return Ok(false);
             }
             Verdict::Later | Verdict::Refused => {
@@ -209,10 +219,13 @@ impl Sender {
                     called,
                     status = words,
                     attempts,
-                    "segmentation refused; it lies in segmentations/refused, and is sent again when it \
-                     is moved one folder up"
+                    "segmentation refused; it lies in segmentations/refused, and `scansided segmentations \
+                     retry` sends it again"
                 );
+                let why = format!("{called} answered {words} after {attempts} attempts");
+                waiting::note(&self.outgoing.refused, path, &why);
                 self.outgoing.refuse(path)?;
+                self.attempts.remove(path);
             }
         }
         Ok(true)
@@ -221,6 +234,7 @@ impl Sender {
     /// Once for each trouble.
     fn say(&mut self, error: &SendError) {
         let words = error.to_string();
+        self.status.pacs.in_trouble(&words);
         if self.said.as_deref() != Some(&*words) {
             let called = &self.to.called_ae_title;
             tracing::warn!(

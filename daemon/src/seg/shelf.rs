@@ -11,8 +11,9 @@ use super::series::Segmentation;
 use crate::accept::{ShelfError, failed, sync_folder};
 use crate::config;
 use crate::disk;
+use crate::disk::rights::FILE_MODE;
 
-/// Patient data: for the user of the daemon and its group.
+/// Patient data: for the user of the daemon and its group, where the reader may be.
 const MODE: u32 = 0o640;
 
 #[derive(Debug, Clone)]
@@ -66,7 +67,7 @@ impl Shelf {
     pub(super) fn place(&self, made: &Segmentation) -> Result<Option<String>, ShelfError> {
         let name = format!("{}.dcm", made.sop_instance_uid);
         if let Some(directory) = &self.directory
-            && let Err(error) = write(directory, &name, &made.bytes)
+            && let Err(error) = write(directory, &name, &made.bytes, MODE)
         {
             return Ok(Some(format!(
                 "seg.directory {}: {}; create it, give write access or make room",
@@ -75,7 +76,7 @@ impl Shelf {
             )));
         }
         if let Some(outgoing) = &self.outgoing {
-            write(&outgoing.waiting, &name, &made.bytes)?;
+            write(&outgoing.waiting, &name, &made.bytes, FILE_MODE)?;
             outgoing.limit()?;
         }
         Ok(None)
@@ -177,10 +178,10 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<(PathBuf, u64)>, ShelfErr
 }
 
 /// Write, flush, rename, flush the folder.
-fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), ShelfError> {
+fn write(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<(), ShelfError> {
     let part = folder.join(format!(".{name}.part"));
     let mut open = OpenOptions::new();
-    open.write(true).create(true).truncate(true).mode(MODE);
+    open.write(true).create(true).truncate(true).mode(mode);
     let written = open.open(&part).and_then(|mut file: File| {
         file.write_all(bytes)?;
         file.sync_all()

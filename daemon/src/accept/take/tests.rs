@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::*;
 
@@ -49,7 +49,7 @@ fn names(folder: &Path) -> Vec<String> {
 fn a_file_of_another_disk_is_copied_and_leaves_its_inbox() {
     let place = two_disks();
     let file = place.file();
-    fs::set_permissions(&file.path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&file.path, fs::Permissions::from_mode(0o644)).unwrap();
     let to = place.shelf(&name_on_shelf(&file.path));
     take(&file, &to, 0).unwrap();
     assert_eq!(fs::read(&to).unwrap(), b"pixels");

@@ -28,10 +28,11 @@ fn retained_messages_and_health_obey_the_shipped_schemas() {
         inline_max_bytes: 2000,
         privacy: Privacy::Full,
     };
+    status.identity.set(outbox.identity().unwrap()).unwrap();
     let obeys = |schema: &str, value: &Value, place| {
         check(&serde_json::from_str(schema).unwrap(), value, place);
     };
-    obeys(INFO, &info(&config, &speaker, &models), "info");
+    obeys(INFO, &info(&config, (&speaker, &status), &models), "info");
     let state = state(&config, (&speaker, &models), &status, &outbox).unwrap();
     obeys(STATE, &state, "state");
     let health = health(&config, &status, &outbox, started).unwrap();

@@ -10,7 +10,7 @@ use crate::accept::{AcceptError, PartError};
 use crate::clock;
 use crate::config::{MQTT_SOURCE, Verb};
 use crate::disk;
-use crate::job::{Input, Ticket};
+use crate::job::{Input, Sender, Ticket};
 use crate::outbox::{self, Missed};
 use crate::source::Door;
 
@@ -123,7 +123,7 @@ impl Desk {
         let done = match verb {
             _ if long => Err(Refusal::Id),
             Verb::Replay => self.replay(asked.payload(), &mut id)?,
-            Verb::Segment => self.segment(asked.payload())?,
+            Verb::Segment => self.segment(asked)?,
         };
         let (status, stopping) = match &done {
             Ok(_) => ("ok", false),
@@ -172,8 +172,12 @@ impl Desk {
     }
 
     /// As safe as a file of an inbox that was accepted, before anything is said.
-    fn segment(&self, image: &[u8]) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
-        let shelves = &self.door.shelves;
+    fn segment(&self, asked: &Asked) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
+        let (shelves, image) = (&self.door.shelves, asked.payload());
+        let sender = Sender {
+            response_topic: asked.response_topic.clone(),
+            ..Sender::default()
+        };
         if image.is_empty() {
             return Ok(Err(Refusal::Empty));
         }
@@ -190,7 +194,7 @@ impl Desk {
             Err(TrySendError::Closed(())) => return Ok(Err(Refusal::Stopping)),
         };
         let write = || {
-            let mut incoming = shelves.receive(MQTT_SOURCE, "request")?;
+            let mut incoming = shelves.receive(MQTT_SOURCE, "request")?.sent_by(sender);
             incoming.write(image)?;
             incoming.place()
         };

@@ -13,7 +13,7 @@ use super::negotiate::{Context, negotiate};
 use super::object::{Object, Refusal, SUCCESS, UNRECOGNIZED_OPERATION};
 use super::wire::{Lost, Wire};
 use crate::accept::AcceptError;
-use crate::job::Ticket;
+use crate::job::{Sender, Ticket};
 
 /// A peer that connected says within this time who it is (ARTIM of PS3.8).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,6 +30,9 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
         .dicom
         .get(&config.name)
         .cloned();
+    let peer = stream
+        .peer_addr()
+        .map(|address| address.ip().to_canonical());
     let line = Line::new(stream, tls);
     let wire =
         line.and_then(|line| Wire::new(line, config.pdu_max_bytes, scp.stop.clone(), scp.grace));
@@ -73,9 +76,15 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
             "sender can deliver nothing"
         );
     }
+    let sender = Sender {
+        ae_title: Some(calling.clone()),
+        address: peer.ok(),
+        response_topic: None,
+    };
     let mut association = Association {
         scp,
         calling,
+        sender,
         contexts,
         message: Message::None,
         stored: Vec::new(),
@@ -88,6 +97,7 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
         stored,
         refused,
         calling,
+        sender,
         message,
         ..
     } = association;
@@ -110,6 +120,7 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
         tracing::info!(
             source = config.name,
             calling,
+            peer = sender.address.map(tracing::field::display),
             stored = n_stored,
             refused,
             "association ended"
@@ -157,6 +168,7 @@ fn printable(title: &str) -> String {
 struct Association<'a> {
     scp: &'a Scp,
     calling: String,
+    sender: Sender,
     contexts: Vec<Context>,
     message: Message,
     stored: Vec<Ticket>,
@@ -228,7 +240,7 @@ impl Association<'_> {
         let context = context.ok_or(Lost::Protocol("a context that was not agreed on"))?;
         let scp = self.scp;
         let object = match request.field {
-            C_STORE => Some(Object::begin(scp, &request, context, &self.calling)),
+            C_STORE => Some(Object::begin(scp, &request, context, &self.sender)),
             _ => None,
         };
         let object = object.transpose().map_err(|error| scp.fail(error))?;

@@ -7,7 +7,7 @@ use super::command::Request;
 use super::negotiate::Context;
 use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Scp};
 use crate::accept::{AcceptError, Incoming, PartError};
-use crate::job::Ticket;
+use crate::job::{Sender, Ticket};
 
 /// SOP class and instance stand within the first bytes of every data set.
 const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -76,7 +76,7 @@ impl Object {
         scp: &Scp,
         request: &Request,
         context: &Context,
-        calling: &str,
+        sender: &Sender,
     ) -> Result<Self, AcceptError> {
         let mut object = Self {
             sink: Err(Refusal::BadRequest),
@@ -89,9 +89,10 @@ impl Object {
         };
         object.sink = match object.objection(scp, context) {
             Some(refusal) => Err(refusal),
-            None => refusable(scp.door.shelves.receive(&scp.config.name, "object.dcm"))?,
+            None => refusable(scp.door.shelves.receive(&scp.config.name, "object.dcm"))?
+                .map(|incoming| incoming.sent_by(sender.clone())),
         };
-        let header = object.file_header(calling);
+        let header = object.file_header(sender.ae_title.as_deref().unwrap_or_default());
         object.keep(&header)?;
         Ok(object)
     }
