@@ -193,6 +193,12 @@ pub enum BundleCommand {
         /// Secret key of `keygen` or of the minisign tool.
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
+        /// Put this counter into the manifest first; a box takes no lower one than it had.
+        #[arg(long)]
+        counter: Option<u64>,
+        /// And this version.
+        #[arg(long)]
+        version: Option<String>,
     },
     /// Say where the time of inference goes on this machine, operator by operator.
     Profile {
@@ -225,12 +231,6 @@ pub enum BundleCommand {
     },
 }
 
-#[derive(Debug, Subcommand)]
-pub enum WeightsCommand {
-    /// Say which SAM a checkpoint is, what fits a network and what would start random.
-    Inspect {
-        #[command(flatten)]
-        source: WeightsSource,
 /// Where the weights come from.
 #[derive(Debug, Args)]
 pub struct WeightsSource {
@@ -241,6 +241,12 @@ pub struct WeightsSource {
     pub key: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+pub enum WeightsCommand {
+    /// Say which SAM a checkpoint is, what fits a network and what would start random.
+    Inspect {
+        #[command(flatten)]
+        source: WeightsSource,
         /// Network to compare with; default: the file's own.
         #[arg(long)]
         encoder: Option<Encoder>,
