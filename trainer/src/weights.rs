@@ -91,11 +91,16 @@ fn read(source: &WeightsSource) -> Result<Weights> {
     if !state.keys().any(|name| is_of_sam(name)) {
         let names: Vec<&str> = state.keys().take(3).map(String::as_str).collect();
         bail!(
-            "{} is no SAM but some other network: it holds {} tensors ({}, ..), none under {}; name a \
+            "{} is no SAM but some other network: it holds {} tensors ({}, ..){}, none under {}; name a \
              checkpoint with upstream's names, as SAM, MobileSAM, MedSAM and finetune-SAM publish them",
             file.display(),
             state.len(),
             names.join(", "),
+            if left_out.is_empty() {
+                String::new()
+            } else {
+                format!(" and {}", not_floating(&left_out))
+            },
             PARTS.join(" or ")
         );
     }
@@ -126,18 +131,21 @@ impl Weights {
             );
         }
         if !self.left_out.is_empty() {
-            let named = self
-                .left_out
-                .iter()
-                .map(|(name, kind)| format!("{name} ({kind})"));
-            text += &format!(
-                "\nleft out    {} tensors that are not floating point: {}",
-                self.left_out.len(),
-                first_few(named)
-            );
+            text += &format!("\nleft out    {}", not_floating(&self.left_out));
         }
         text
     }
+}
+
+fn not_floating(left_out: &BTreeMap<String, String>) -> String {
+    let named = left_out
+        .iter()
+        .map(|(name, kind)| format!("{name} ({kind})"));
+    format!(
+        "{} that are not floating point: {}",
+        left_out.len(),
+        first_few(named)
+    )
 }
 
 fn first_few(names: impl ExactSizeIterator<Item = String>) -> String {

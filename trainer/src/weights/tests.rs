@@ -353,7 +353,7 @@ fn tensors_that_are_no_floating_point_are_named() {
     }
     let path = folder.save("vit.safetensors", &found);
     let out = folder.path("out.safetensors");
-    let named = "left out    2 tensors that are not floating point: \
+    let named = "left out    2 that are not floating point: \
                  image_encoder.norm.num_batches_tracked (I64), image_encoder.x.attention_bias_idxs (I64)";
     has(&inspect(&all_of(&path), None, None).unwrap(), &[named]);
     has(&convert(&all_of(&path), &out, false).unwrap(), &[named]);
@@ -366,6 +366,18 @@ fn tensors_that_are_no_floating_point_are_named() {
         &[
             "quantized.safetensors: tensor module.mask_decoder.w is I64",
             "has to be floating point",
+        ],
+    );
+}
+
+#[test]
+fn another_network_is_named_with_what_is_left_out() {
+    has(
+        &text(inspect(&all_of(&golden("types.pth")), None, None)),
+        &[
+            "it holds 4 tensors (bfloat16, float16, float32, ..) and 15 that are not floating point",
+            "bool (bool), complex64 (complex64), float8_e4m3fn (float8_e4m3fn)",
+            "none under image_encoder.",
         ],
     );
 }
