@@ -231,6 +231,13 @@ fn replace_manifest(directory: &Path, manifest: Manifest) -> Result<Manifest> {
 /// Packs a bundle folder, with its signature if there is one, into one `.tar`, the same bytes every time.
 pub fn pack(directory: &Path, out: &Path) -> Result<()> {
     let bundle = Bundle::open(directory)?;
+    let folder = parent_of(out);
+    ensure!(
+        folder.is_dir(),
+        "{}: there is no folder {}; make it first",
+        out.display(),
+        folder.display()
+    );
     let partial = sibling(out, "partial")?;
     let file =
         File::create(&partial).with_context(|| format!("cannot create {}", partial.display()))?;

@@ -40,7 +40,7 @@ pub enum BundleError {
     Absent { path: PathBuf },
     #[error("{}: has no {MANIFEST}, so it is no bundle; name a folder that `trainer export` wrote, or its .tar", path.display())]
     NoManifest { path: PathBuf },
-    #[error("{}: is a file where a bundle's folder is needed; unpack it with tar", path.display())]
+    #[error("{}: is a file where a bundle's folder is needed; name the folder, or unpack the .tar", path.display())]
     NotAFolder { path: PathBuf },
     #[error("{}: cannot be read: {source}; check the path and that the bundle is complete", path.display())]
     Read { path: PathBuf, source: io::Error },
