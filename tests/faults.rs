@@ -33,6 +33,8 @@ mod cstore;
 mod disk;
 #[path = "faults/full.rs"]
 mod full;
+#[path = "glibc.rs"]
+mod glibc;
 #[path = "faults/http.rs"]
 mod http;
 #[path = "faults/link.rs"]

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
+mod glibc;
 mod parallel;
 
 use std::fs;

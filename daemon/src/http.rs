@@ -63,6 +63,15 @@ impl Port {
     }
 }
 
+/// Reasons for which the metrics count what was not taken.
+pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {
+    let images = refusal::Refusal::OF_IMAGES;
+    images
+        .into_iter()
+        .map(refusal::Refusal::code)
+        .chain([serve::NO_TLS])
+}
+
 /// What the requests share.
 struct Desk {
     config: config::Http,

@@ -9,7 +9,7 @@ use prometheus_client::encoding::{EncodeLabelSet, prometheus_text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -33,6 +33,11 @@ struct CertificateFile {
     file: String,
 }
 
+/// From a small network on a workstation to the largest on a box without a GPU.
+const INFERENCE_BUCKETS_S: [f64; 15] = [
+    0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
+];
+
 /// What is counted where it happens.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -44,13 +49,11 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        // 50 ms to 100 s: a GPU-less box with its largest network.
-        let buckets = exponential_buckets(0.05, 2.0, 12);
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
             accepted: Family::default(),
             refused: Family::default(),
-            inference: Histogram::new(buckets),
+            inference: Histogram::new(INFERENCE_BUCKETS_S),
             started_s: now.unwrap_or_default().as_secs_f64(),
         }
     }
@@ -74,6 +77,16 @@ pub struct Snapshot {
 }
 
 impl Metrics {
+    /// Puts the counters of a source on the page, at zero: Prometheus' `increase()` does not see the step of a series
+    /// that begins with 1.
+    pub fn begin(&self, source: &str, reasons: impl IntoIterator<Item = &'static str>) {
+        self.accepted(source, 0);
+        for reason in reasons {
+            let source = source.to_owned();
+            drop(self.refused.get_or_create(&Refused { source, reason }));
+        }
+    }
+
     pub fn accepted(&self, source: &str, images: u64) {
         let source = source.to_owned();
         self.accepted

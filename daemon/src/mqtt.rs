@@ -42,6 +42,7 @@ use session::{End, Session};
 use window::{Letter, Window};
 
 pub use requests::Requests;
+pub(crate) use requests::refusal_reasons;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MqttError {

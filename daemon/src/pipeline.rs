@@ -5,6 +5,7 @@
 //!
 //! Stopping goes the same way: sources, the image in hand, the window in flight.
 
+mod counters;
 mod inference;
 
 use std::path::Path;
@@ -91,9 +92,7 @@ pub async fn run(
     models.settle()?;
     let models = Arc::new(models);
     let status = Arc::new(Status::default());
-    // A counter that is not there yet looks like one that is missing.
-    let sources = config.sources();
-    sources.for_each(|source| status.metrics.accepted(source, 0));
+    counters::begin(&config, &status.metrics);
     let shadow = start_shadow(&config, &models, &status)?;
     let fresh = Arc::new(Notify::new());
     let speaker = speaker(&config)?;

@@ -64,8 +64,21 @@ fn checkpoints_that_cannot_be_started_from() {
     let evil = zip("archive/data.pkl", code);
     fs::write(path.join("evil.pth"), &evil).unwrap();
     fs::write(path.join("cut.pth"), &evil[..evil.len() / 2]).unwrap();
-    let cases: [(&str, &[&str]); 6] = [
+    // Two state dicts, as tests/golden/make_checkpoints.py wrote them.
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/checkpoints");
+    for name in ["several.pth", "bare.pth"] {
+        fs::copy(golden.join(name), path.join(name)).unwrap();
+    }
+    let cases: [(&str, &[&str]); 8] = [
         ("missing.pth", &["cannot read"]),
+        (
+            "several.pth",
+            &["student (2 tensors)", "trainer weights convert", "--key"],
+        ),
+        (
+            "bare.pth",
+            &["it is one tensor", "torch.save(model.state_dict(), ..)"],
+        ),
         (
             "resnet.safetensors",
             &["not one tensor fits", "trainer weights inspect"],

@@ -203,11 +203,15 @@ pub fn logits(probe: &Probe, chw: &[f32]) -> Result<Logits> {
     })
 }
 
-/// Puts measured Dice values into the manifest of a bundle and seals it again. A signature of the
-/// manifest as it was goes.
+/// Puts measured Dice values into the manifest of a bundle and seals it again.
 pub fn record_dice(directory: &Path, dice: &BTreeMap<String, f64>) -> Result<()> {
     let mut manifest = Bundle::open(directory)?.manifest;
     manifest.provenance.dice.extend(dice.clone());
+    replace_manifest(directory, manifest).map(drop)
+}
+
+/// Seals a changed manifest and puts it in place of the one that is there, whose signature goes.
+fn replace_manifest(directory: &Path, manifest: Manifest) -> Result<Manifest> {
     match fs::remove_file(directory.join(SIGNATURE)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).with_context(|| {
@@ -216,15 +220,24 @@ pub fn record_dice(directory: &Path, dice: &BTreeMap<String, f64>) -> Result<()>
         }
         _ => {}
     }
+    let manifest = manifest.seal();
     let partial = directory.join(format!(".{MANIFEST}.partial"));
-    save(&partial, manifest.seal().to_json().as_bytes())?;
+    save(&partial, manifest.to_json().as_bytes())?;
     fs::rename(&partial, directory.join(MANIFEST))
-        .with_context(|| format!("cannot replace the manifest of {}", directory.display()))
+        .with_context(|| format!("cannot replace the manifest of {}", directory.display()))?;
+    Ok(manifest)
 }
 
 /// Packs a bundle folder, with its signature if there is one, into one `.tar`, the same bytes every time.
 pub fn pack(directory: &Path, out: &Path) -> Result<()> {
     let bundle = Bundle::open(directory)?;
+    let folder = parent_of(out);
+    ensure!(
+        folder.is_dir(),
+        "{}: there is no folder {}; make it first",
+        out.display(),
+        folder.display()
+    );
     let partial = sibling(out, "partial")?;
     let file =
         File::create(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
@@ -287,6 +300,7 @@ mod tests {
     use ct_codecs::{Base64, Decoder, Encoder};
     use nets::tiny_vit::Stem;
 
+    use super::sign::Release;
     use super::*;
     use crate::onnx::testing::{SIZE, config, image, random_state};
     use crate::onnx::{lower_automatic, serialize};
@@ -434,6 +448,65 @@ mod tests {
     }
 
     #[test]
+    fn a_release_gets_its_counter_and_version_when_it_is_signed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (folder.path().join("small"), folder.path().join("box.key"));
+        write_bundle(&path, &spec()).unwrap();
+        sign::keygen(&key, true).unwrap();
+        let public = fs::read_to_string(folder.path().join("box.key.pub")).unwrap();
+        let keys = TrustedKeys::parse(&[public.lines().nth(1).unwrap()]).unwrap();
+        let release = |counter, version| Release {
+            counter: Some(counter),
+            version: Some(version),
+        };
+        // The second time over a signature that is there.
+        for (counter, version) in [(2, "0.2.0"), (7, "1.0.0-rc.1"), (7, "1.0.0")] {
+            sign::sign(&path, &key, &release(counter, version)).unwrap();
+            let manifest = Bundle::open_signed(&path, &keys).unwrap().manifest;
+            assert_eq!((manifest.counter, &*manifest.version), (counter, version));
+            let signature = fs::read_to_string(path.join(SIGNATURE)).unwrap();
+            let comment = format!("small {version} counter {counter}");
+            assert!(signature.contains(&comment), "{signature}");
+        }
+        Segmenter::open(&path).unwrap();
+
+        let before = fs::read(path.join(MANIFEST)).unwrap();
+        for (release, words) in [
+            (release(6, "1.0.1"), "--counter 6: the bundle has 7 already"),
+            (release(8, " "), "--version \" \""),
+            (release(8, "1\n"), "--version"),
+        ] {
+            let error = sign::sign(&path, &key, &release).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        }
+        // A key that cannot be read changes nothing.
+        let no_key = folder.path().join("no.key");
+        sign::sign(&path, &no_key, &release(9, "2.0.0")).unwrap_err();
+        assert_eq!(fs::read(path.join(MANIFEST)).unwrap(), before);
+        Bundle::open_signed(&path, &keys).unwrap();
+    }
+
+    #[test]
+    fn a_bundle_that_is_not_there_is_said_to_be_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (
+            folder.path().join("hart.tar"),
+            folder.path().join("box.key"),
+        );
+        for error in [
+            pack(&path, &folder.path().join("out.tar")).unwrap_err(),
+            sign::sign(&path, &key, &Release::default()).unwrap_err(),
+            open(&path, false).err().unwrap(),
+        ] {
+            let text = format!("{error:#}");
+            assert!(
+                text.contains("hart.tar: cannot be read, nothing is there"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
     fn a_signed_bundle_opens_for_who_trusts_the_key_and_an_edit_ends_that() {
         let folder = tempfile::tempdir().unwrap();
         let (path, key) = (folder.path().join("small"), folder.path().join("box.key"));
@@ -444,7 +517,7 @@ mod tests {
         let keys = TrustedKeys::parse(&[public.lines().nth(1).unwrap()]).unwrap();
         let unsigned = Bundle::open_signed(&path, &keys).unwrap_err().to_string();
         assert!(unsigned.contains("is missing"), "{unsigned}");
-        sign::sign(&path, &key).unwrap();
+        sign::sign(&path, &key, &Release::default()).unwrap();
         let archive = folder.path().join("a.tar");
         pack(&path, &archive).unwrap();
         let options = OpenOptions {
@@ -461,10 +534,12 @@ mod tests {
         bytes[whole..].fill(0);
         let line = Base64::encode_to_string(&bytes).unwrap();
         fs::write(&key, format!("{comment}\n{line}\n")).unwrap();
-        sign::sign(&path, &key).unwrap();
+        sign::sign(&path, &key, &Release::default()).unwrap();
         Bundle::open_signed(&path, &keys).unwrap();
         fs::write(&key, format!("{comment}\n{}\n", &line[..20])).unwrap();
-        let error = sign::sign(&path, &key).unwrap_err().to_string();
+        let error = sign::sign(&path, &key, &Release::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("is no minisign secret key"), "{error}");
 
         let manifest = path.join(MANIFEST);

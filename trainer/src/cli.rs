@@ -193,6 +193,12 @@ pub enum BundleCommand {
         /// Secret key of `keygen` or of the minisign tool.
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
+        /// Put this counter into the manifest first; a box takes no lower one than it had.
+        #[arg(long)]
+        counter: Option<u64>,
+        /// And this version.
+        #[arg(long)]
+        version: Option<String>,
     },
     /// Say where the time of inference goes on this machine, operator by operator.
     Profile {
@@ -225,12 +231,22 @@ pub enum BundleCommand {
     },
 }
 
+/// Where the weights come from.
+#[derive(Debug, Args)]
+pub struct WeightsSource {
+    /// .pth, .pt, .safetensors or a run folder.
+    pub file: PathBuf,
+    /// Which of several state dicts in a .pth, as `state_dict` or `checkpoint.ema`.
+    #[arg(long)]
+    pub key: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum WeightsCommand {
     /// Say which SAM a checkpoint is, what fits a network and what would start random.
     Inspect {
-        /// .pth, .pt, .safetensors or a run folder.
-        file: PathBuf,
+        #[command(flatten)]
+        source: WeightsSource,
         /// Network to compare with; default: the file's own.
         #[arg(long)]
         encoder: Option<Encoder>,
@@ -240,8 +256,8 @@ pub enum WeightsCommand {
     },
     /// Write a checkpoint's floating-point tensors as safetensors, under upstream's names.
     Convert {
-        /// .pth, .pt, .safetensors or a run folder.
-        file: PathBuf,
+        #[command(flatten)]
+        source: WeightsSource,
         /// The .safetensors file to write.
         out: PathBuf,
         /// Replace OUT.
@@ -250,8 +266,8 @@ pub enum WeightsCommand {
     },
     /// Fold LoRA into the weights it updates, which makes plain weights of upstream's form.
     Merge {
-        /// .pth, .pt, .safetensors or a run folder.
-        file: PathBuf,
+        #[command(flatten)]
+        source: WeightsSource,
         /// The .safetensors file to write.
         out: PathBuf,
         /// For a TinyViT of finetune-SAM: its updates lie on the first and last rows of qkv, not on

@@ -19,6 +19,7 @@ use nets::{Mode, checkpoint, ops};
 
 use crate::config::{self, Config, Encoder, Method, Scope};
 use crate::run_folder::{self, State};
+use crate::weights;
 
 /// Channels a head in every published TinyViT.
 pub const HEAD_DIM: usize = 32;
@@ -248,7 +249,15 @@ pub fn start_state(path: &Path) -> Result<State> {
     if path.as_os_str().is_empty() {
         return Ok(State::new());
     }
-    Ok(checkpoint::read(path, &Device::Cpu)?)
+    let checkpoint = checkpoint::read_whole(path, None, &Device::Cpu)?;
+    if let Some((name, kind)) = weights::no_weight(&checkpoint.left_out) {
+        bail!(
+            "{}: tensor {name} is {kind}, and a weight has to be floating point: the checkpoint is quantized \
+             or was changed; save the network that it was made from",
+            path.display()
+        );
+    }
+    Ok(checkpoint.state)
 }
 
 /// Official checkpoints have one single-mask and three multi-mask tokens. With other `num_cls` the

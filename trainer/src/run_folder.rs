@@ -164,7 +164,8 @@ impl RunFolder {
         if !path.exists() {
             return Ok(None);
         }
-        let (tensors, metadata) = checkpoint::read_with_metadata(&path, &Device::Cpu)?;
+        let file = checkpoint::read_whole(&path, None, &Device::Cpu)?;
+        let (tensors, metadata) = (file.state, file.metadata);
         let text = metadata
             .get("position")
             .with_context(|| format!("{} lacks its position", path.display()))?;

@@ -6,16 +6,16 @@ mod fit;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
-use nets::checkpoint::{self, Format};
+use nets::checkpoint::{self, Checkpoint, Format};
 use nets::lora::{self, LoraRows};
 
 use self::describe::{Description, Which};
-use crate::cli::WeightsCommand;
+use crate::cli::{WeightsCommand, WeightsSource};
 use crate::config::Encoder;
 use crate::model::HEAD_DIM;
 use crate::report::{self, CODE_VERSION};
@@ -24,19 +24,19 @@ use crate::run_folder::State;
 pub fn run(command: &WeightsCommand) -> Result<()> {
     let text = match command {
         WeightsCommand::Inspect {
-            file,
+            source,
             encoder,
             num_cls,
-        } => inspect(file, *encoder, num_cls.map(usize::from))?,
-        WeightsCommand::Convert { file, out, force } => convert(file, out, *force)?,
+        } => inspect(source, *encoder, num_cls.map(usize::from))?,
+        WeightsCommand::Convert { source, out, force } => convert(source, out, *force)?,
         WeightsCommand::Merge {
-            file,
+            source,
             out,
             reference_rows,
             force,
         } => {
             let rows = reference_rows.then_some(LoraRows::Reference);
-            merge(file, out, rows, *force)?
+            merge(source, out, rows, *force)?
         }
     };
     report::say(&text);
@@ -50,12 +50,18 @@ struct Weights {
     state: State,
     /// What stood before every name.
     wrapper: String,
+    /// The state dict's key in the file.
+    key: String,
+    other_keys: Vec<String>,
+    /// Tensors that are not floating point, and what they are.
+    left_out: BTreeMap<String, String>,
 }
 
 /// Parts of every SAM; upstream's names begin with one of them.
 const PARTS: [&str; 3] = ["image_encoder.", "prompt_encoder.", "mask_decoder."];
 
-fn read(subject: &Path) -> Result<Weights> {
+fn read(source: &WeightsSource) -> Result<Weights> {
+    let subject = source.file.as_path();
     let mut file = subject.to_owned();
     if subject.is_dir() {
         file.push("best.safetensors");
@@ -66,7 +72,13 @@ fn read(subject: &Path) -> Result<Weights> {
             subject.display()
         );
     }
-    let state = checkpoint::read(&file, &Device::Cpu)?;
+    let Checkpoint {
+        state,
+        left_out,
+        key,
+        other_keys,
+        ..
+    } = checkpoint::read_whole(&file, source.key.as_deref(), &Device::Cpu)?;
     let (mut state, wrapper) = unwrapped(state);
     state.retain(|_, tensor| tensor.dtype() == DType::F32);
     if state.keys().any(|name| name.starts_with("optimizer/")) {
@@ -79,11 +91,16 @@ fn read(subject: &Path) -> Result<Weights> {
     if !state.keys().any(|name| is_of_sam(name)) {
         let names: Vec<&str> = state.keys().take(3).map(String::as_str).collect();
         bail!(
-            "{} is no SAM but some other network: it holds {} tensors ({}, ..), none under {}; name a \
+            "{} is no SAM but some other network: it holds {} tensors ({}, ..){}, none under {}; name a \
              checkpoint with upstream's names, as SAM, MobileSAM, MedSAM and finetune-SAM publish them",
             file.display(),
             state.len(),
             names.join(", "),
+            if left_out.is_empty() {
+                String::new()
+            } else {
+                format!(" and {}", not_floating(&left_out))
+            },
             PARTS.join(" or ")
         );
     }
@@ -91,7 +108,63 @@ fn read(subject: &Path) -> Result<Weights> {
         file,
         state,
         wrapper,
+        key,
+        other_keys,
+        left_out,
     })
+}
+
+impl Weights {
+    /// Where in the file the tensors stood and what of it is not in `state`, each on a line of its own.
+    fn remarks(&self) -> String {
+        let mut text = String::new();
+        if !self.key.is_empty() || !self.other_keys.is_empty() {
+            text += &match self.key.as_str() {
+                "" => "\nkey         none, the tensors stand at the top".to_owned(),
+                key => format!("\nkey         {key}"),
+            };
+        }
+        if !self.other_keys.is_empty() {
+            text += &format!(
+                "; other state dicts, for --key: {}",
+                first_few(self.other_keys.iter().cloned())
+            );
+        }
+        if !self.left_out.is_empty() {
+            text += &format!("\nleft out    {}", not_floating(&self.left_out));
+        }
+        text
+    }
+}
+
+fn not_floating(left_out: &BTreeMap<String, String>) -> String {
+    let named = left_out
+        .iter()
+        .map(|(name, kind)| format!("{name} ({kind})"));
+    format!(
+        "{} that are not floating point: {}",
+        left_out.len(),
+        first_few(named)
+    )
+}
+
+fn first_few(names: impl ExactSizeIterator<Item = String>) -> String {
+    let more = if names.len() > 6 { ", .." } else { "" };
+    names.take(6).collect::<Vec<_>>().join(", ") + more
+}
+
+/// What of a SAM's parts should be weights and is not floating point, with its type. TinyViT counts and indexes with
+/// integers, too.
+pub(crate) fn no_weight(left_out: &BTreeMap<String, String>) -> Option<(&str, &str)> {
+    let is_weight = |name: &str| {
+        PARTS.iter().any(|part| name.contains(part))
+            && !name.ends_with(".num_batches_tracked")
+            && !name.ends_with(".attention_bias_idxs")
+    };
+    left_out
+        .iter()
+        .find(|(name, _)| is_weight(name))
+        .map(|(name, kind)| (name.as_str(), kind.as_str()))
 }
 
 /// The known encoder whose tensors these are.
@@ -125,12 +198,19 @@ fn unwrapped(state: State) -> (State, String) {
     (state.into_iter().map(strip).collect(), wrapper)
 }
 
-fn inspect(subject: &Path, encoder: Option<Encoder>, num_cls: Option<usize>) -> Result<String> {
+fn inspect(
+    source: &WeightsSource,
+    encoder: Option<Encoder>,
+    num_cls: Option<usize>,
+) -> Result<String> {
+    let weights = read(source)?;
+    let remarks = weights.remarks();
     let Weights {
         file,
         state,
         wrapper,
-    } = read(subject)?;
+        ..
+    } = weights;
     let description = Description::of(&state);
     let format = match checkpoint::format(&file)? {
         Format::PyTorchZip => "PyTorch zip",
@@ -146,7 +226,7 @@ fn inspect(subject: &Path, encoder: Option<Encoder>, num_cls: Option<usize>) -> 
         )
     };
     let text = format!(
-        "{}: {format}, {} floating-point tensors, {n_parameters} parameters\n{description}{names}",
+        "{}: {format}, {} floating-point tensors, {n_parameters} parameters\n{description}{remarks}{names}",
         file.display(),
         state.len()
     );
@@ -165,22 +245,30 @@ fn inspect(subject: &Path, encoder: Option<Encoder>, num_cls: Option<usize>) -> 
     Ok(format!("{text}\n\n{fit}"))
 }
 
-fn convert(subject: &Path, out: &Path, force: bool) -> Result<String> {
+fn convert(source: &WeightsSource, out: &Path, force: bool) -> Result<String> {
     may_write(out, force)?;
-    let weights = read(subject)?;
+    let weights = read(source)?;
     write(out, &weights.file, &weights.state, None)?;
     Ok(format!(
-        "{}: {} tensors of {}",
+        "{}: {} tensors of {}{}",
         out.display(),
         weights.state.len(),
-        weights.file.display()
+        weights.file.display(),
+        weights.remarks()
     ))
 }
 
 /// `rows`: where a TinyViT's updates lie, if that was said.
-fn merge(subject: &Path, out: &Path, rows: Option<LoraRows>, force: bool) -> Result<String> {
+fn merge(
+    source: &WeightsSource,
+    out: &Path,
+    rows: Option<LoraRows>,
+    force: bool,
+) -> Result<String> {
     may_write(out, force)?;
-    let Weights { file, state, .. } = read(subject)?;
+    let weights = read(source)?;
+    let remarks = weights.remarks();
+    let Weights { file, state, .. } = weights;
     let description = Description::of(&state);
     if description.adapter.is_some() {
         bail!(
@@ -236,7 +324,7 @@ fn merge(subject: &Path, out: &Path, rows: Option<LoraRows>, force: bool) -> Res
         _ => "",
     };
     Ok(format!(
-        "{}: {} tensors; merged {}{place}",
+        "{}: {} tensors; merged {}{place}{remarks}",
         out.display(),
         merged.len(),
         description.method()

@@ -38,6 +38,23 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    /// All for which an image was not taken; the limit of one does not matter.
+    pub(super) const OF_IMAGES: [Self; 13] = [
+        Self::DiskLow,
+        Self::QueueFull,
+        Self::NoPlace,
+        Self::Stopping,
+        Self::TooLarge { limit: 0 },
+        Self::NotAnImage,
+        Self::Form,
+        Self::Empty,
+        Self::CutOff,
+        Self::TooSlow,
+        Self::Unauthorized,
+        Self::Foreign,
+        Self::Box,
+    ];
+
     /// For answers and metrics.
     pub(super) fn code(self) -> &'static str {
         match self {

@@ -22,6 +22,8 @@ use crate::source::{DISK_CHECK, Door, Watermark};
 const BREATH: Duration = Duration::from_millis(200);
 /// A request's line and headers.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
+/// For metrics, as a refusal's code: a connection whose TLS failed.
+pub(super) const NO_TLS: &str = "tls";
 
 /// Serves until `stop`, then what is under way.
 pub async fn run(
@@ -120,7 +122,7 @@ async fn connection_of(desk: Arc<Desk>, stream: TcpStream, full: bool) {
         Ok(Err(error)) => error.to_string(),
         Err(_) => "nothing complete came in time".to_owned(),
     };
-    desk.door.status.metrics.refused(&source, "tls");
+    desk.door.status.metrics.refused(&source, NO_TLS);
     tracing::warn!(source, error, "no TLS with a client");
 }
 

@@ -19,8 +19,8 @@ pub enum ModelsError {
     #[error("`{0}` was not staged by `scansided models install`")]
     Staged(String),
     #[error(
-        "slot {slot}: {version} is refused, the highest counter that served is {highest}; raise \
-         `export.counter`, export and sign again; `scansided models rollback` goes back to what \
+        "slot {slot}: {version} is refused, the highest counter that served is {highest}; sign \
+         it with a higher one (`trainer bundle sign --counter N`); `scansided models rollback` goes back to what \
          served before"
     )]
     Counter {

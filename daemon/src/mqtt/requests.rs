@@ -26,6 +26,11 @@ use crate::source::Door;
 use answer::{Desk, Response};
 use wire::{Asked, Heard, Wire};
 
+/// Reasons for which the metrics count an image that was not taken.
+pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {
+    answer::OF_IMAGES.into_iter()
+}
+
 /// Everything that an answer needs.
 pub struct Requests {
     config: Arc<Config>,

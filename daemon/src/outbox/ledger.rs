@@ -9,7 +9,7 @@ use super::{JOBS, META, Outbox, OutboxError, decode, messages::MESSAGES};
 use crate::job::Job;
 
 /// Counted since the state directory was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Inputs taken, and inputs refused at the door.
     pub received: u64,

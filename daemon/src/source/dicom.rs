@@ -71,6 +71,13 @@ pub fn read_anything(mut bytes: &[u8]) {
     }
 }
 
+/// Reasons for which the metrics count what was not taken.
+pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {
+    let objects = object::Refusal::ALL;
+    let peers = [association::REJECTED, association::NO_TLS];
+    objects.into_iter().map(object::Refusal::code).chain(peers)
+}
+
 /// A port that is open; connections wait until [`run`] takes them.
 #[derive(Debug)]
 pub struct Port {

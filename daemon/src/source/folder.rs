@@ -26,6 +26,9 @@ use crate::shutdown::stopped;
 /// Files accepted in one commit.
 const BATCH: usize = 64;
 
+/// The only reason for which the metrics count a file that was not taken.
+pub(crate) const TOO_LARGE: &str = "too_large";
+
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     #[error(transparent)]
@@ -156,7 +159,7 @@ impl Inbox {
             ready.into_iter().partition(|file| file.bytes <= limit);
         if !oversized.is_empty() {
             for _ in &oversized {
-                door.status.metrics.refused(&self.config.name, "too_large");
+                door.status.metrics.refused(&self.config.name, TOO_LARGE);
             }
             let left = quarantine::refuse(&door.shelves, &door.outbox, &oversized, &self.config)?;
             self.warn_of(left);

@@ -36,6 +36,12 @@ pub struct Bundle {
 /// Why a directory is no usable bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
+    #[error("{}: cannot be read, nothing is there; name a bundle's folder or its .tar", path.display())]
+    Absent { path: PathBuf },
+    #[error("{}: has no {MANIFEST}, so it is no bundle; name a folder that `trainer export` wrote, or its .tar", path.display())]
+    NoManifest { path: PathBuf },
+    #[error("{}: is a file where a bundle's folder is needed; name the folder, or unpack the .tar", path.display())]
+    NotAFolder { path: PathBuf },
     #[error("{}: cannot be read: {source}; check the path and that the bundle is complete", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{}: is not a regular file; put the file itself into the bundle", path.display())]
@@ -83,7 +89,8 @@ impl Bundle {
 
     fn read_from(directory: &Path, keys: Option<&TrustedKeys>) -> Result<Self, BundleError> {
         let path = directory.join(MANIFEST);
-        let json = read_limited(&path, MANIFEST_LIMIT)?;
+        let json =
+            read_limited(&path, MANIFEST_LIMIT).map_err(|error| no_bundle(directory, error))?;
         if let Some(keys) = keys {
             verify(directory, &json, keys)?;
         }
@@ -117,6 +124,20 @@ impl Bundle {
     /// Path of a file in the bundle.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+}
+
+/// Why there is no manifest to read: most often the path is not the one that was meant.
+fn no_bundle(directory: &Path, error: BundleError) -> BundleError {
+    let path = directory.to_path_buf();
+    match &error {
+        BundleError::Read { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound if directory.is_dir() => BundleError::NoManifest { path },
+            io::ErrorKind::NotFound => BundleError::Absent { path },
+            io::ErrorKind::NotADirectory => BundleError::NotAFolder { path },
+            _ => error,
+        },
+        _ => error,
     }
 }
 
@@ -225,6 +246,32 @@ mod tests {
             fs::write(folder.join(SIGNATURE), text).unwrap();
             let error = Bundle::open_signed(folder, &keys).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_no_bundle_is_said_as_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("heart.tar");
+        fs::write(&file, "tar").unwrap();
+        let missing = folder.path().join("hart.tar");
+        for (path, words) in [
+            (
+                missing.as_path(),
+                "hart.tar: cannot be read, nothing is there",
+            ),
+            (folder.path(), "has no manifest.json, so it is no bundle"),
+            (
+                &file,
+                "heart.tar: is a file where a bundle's folder is needed",
+            ),
+        ] {
+            for error in [
+                Bundle::open(path).unwrap_err(),
+                Bundle::open_signed(path, &TrustedKeys::default()).unwrap_err(),
+            ] {
+                assert!(error.to_string().contains(words), "{error}");
+            }
         }
     }
 

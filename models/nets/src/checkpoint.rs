@@ -1,13 +1,18 @@
 //! Weights on disk: PyTorch's `.pth` / `.pt` (zip with a pickle) and safetensors in, safetensors out.
 
+mod archive;
 mod pickle;
+mod pth;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod torch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use candle_core::pickle::PthTensors;
 use candle_core::{DType, Device, Tensor};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
@@ -32,6 +37,12 @@ pub enum CheckpointError {
         path: PathBuf,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("{} is damaged: {what}; fetch or copy it again", path.display())]
+    Damaged {
+        path: PathBuf,
+        what: String,
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
     #[error(
         "{} is not a plain state dict: {found}; nothing of it was executed. \
          Fetch the weights as safetensors, or where you trust the file load it in PyTorch and save \
@@ -39,8 +50,18 @@ pub enum CheckpointError {
         path.display()
     )]
     NotPlain { path: PathBuf, found: String },
-    #[error("{} holds no tensors: is it a state dict, or wrapped under another key?", path.display())]
-    Empty { path: PathBuf },
+    #[error(
+        "{} holds no state dict: {found}. Save one in PyTorch with torch.save(model.state_dict(), ..)",
+        path.display()
+    )]
+    NoStateDict { path: PathBuf, found: String },
+    #[error(
+        "{} holds {found}: choose one, `trainer weights convert {} OUT.safetensors --key KEY` makes a \
+         file of it",
+        path.display(),
+        path.display()
+    )]
+    WhichStateDict { path: PathBuf, found: String },
     #[error("{}: tensor {name}", path.display())]
     Tensor {
         path: PathBuf,
@@ -51,6 +72,21 @@ pub enum CheckpointError {
 
 type State = BTreeMap<String, Tensor>;
 
+/// What a file holds.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// All floating-point tensors, as f32, and the step counts of an optimizer of ours.
+    pub state: State,
+    /// Of a safetensors file.
+    pub metadata: HashMap<String, String>,
+    /// Tensors that no network computes with, and what they are: `int64`, `bool`, `sparse`.
+    pub left_out: BTreeMap<String, String>,
+    /// Where in a `.pth` the tensors stood; empty at the top.
+    pub key: String,
+    /// Other state dicts there.
+    pub other_keys: Vec<String>,
+}
+
 /// The two kinds of file that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -60,16 +96,13 @@ pub enum Format {
 
 /// By the first bytes: whatever is no zip has to be safetensors.
 pub fn format(path: &Path) -> Result<Format, CheckpointError> {
-    let error = |source| CheckpointError::Read {
-        path: path.to_owned(),
-        source,
-    };
     let mut magic = Vec::new();
-    std::io::Read::read_to_end(
-        &mut std::io::Read::take(File::open(path).map_err(error)?, 4),
-        &mut magic,
-    )
-    .map_err(error)?;
+    File::open(path)
+        .and_then(|file| file.take(4).read_to_end(&mut magic))
+        .map_err(|source| CheckpointError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
     Ok(if magic == *b"PK\x03\x04" {
         Format::PyTorchZip
     } else {
@@ -77,19 +110,19 @@ pub fn format(path: &Path) -> Result<Format, CheckpointError> {
     })
 }
 
-/// All floating-point tensors as f32; integers other than an optimizer's step counts are left out
-/// (BatchNorm's `num_batches_tracked` never matters).
+/// The tensors of [`read_whole`].
 pub fn read(path: &Path, device: &Device) -> Result<State, CheckpointError> {
-    Ok(read_with_metadata(path, device)?.0)
+    Ok(read_whole(path, None, device)?.state)
 }
 
-/// The same with the metadata of a safetensors file.
-pub fn read_with_metadata(
+/// `key`: which of several state dicts in a `.pth`.
+pub fn read_whole(
     path: &Path,
+    key: Option<&str>,
     device: &Device,
-) -> Result<(State, HashMap<String, String>), CheckpointError> {
-    let (state, metadata) = match format(path)? {
-        Format::PyTorchZip => (read_pickle(path)?, HashMap::new()),
+) -> Result<Checkpoint, CheckpointError> {
+    let checkpoint = match format(path)? {
+        Format::PyTorchZip => pth::read(path, key, device)?,
         Format::Safetensors => {
             let bytes = std::fs::read(path).map_err(|source| CheckpointError::Read {
                 path: path.to_owned(),
@@ -98,80 +131,103 @@ pub fn read_with_metadata(
             read_safetensors(path, &bytes, device)?
         }
     };
-    if state.is_empty() {
-        return Err(CheckpointError::Empty {
+    if checkpoint.state.is_empty() {
+        let n = checkpoint.left_out.len();
+        let first: Vec<String> = checkpoint
+            .left_out
+            .iter()
+            .take(3)
+            .map(|(name, kind)| format!("{name} is {kind}"))
+            .collect();
+        let found = match n {
+            0 => "it has no tensors".to_owned(),
+            _ => format!(
+                "none of its {n} tensors is floating point ({})",
+                first.join(", ")
+            ),
+        };
+        return Err(CheckpointError::NoStateDict {
             path: path.to_owned(),
+            found,
         });
     }
-    Ok((state, metadata))
+    Ok(checkpoint)
 }
 
 fn read_safetensors(
     path: &Path,
     bytes: &[u8],
     device: &Device,
-) -> Result<(State, HashMap<String, String>), CheckpointError> {
-    let format = |source: safetensors::SafeTensorError| {
-        let path = path.to_owned();
-        // PyTorch before 1.6, and Python itself, write a pickle without a zip around it. A header of
-        // safetensors may begin with the same two bytes, so this is asked of what failed only.
-        if let [0x80, 0..=5, ..] = bytes {
-            return CheckpointError::NotPlain {
-                path,
-                found: "it is a bare pickle, as PyTorch before 1.6 wrote it".to_owned(),
-            };
-        }
-        CheckpointError::Format {
-            path,
-            source: Box::new(source),
-        }
-    };
+) -> Result<Checkpoint, CheckpointError> {
+    let format = |source: safetensors::SafeTensorError| no_safetensors(path, bytes, source);
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(format)?;
     let file = SafeTensors::deserialize(bytes).map_err(format)?;
     let mut state = State::new();
+    let mut left_out = BTreeMap::new();
     for (name, view) in file.tensors() {
-        let tensor = candle_core::safetensors::Load::load(&view, device)
-            .and_then(keep)
+        let dtype = match view.dtype() {
+            safetensors::Dtype::F32 => DType::F32,
+            safetensors::Dtype::F64 => DType::F64,
+            safetensors::Dtype::F16 => DType::F16,
+            safetensors::Dtype::BF16 => DType::BF16,
+            safetensors::Dtype::U32 => DType::U32,
+            other => {
+                left_out.insert(name, format!("{other:?}"));
+                continue;
+            }
+        };
+        let tensor = tensor(view.data(), dtype, view.shape(), device)
             .map_err(|source| tensor_error(path, &name, source))?;
-        state.extend(tensor.map(|tensor| (name, tensor)));
+        state.insert(name, tensor);
     }
-    Ok((state, header.metadata().clone().unwrap_or_default()))
+    Ok(Checkpoint {
+        state,
+        metadata: header.metadata().clone().unwrap_or_default(),
+        left_out,
+        key: String::new(),
+        other_keys: Vec::new(),
+    })
 }
 
-fn read_pickle(path: &Path) -> Result<State, CheckpointError> {
-    let format = |source| CheckpointError::Format {
-        path: path.to_owned(),
-        source,
-    };
-    if let Some(found) = pickle::foreign(path).map_err(format)? {
-        return Err(CheckpointError::NotPlain {
-            path: path.to_owned(),
-            found,
-        });
-    }
-    let mut state = State::new();
-    // Flat, or wrapped the way training scripts do.
-    for key in [None, Some("model"), Some("state_dict")] {
-        let Ok(tensors) = PthTensors::new(path, key) else {
-            continue;
+/// Files that are taken for weights: said as what they are.
+fn no_safetensors(
+    path: &Path,
+    bytes: &[u8],
+    source: safetensors::SafeTensorError,
+) -> CheckpointError {
+    let path = path.to_owned();
+    let is_text = |start: &[u8]| bytes.trim_ascii_start().starts_with(start);
+    // PyTorch before 1.6, and Python itself, write a pickle without a zip around it. A header of
+    // safetensors may begin with the same two bytes, so this is asked of what failed only.
+    if let [0x80, 0..=5, ..] = bytes {
+        return CheckpointError::NotPlain {
+            path,
+            found: "it is a bare pickle, as PyTorch before 1.6 wrote it".to_owned(),
         };
-        for name in tensors.tensor_infos().keys() {
-            let tensor = tensors
-                .get(name)
-                .map_err(|source| tensor_error(path, name, source))?;
-            let kept = tensor.map(keep).transpose();
-            let kept = kept
-                .map_err(|source| tensor_error(path, name, source))?
-                .flatten();
-            state.extend(kept.map(|tensor| (name.clone(), tensor)));
-        }
-        if !state.is_empty() {
-            return Ok(state);
-        }
     }
-    // Nothing found: say why the plain reading failed, if it did.
-    PthTensors::new(path, None).map_err(|source| format(Box::new(source)))?;
-    Ok(state)
+    let what = if is_text(b"version https://git-lfs") {
+        "it is a pointer of Git LFS, the weights themselves come with `git lfs pull`"
+    } else if is_text(b"<") {
+        "it is a web page, as a server gives it that wants a login or a click"
+    } else {
+        return CheckpointError::Format {
+            path,
+            source: Box::new(source),
+        };
+    };
+    CheckpointError::Damaged {
+        path,
+        what: what.to_owned(),
+        source: None,
+    }
+}
+
+fn damaged(path: &Path, what: &str) -> CheckpointError {
+    CheckpointError::Damaged {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        source: None,
+    }
 }
 
 fn tensor_error(path: &Path, name: &str, source: candle_core::Error) -> CheckpointError {
@@ -182,12 +238,18 @@ fn tensor_error(path: &Path, name: &str, source: candle_core::Error) -> Checkpoi
     }
 }
 
-fn keep(tensor: Tensor) -> candle_core::Result<Option<Tensor>> {
-    match tensor.dtype() {
-        DType::F32 | DType::U32 => Ok(Some(tensor)),
-        DType::F16 | DType::BF16 | DType::F64 => tensor.to_dtype(DType::F32).map(Some),
-        _ => Ok(None),
+/// Floating-point numbers become f32.
+fn tensor(
+    bytes: &[u8],
+    dtype: DType,
+    dims: &[usize],
+    device: &Device,
+) -> candle_core::Result<Tensor> {
+    let tensor = Tensor::from_raw_buffer(bytes, dtype, dims, device)?;
+    if dtype == DType::U32 {
+        return Ok(tensor);
     }
+    tensor.to_dtype(DType::F32)
 }
 
 /// Writes safetensors beside `path`, syncs and renames: a reader sees the old file or the new one.
@@ -230,7 +292,7 @@ pub fn digest(path: &Path) -> Result<String, CheckpointError> {
     let mut file = File::open(path).map_err(error)?;
     let mut buffer = vec![0; 1 << 20];
     loop {
-        match std::io::Read::read(&mut file, &mut buffer).map_err(error)? {
+        match file.read(&mut buffer).map_err(error)? {
             0 => return Ok(hex::encode(hash.finalize())),
             n => hash.update(&buffer[..n]),
         }

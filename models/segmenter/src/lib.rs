@@ -5,6 +5,7 @@
 //! tract, `result` names what was found. Nothing here knows a queue, a network or a training loop.
 
 pub mod decode;
+mod hypot;
 pub mod infer;
 pub mod overlay;
 pub mod result;

@@ -19,7 +19,18 @@ pub fn run(command: &BundleCommand) -> Result<()> {
         BundleCommand::Inspect { bundle } => inspect(bundle),
         BundleCommand::Pack { bundle, out } => super::pack(bundle, out),
         BundleCommand::Keygen { key, no_password } => sign::keygen(key, *no_password),
-        BundleCommand::Sign { bundle, key } => sign::sign(bundle, key),
+        BundleCommand::Sign {
+            bundle,
+            key,
+            counter,
+            version,
+        } => {
+            let release = sign::Release {
+                counter: *counter,
+                version: version.as_deref(),
+            };
+            sign::sign(bundle, key, &release)
+        }
         BundleCommand::Profile {
             bundle,
             runs,

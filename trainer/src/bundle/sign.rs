@@ -7,12 +7,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use contract::Manifest;
 use contract::bundle::{Bundle, MANIFEST};
 use contract::signature::SIGNATURE;
 use ct_codecs::{Base64, Decoder};
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox};
 
-use super::{save, sibling};
+use super::{replace_manifest, save, sibling};
 use crate::report;
 
 /// Writes a secret key and beside it its public key, `FILE.pub`.
@@ -64,16 +65,49 @@ fn public_of(key: &Path) -> PathBuf {
     name.into()
 }
 
+/// What a release changes in the manifest, where it changes anything.
+#[derive(Debug, Default)]
+pub(super) struct Release<'a> {
+    pub(super) counter: Option<u64>,
+    pub(super) version: Option<&'a str>,
+}
+
+impl Release<'_> {
+    /// Whether the manifest is another one now.
+    fn apply(&self, manifest: &mut Manifest) -> Result<bool> {
+        let before = (manifest.counter, manifest.version.clone());
+        if let Some(counter) = self.counter {
+            ensure!(
+                counter >= manifest.counter,
+                "--counter {counter}: the bundle has {} already, and a box goes to no lower one; name a higher one",
+                manifest.counter
+            );
+            manifest.counter = counter;
+        }
+        if let Some(version) = self.version {
+            ensure!(
+                !version.trim().is_empty() && !version.chars().any(char::is_control),
+                "--version {version:?}: a version has characters that can be read; name it as 1.2.0"
+            );
+            version.clone_into(&mut manifest.version);
+        }
+        Ok(before != (manifest.counter, manifest.version.clone()))
+    }
+}
+
 /// Signs the manifest of a bundle folder whose files are as it says. A key with a password asks for it.
-pub(super) fn sign(directory: &Path, key: &Path) -> Result<()> {
+pub(super) fn sign(directory: &Path, key: &Path, release: &Release) -> Result<()> {
     if directory.is_file() {
         bail!(
             "{} is a file; sign the bundle's folder, then `trainer bundle pack` it",
             directory.display()
         );
     }
-    let manifest = Bundle::open(directory)?.manifest;
+    let mut manifest = Bundle::open(directory)?.manifest;
     let secret = secret_key(key)?;
+    if release.apply(&mut manifest)? {
+        manifest = replace_manifest(directory, manifest)?;
+    }
     let bytes = fs::read(directory.join(MANIFEST))
         .with_context(|| format!("cannot read the manifest of {}", directory.display()))?;
     let comment = format!(

@@ -73,6 +73,13 @@ impl Folder {
     }
 }
 
+fn all_of(file: &Path) -> WeightsSource {
+    WeightsSource {
+        file: file.to_owned(),
+        key: None,
+    }
+}
+
 fn text<T>(result: Result<T>) -> String {
     match result {
         Ok(_) => panic!("this should fail"),
@@ -107,7 +114,7 @@ fn inspect_names_what_fits_and_what_does_not() {
         ("mask_decoder.surprise", &[1]),
     ]));
     let path = folder.save("vit.safetensors", &found);
-    let text = inspect(&path, None, Some(2)).unwrap();
+    let text = inspect(&all_of(&path), None, Some(2)).unwrap();
     has(
         &text,
         &[
@@ -135,7 +142,7 @@ fn inspect_names_what_fits_and_what_does_not() {
         .take_while(|it| it.starts_with("      image"));
     assert_eq!(names.count(), 12, "{text}");
 
-    let other = inspect(&path, Some(Encoder::LiteMedsam), None).unwrap();
+    let other = inspect(&all_of(&path), Some(Encoder::LiteMedsam), None).unwrap();
     has(
         &other,
         &["as lite_medsam with 3 classes", "image_encoder (14)"],
@@ -146,7 +153,7 @@ fn inspect_names_what_fits_and_what_does_not() {
 fn an_unknown_encoder_is_compared_on_request_only() {
     let folder = Folder::new();
     let path = folder.save("small.safetensors", &vit(96, 2));
-    let text = inspect(&path, None, None).unwrap();
+    let text = inspect(&all_of(&path), None, None).unwrap();
     has(
         &text,
         &[
@@ -165,24 +172,25 @@ fn convert_takes_wrappers_off_and_replaces_nothing_unasked() {
         .collect();
     let source = folder.save("ddp.safetensors", &wrapped);
     has(
-        &inspect(&source, None, None).unwrap(),
+        &inspect(&all_of(&source), None, None).unwrap(),
         &["vit_b", "all begin with module."],
     );
 
     let out = folder.path("plain.safetensors");
-    convert(&source, &out, false).unwrap();
-    let (written, metadata) = checkpoint::read_with_metadata(&out, &Device::Cpu).unwrap();
+    convert(&all_of(&source), &out, false).unwrap();
+    let found = checkpoint::read_whole(&out, None, &Device::Cpu).unwrap();
+    let (written, metadata) = (found.state, found.metadata);
     assert!(written.keys().eq(vit(768, 12).keys()));
     let digest = checkpoint::digest(&source).unwrap();
     assert_eq!(metadata["source_digest"], format!("sha256:{digest}"));
 
     has(
-        &text(convert(&source, &out, false)),
+        &text(convert(&all_of(&source), &out, false)),
         &["plain.safetensors exists", "--force"],
     );
-    convert(&source, &out, true).unwrap();
+    convert(&all_of(&source), &out, true).unwrap();
     has(
-        &text(convert(&source, &folder.path("plain.pth"), false)),
+        &text(convert(&all_of(&source), &folder.path("plain.pth"), false)),
         &["plain.pth", "let the name end in .safetensors"],
     );
 }
@@ -196,20 +204,20 @@ fn merge_puts_updates_where_the_training_had_them() {
 
     let file = folder.save("lora.safetensors", &updated());
     let out = folder.path("out.safetensors");
-    merge(&file, &out, None, false).unwrap();
+    merge(&all_of(&file), &out, None, false).unwrap();
     assert_eq!(at(&out, rows), per_head);
-    merge(&file, &out, Some(LoraRows::Reference), true).unwrap();
+    merge(&all_of(&file), &out, Some(LoraRows::Reference), true).unwrap();
     assert_eq!(at(&out, rows), reference);
 
     // A run folder knows.
     folder.save("best.safetensors", &updated());
     let record = folder.path("sam.json");
     std::fs::write(&record, r#"{"lora":{"rows":"reference"}}"#).unwrap();
-    merge(folder.0.path(), &out, None, true).unwrap();
+    merge(&all_of(folder.0.path()), &out, None, true).unwrap();
     assert_eq!(at(&out, rows), reference);
     std::fs::write(&record, r#"{"lora":{"rows":"per_head"}}"#).unwrap();
     let error = text(merge(
-        folder.0.path(),
+        &all_of(folder.0.path()),
         &out,
         Some(LoraRows::Reference),
         true,
@@ -217,7 +225,7 @@ fn merge_puts_updates_where_the_training_had_them() {
     has(&error, &["best.safetensors", "leave out --reference-rows"]);
     std::fs::write(&record, r#"{"lora":null}"#).unwrap();
     has(
-        &text(merge(folder.0.path(), &out, None, true)),
+        &text(merge(&all_of(folder.0.path()), &out, None, true)),
         &["sam.json does not say"],
     );
 }
@@ -228,7 +236,7 @@ fn what_cannot_be_merged_is_refused_with_a_remedy() {
     let out = folder.path("out.safetensors");
     let plain = folder.save("plain.safetensors", &vit(768, 12));
     has(
-        &text(merge(&plain, &out, None, false)),
+        &text(merge(&all_of(&plain), &out, None, false)),
         &["plain.safetensors holds no LoRA", "trainer weights convert"],
     );
     let mut adapted = updated();
@@ -238,7 +246,7 @@ fn what_cannot_be_merged_is_refused_with_a_remedy() {
     )]));
     let adapted = folder.save("adapted.safetensors", &adapted);
     has(
-        &text(merge(&adapted, &out, None, false)),
+        &text(merge(&all_of(&adapted), &out, None, false)),
         &[
             "adapted.safetensors holds adapters",
             "cannot be merged",
@@ -250,7 +258,7 @@ fn what_cannot_be_merged_is_refused_with_a_remedy() {
         cut.remove(&format!("{QKV}.{missing}"));
         let cut = folder.save("cut.safetensors", &cut);
         has(
-            &text(merge(&cut, &out, None, false)),
+            &text(merge(&all_of(&cut), &out, None, false)),
             &[
                 "cut.safetensors: its LoRA cannot be merged",
                 "save it again",
@@ -300,9 +308,76 @@ fn what_is_no_checkpoint_of_a_sam_is_refused_with_a_remedy() {
     ] {
         let path = folder.path(name);
         let named = path.display().to_string();
-        has(&text(inspect(&path, None, None)), &[&named, remedy]);
+        has(
+            &text(inspect(&all_of(&path), None, None)),
+            &[&named, remedy],
+        );
         let out = folder.path("out.safetensors");
-        has(&text(convert(&path, &out, false)), &[&named, remedy]);
+        has(
+            &text(convert(&all_of(&path), &out, false)),
+            &[&named, remedy],
+        );
         assert!(!out.exists(), "{name}");
     }
+}
+
+/// A .pth that tests/golden/make_checkpoints.py made.
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden/checkpoints")
+        .join(name)
+}
+
+#[test]
+fn one_of_several_state_dicts_is_chosen_by_its_key() {
+    let mut source = all_of(&golden("several.pth"));
+    has(
+        &text(inspect(&source, None, None)),
+        &["student (2 tensors), teacher (2 tensors)", "--key KEY"],
+    );
+    // Its two tensors are no SAM.
+    source.key = Some("teacher".to_owned());
+    has(
+        &text(inspect(&source, None, None)),
+        &["several.pth is no SAM", "2 tensors (b, w, ..)"],
+    );
+}
+
+#[test]
+fn tensors_that_are_no_floating_point_are_named() {
+    let folder = Folder::new();
+    let mut found = vit(768, 12);
+    let integers = |dims: &[usize]| Tensor::zeros(dims, DType::I64, &Device::Cpu).unwrap();
+    for name in ["norm.num_batches_tracked", "x.attention_bias_idxs"] {
+        found.insert(format!("image_encoder.{name}"), integers(&[1]));
+    }
+    let path = folder.save("vit.safetensors", &found);
+    let out = folder.path("out.safetensors");
+    let named = "left out    2 that are not floating point: \
+                 image_encoder.norm.num_batches_tracked (I64), image_encoder.x.attention_bias_idxs (I64)";
+    has(&inspect(&all_of(&path), None, None).unwrap(), &[named]);
+    has(&convert(&all_of(&path), &out, false).unwrap(), &[named]);
+    crate::model::start_state(&path).unwrap();
+
+    found.insert("module.mask_decoder.w".to_owned(), integers(&[1]));
+    let path = folder.save("quantized.safetensors", &found);
+    has(
+        &text(crate::model::start_state(&path)),
+        &[
+            "quantized.safetensors: tensor module.mask_decoder.w is I64",
+            "has to be floating point",
+        ],
+    );
+}
+
+#[test]
+fn another_network_is_named_with_what_is_left_out() {
+    has(
+        &text(inspect(&all_of(&golden("types.pth")), None, None)),
+        &[
+            "it holds 4 tensors (bfloat16, float16, float32, ..) and 15 that are not floating point",
+            "bool (bool), complex64 (complex64), float8_e4m3fn (float8_e4m3fn)",
+            "none under image_encoder.",
+        ],
+    );
 }

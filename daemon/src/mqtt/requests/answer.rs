@@ -63,6 +63,15 @@ enum Refusal {
     Stopping,
 }
 
+/// Codes for which an image is not taken. While the daemon stops a request waits for the next start.
+pub(crate) const OF_IMAGES: [&str; 5] = [
+    "id_too_long",
+    "empty",
+    "too_large",
+    "disk_low",
+    "queue_full",
+];
+
 impl Refusal {
     fn code(&self) -> &'static str {
         match self {
@@ -129,6 +138,10 @@ impl Desk {
             Ok(_) => ("ok", false),
             Err(refusal) => ("error", matches!(refusal, Refusal::Stopping)),
         };
+        if let (Verb::Segment, Err(refusal), false) = (verb, &done, stopping) {
+            let metrics = &self.door.status.metrics;
+            metrics.refused(MQTT_SOURCE, refusal.code());
+        }
         let fields = done.unwrap_or_else(|refusal| {
             object(json!({
                 "code": refusal.code(), "words": refusal.to_string(), "remedy": refusal.remedy(),
@@ -330,6 +343,10 @@ mod tests {
                 (&said["status"], &said["code"]),
                 (&"error".into(), &code.into())
             );
+            let counted = u64::from(verb == segment);
+            let metrics = &desk.door.status.metrics;
+            assert_eq!(metrics.refusals(MQTT_SOURCE, code), counted, "{code}");
+            assert!(verb == replay || OF_IMAGES.contains(&code));
             assert!(said["remedy"].as_str().unwrap().contains(remedy), "{said}");
         }
         desk.door.min_free_bytes = u64::MAX;

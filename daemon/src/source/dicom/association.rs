@@ -20,6 +20,11 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A command set has a dozen short elements.
 const COMMAND_MAX_BYTES: usize = 16 * 1024;
 
+/// For metrics, as a refusal's code: an association that was not accepted.
+pub(super) const REJECTED: &str = "association";
+/// And one whose TLS failed.
+pub(super) const NO_TLS: &str = "tls";
+
 /// Serves one connection to its end. `full`: the peer is told that there is no place.
 pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
     let config = &scp.config;
@@ -135,7 +140,7 @@ fn abort(scp: &Scp, wire: &mut Wire, calling: Option<&str>, lost: &Lost) {
     } else {
         tracing::warn!(source, calling, %why, "association broken off");
         if let Lost::Tls(_) = lost {
-            scp.door.status.metrics.refused(source, "tls");
+            scp.door.status.metrics.refused(source, NO_TLS);
         }
     }
     if let Some(pdu) = lost.abort() {
@@ -149,7 +154,7 @@ fn reject(scp: &Scp, wire: &mut Wire, request: &AssociationRQ, rejection: Associ
     let called = printable(&request.called_ae_title);
     let (source, why) = (&scp.config.name, &rejection.source);
     let metrics = &scp.door.status.metrics;
-    metrics.refused(source, "association");
+    metrics.refused(source, REJECTED);
     tracing::warn!(source, calling, called, %why, "association rejected");
     // The peer may be gone.
     let _ = wire.send(&Pdu::AssociationRJ(rejection));

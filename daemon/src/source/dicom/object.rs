@@ -38,6 +38,15 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
+    pub(super) const ALL: [Self; 6] = [
+        Self::DiskLow,
+        Self::QueueFull,
+        Self::TooLarge,
+        Self::BadRequest,
+        Self::NoDataSet,
+        Self::Mismatch,
+    ];
+
     /// For metrics.
     pub(super) fn code(self) -> &'static str {
         match self {
