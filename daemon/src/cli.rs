@@ -3,6 +3,7 @@
 
 mod life;
 mod models;
+mod named;
 mod quarantine;
 mod replay;
 mod route;
@@ -121,6 +122,7 @@ pub struct SegmentArgs {
     /// Multiply f32 in 16 bits where the CPU can, as `models.half_precision` does.
     #[arg(long)]
     pub half_precision: bool,
+    /// A folder stands for all files below it.
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
 }
@@ -161,6 +163,8 @@ pub enum CliError {
     NoSource { name: String, known: String },
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("there is no file below the folder {}; name one that has images", path.display())]
+    EmptyFolder { path: PathBuf },
     #[error(transparent)]
     Decode(#[from] segmenter::decode::DecodeError),
     #[error("the running scansided answers another question; is it of another version?")]
@@ -197,7 +201,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
         })?;
     }
     let mut all_good = true;
-    for file in &args.files {
+    for file in &named::files(&args.files)? {
         match segment_file(&segmenter, file) {
             Ok(mut found) => {
                 if let Some(folder) = &args.overlay {
