@@ -4,6 +4,7 @@
 mod ledger;
 mod life;
 mod models;
+mod named;
 mod quarantine;
 mod replay;
 mod route;
@@ -129,6 +130,7 @@ pub struct SegmentArgs {
     /// Multiply f32 in 16 bits where the CPU can, as `models.half_precision` does.
     #[arg(long)]
     pub half_precision: bool,
+    /// A folder stands for all files below it.
     #[arg(required = true)]
     pub files: Vec<PathBuf>,
 }
@@ -150,6 +152,8 @@ pub enum CliError {
     NoSource { name: String, known: String },
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("there is no file below the folder {}; name one that has images", path.display())]
+    EmptyFolder { path: PathBuf },
     #[error(transparent)]
     Decode(#[from] segmenter::decode::DecodeError),
     #[error(
@@ -195,7 +199,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
         })?;
     }
     let mut all_good = true;
-    for file in &args.files {
+    for file in &named::files(&args.files)? {
         match segment_file(&segmenter, file) {
             Ok(mut found) => {
                 if let Some(folder) = &args.overlay {

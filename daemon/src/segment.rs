@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use contract::LabelMap;
 use segmenter::decode::Identifiers;
+use segmenter::decode::orientation::{Orientation, orientation};
 use segmenter::result::{Instance, instances};
 use segmenter::{Segmenter, Timing};
 
@@ -74,6 +75,9 @@ fn chain(
     if scan.spacing_mm.is_none() {
         warnings.push("spacing_unknown".to_owned());
     }
+    if orientation(bytes) != Orientation::NoTransforms {
+        warnings.push("orientation_applied".to_owned());
+    }
     let sha256 = job::sha256(bytes);
     Ok(Found {
         image: Image {
@@ -95,4 +99,59 @@ fn chain(
         frames: scan.frames,
         labels,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use segmenter::decode::Limits;
+
+    use super::*;
+
+    /// 16 rows and 32 columns of 8 bits, uncompressed.
+    fn tiff(orientation: u32) -> Arc<Vec<u8>> {
+        // Width, height, bits, no compression, black is 0, the strip's place, orientation, rows in it, its length.
+        let tags: [(u16, u32); 9] = [
+            (256, 32),
+            (257, 16),
+            (258, 8),
+            (259, 1),
+            (262, 1),
+            (273, 122),
+            (274, orientation),
+            (278, 16),
+            (279, 512),
+        ];
+        let mut bytes = b"II*\0\x08\0\0\0\x09\0".to_vec();
+        for (tag, value) in tags {
+            bytes.extend(tag.to_le_bytes());
+            bytes.extend([3, 0, 1, 0, 0, 0]);
+            bytes.extend(value.to_le_bytes());
+        }
+        bytes.extend([0; 4]);
+        assert_eq!(bytes.len(), 122);
+        bytes.extend((0..512_u32).map(|i| (i % 251) as u8));
+        Arc::new(bytes)
+    }
+
+    /// The mask lies on the picture as viewers show it, and the result says so.
+    #[test]
+    fn a_picture_that_was_turned_has_its_shown_size_and_a_warning() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let bundle = root.join("models/zoo/cardiac-lv-vit_t-256");
+        let segmenter = Segmenter::open(&bundle).unwrap();
+        let mut decoder = Decoder::new(Limits::STANDARD);
+        for (orientation, size, turned) in [
+            (1, (16, 32), false),
+            (3, (16, 32), true),
+            (6, (32, 16), true),
+        ] {
+            let found = segment(&segmenter, &mut decoder, &tiff(orientation)).unwrap();
+            assert_eq!((found.image.rows, found.image.cols), size);
+            assert_eq!((found.labels[0].rows, found.labels[0].cols), size);
+            let said = found.warnings.iter().any(|it| it == "orientation_applied");
+            assert_eq!(said, turned, "{:?}", found.warnings);
+        }
+    }
 }

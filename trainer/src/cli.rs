@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Encoder, Method, Scope};
+use crate::dataset::Plane;
 use crate::report::CODE_VERSION;
 
 /// Fine-tune Segment Anything, distil it into a ViT-T and export a bundle for `scansided`.
@@ -55,6 +56,10 @@ pub enum DatasetCommand {
         /// Without patients: seed of the random 70 / 15 / 15 split.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// How volumes are cut into slices. Without it as they were acquired: across the thickest voxels, axial where
+        /// none are.
+        #[arg(long, value_enum)]
+        plane: Option<Plane>,
     },
     /// Write synthetic labelled cardiac MR: DICOM files, label PNGs and OUT/list.csv.
     Phantom {

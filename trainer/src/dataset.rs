@@ -1,15 +1,20 @@
 //! Labelled images: list files, the split by patient, and what one entry loads to.
 //!
-//! A list is a CSV with the header `image,labels,patient,split[,slice]` and paths relative to its
+//! A list is a CSV with the header `image,labels,patient,split[,slice[,plane]]` and paths relative to its
 //! own folder. The reference's lists (`image_path,mask_path`, no header) are read too.
 
 mod command;
+mod doubt;
+mod fingerprint;
+mod grid;
 pub mod index;
 mod label;
 mod list;
+mod names;
 mod nifti;
 pub mod phantom;
 mod split;
+mod volume;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -22,11 +27,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub use command::run;
+pub use grid::Plane;
 pub use label::LabelRule;
 pub use list::write_list;
 pub use split::SplitRule;
 
-use self::nifti::Volume;
+use self::nifti::is_nifti;
+use self::volume::{Cut, LabelledVolume};
 
 /// Which part of a data set a patient belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,8 +61,11 @@ pub struct Entry {
     pub labels: PathBuf,
     pub patient: String,
     pub split: Split,
-    /// Axial slice of a NIfTI volume, or frame of a multi-frame DICOM file; from 0.
+    /// Slice of a NIfTI volume as DICOM shows it, or frame of a multi-frame DICOM file; from 0. Axial slices
+    /// count from the lowest, coronal ones from the foremost, sagittal ones from the patient's right.
     pub slice: Option<usize>,
+    /// The plane in which a volume is cut, where it is not the one that it was acquired in.
+    pub plane: Option<Plane>,
 }
 
 /// A loaded entry at its native size.
@@ -81,12 +91,13 @@ pub struct Dataset {
     /// Hex SHA-256 over the sorted contents of all entries with patient and split: where the files
     /// lie does not matter.
     pub fingerprint: String,
-    known: HashMap<(PathBuf, Option<usize>), Known>,
-    /// The volumes read last: neighbouring entries are slices of the same two files.
-    volumes: Mutex<[Option<NamedVolume>; 2]>,
+    known: HashMap<Place, Known>,
+    /// The volume read last: neighbouring entries are slices of the same two files.
+    volume: Mutex<Option<(Cut, Arc<LabelledVolume>)>>,
 }
 
-type NamedVolume = (PathBuf, Arc<Volume>);
+/// An image file and what of it is the entry's.
+type Place = (PathBuf, Option<usize>, Option<Plane>);
 
 #[derive(Debug)]
 struct Known {
@@ -148,9 +159,16 @@ impl Dataset {
     }
 
     pub fn load(&self, entry: &Entry, labels: &LabelRule) -> Result<Sample> {
-        let (image, spacing_mm) = self.image(entry)?;
-        let grey = self.grey(entry)?;
+        let (mut image, grey, spacing_mm) = if holds_volume(entry) {
+            self.slice(entry)?
+        } else {
+            let (image, spacing_mm) = frame(entry)?;
+            (image, label::read_png(&entry.labels)?, spacing_mm)
+        };
         ensure_same_size(entry, &image, &grey)?;
+        let doubts =
+            doubt::mend(&mut image).with_context(|| format!("image {}", entry.image.display()))?;
+        doubt::say(&doubts, &entry.image, entry.slice);
         let labels = labels
             .apply(grey)
             .with_context(|| format!("labels {}", entry.labels.display()))?;
@@ -168,23 +186,19 @@ impl Dataset {
             !entries.is_empty(),
             "there is no entry: nothing to train on"
         );
-        let mut hashes: HashMap<PathBuf, String> = HashMap::new();
         let mut classes = BTreeSet::new();
         let mut known = HashMap::with_capacity(entries.len());
+        let mut files = fingerprint::Files::default();
         for entry in &entries {
-            if !hashes.contains_key(&entry.labels) {
+            if !files.has(&entry.labels) {
                 classes.extend(label::values(&entry.labels)?);
             }
-            // Padded, so that slices of a volume stay in order.
-            let slice = entry
-                .slice
-                .map_or_else(String::new, |slice| format!("#{slice:05}"));
-            let image = hash(&entry.image, &mut hashes)? + &slice;
-            let labels = hash(&entry.labels, &mut hashes)?;
+            let image = files.image(entry)?;
+            let labels = files.hash(&entry.labels)?;
             let (patient, split) = (&entry.patient, entry.split.name());
             let content = format!("{image}\t{labels}\t{patient}\t{split}\n");
             let name = name_of(&root, entry);
-            let place = (entry.image.clone(), entry.slice);
+            let place = place(entry);
             let found = Known {
                 name,
                 image,
@@ -201,7 +215,7 @@ impl Dataset {
             classes: classes.into_iter().collect(),
             fingerprint: String::new(),
             known,
-            volumes: Mutex::new([None, None]),
+            volume: Mutex::new(None),
         };
         dataset.check_split()?;
         dataset.fingerprint = dataset.digest();
@@ -209,7 +223,7 @@ impl Dataset {
     }
 
     fn known(&self, entry: &Entry) -> &Known {
-        &self.known[&(entry.image.clone(), entry.slice)]
+        &self.known[&place(entry)]
     }
 
     /// An order that depends on content alone, as the fingerprint does: who trains in the order of
@@ -253,51 +267,54 @@ impl Dataset {
         Ok(())
     }
 
-    fn image(&self, entry: &Entry) -> Result<(Image, Option<[f64; 2]>)> {
-        if nifti::is_nifti(&entry.image) {
-            let volume = self.volume(&entry.image, 0)?;
-            let image = volume
-                .slice(entry.slice)
-                .with_context(|| format!("image {}", entry.image.display()))?;
-            return Ok((image, Some(volume.spacing_mm)));
-        }
-        let mut scan = scan(&entry.image)?;
-        let n_frames = scan.frames.len();
-        let frame = match (entry.slice, n_frames) {
-            (None, 1) => 0,
-            (Some(frame), n) if frame < n => frame,
-            (None, n) => bail!(
-                "{} has {n} frames: name one in the list's column slice",
-                entry.image.display()
-            ),
-            (Some(frame), n) => {
-                bail!("slice is {frame}, {} has {n} frames", entry.image.display())
-            }
-        };
-        Ok((scan.frames.swap_remove(frame), scan.spacing_mm))
+    fn slice(&self, entry: &Entry) -> Result<(Image, LabelMap, Option<[f64; 2]>)> {
+        let volume = self.volume(entry)?;
+        let slice = volume
+            .find(entry.slice)
+            .with_context(|| format!("image {}", entry.image.display()))?;
+        Ok((
+            volume.image(slice),
+            volume.labels(slice),
+            Some(volume.spacing_mm),
+        ))
     }
 
-    fn grey(&self, entry: &Entry) -> Result<LabelMap> {
-        if nifti::is_nifti(&entry.labels) {
-            let volume = self.volume(&entry.labels, 1)?;
-            return volume
-                .label_slice(entry.slice)
-                .with_context(|| format!("labels {}", entry.labels.display()));
-        }
-        label::read_grey(&entry.labels)
-    }
-
-    fn volume(&self, path: &Path, place: usize) -> Result<Arc<Volume>> {
-        let mut volumes = self.volumes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((cached, volume)) = &volumes[place]
-            && cached == path
+    fn volume(&self, entry: &Entry) -> Result<Arc<LabelledVolume>> {
+        let mut last = self.volume.lock().unwrap_or_else(PoisonError::into_inner);
+        let cut = Cut::of(entry);
+        if let Some((cached, volume)) = &*last
+            && *cached == cut
         {
             return Ok(Arc::clone(volume));
         }
-        let volume = Arc::new(Volume::read(path)?);
-        volumes[place] = Some((path.to_owned(), Arc::clone(&volume)));
+        // Not both in memory at once.
+        *last = None;
+        let volume = Arc::new(LabelledVolume::read(&cut)?);
+        *last = Some((cut, Arc::clone(&volume)));
         Ok(volume)
     }
+}
+
+/// True as soon as one of the two files is a volume; then both have to be.
+fn holds_volume(entry: &Entry) -> bool {
+    is_nifti(&entry.image) || is_nifti(&entry.labels)
+}
+
+fn frame(entry: &Entry) -> Result<(Image, Option<[f64; 2]>)> {
+    let mut scan = scan(&entry.image)?;
+    let n_frames = scan.frames.len();
+    let frame = match (entry.slice, n_frames) {
+        (None, 1) => 0,
+        (Some(frame), n) if frame < n => frame,
+        (None, n) => bail!(
+            "{} has {n} frames: name one in the list's column slice",
+            entry.image.display()
+        ),
+        (Some(frame), n) => {
+            bail!("slice is {frame}, {} has {n} frames", entry.image.display())
+        }
+    };
+    Ok((scan.frames.swap_remove(frame), scan.spacing_mm))
 }
 
 fn scan(path: &Path) -> Result<Scan> {
@@ -322,11 +339,16 @@ fn ensure_same_size(entry: &Entry, image: &Image, labels: &LabelMap) -> Result<(
     Ok(())
 }
 
+fn place(entry: &Entry) -> Place {
+    (entry.image.clone(), entry.slice, entry.plane)
+}
+
 fn name_of(root: &Path, entry: &Entry) -> String {
     let path = relative(root, &entry.image);
-    match entry.slice {
-        Some(slice) => format!("{path}#{slice}"),
-        None => path,
+    match (entry.slice, entry.plane) {
+        (Some(slice), Some(plane)) => format!("{path}#{}-{slice}", plane.name()),
+        (Some(slice), None) => format!("{path}#{slice}"),
+        (None, _) => path,
     }
 }
 
@@ -335,16 +357,6 @@ fn relative(root: &Path, path: &Path) -> String {
         .unwrap_or(path)
         .to_string_lossy()
         .into_owned()
-}
-
-fn hash(path: &Path, known: &mut HashMap<PathBuf, String>) -> Result<String> {
-    if let Some(hash) = known.get(path) {
-        return Ok(hash.clone());
-    }
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let hash = hex::encode(Sha256::digest(&bytes));
-    known.insert(path.to_owned(), hash.clone());
-    Ok(hash)
 }
 
 #[cfg(test)]

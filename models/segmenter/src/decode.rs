@@ -3,8 +3,10 @@
 mod attributes;
 mod dicom;
 mod elements;
+mod foreign;
 mod fragments;
 mod lookup;
+pub mod orientation;
 mod pixel_data;
 mod pixels;
 mod raster;
@@ -118,6 +120,10 @@ pub enum DecodeError {
     Empty,
     #[error("the content is neither PNG, JPEG, TIFF nor DICOM; send one of these")]
     NotAnImage,
+    #[error(
+        "the content is {name}; send images as DICOM, PNG, JPEG or TIFF, one object or picture in each file"
+    )]
+    OtherFormat { name: &'static str },
     #[error("the {} file ends too early; send it again, complete", .format.name())]
     Truncated { format: Format },
     #[error("{what} is {found}, the limit is {limit}; send a smaller image or raise the limit")]
@@ -157,6 +163,7 @@ impl DecodeError {
         match self {
             Self::Empty => "empty",
             Self::NotAnImage => "not_an_image",
+            Self::OtherFormat { .. } => "other_format",
             Self::Truncated { .. } => "truncated",
             Self::TooLarge { .. } => "too_large",
             Self::TooSlow { .. } => "too_slow",
@@ -172,13 +179,17 @@ impl DecodeError {
 }
 
 /// Decodes the file's frames to modality values (see [`dicom`] for what these are in DICOM; other
-/// formats give their stored values). Alpha is dropped, palettes are looked up.
+/// formats give their stored values, in the orientation that EXIF names). Alpha is dropped, palettes are looked up.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::Empty);
     }
     check("the file in bytes", bytes.len() as u64, limits.max_bytes)?;
-    let format = sniff(bytes).ok_or(DecodeError::NotAnImage)?;
+    let unknown = || match foreign::format_name(bytes) {
+        Some(name) => DecodeError::OtherFormat { name },
+        None => DecodeError::NotAnImage,
+    };
+    let format = sniff(bytes).ok_or_else(unknown)?;
     // Third-party decoders have panicked on hostile input before; one file must not end the daemon.
     // Nothing is shared with the closure but the input, so no state can be left half changed.
     let decoded = std::panic::catch_unwind(|| match format {

@@ -17,6 +17,7 @@ pub fn run(command: DatasetCommand) -> Result<()> {
             validation,
             test,
             seed,
+            plane,
         } => {
             let named = !(train.is_empty() && validation.is_empty() && test.is_empty());
             let split = if named {
@@ -32,7 +33,7 @@ pub fn run(command: DatasetCommand) -> Result<()> {
                     seed,
                 }
             };
-            let dataset = index::index(&root, &Options { split })?;
+            let dataset = index::index(&root, &Options { split, plane })?;
             write_list(&dataset, &out)?;
             report::say(&describe(&dataset));
         }

@@ -4,15 +4,17 @@
 //! `masks/` or `labels/` with PNG, JPEG, TIFF or DICOM; the same, or `imagesTr/` beside `labelsTr/`,
 //! with NIfTI volumes, of which each slice that has labels becomes an entry.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::list::stem_of;
-use super::nifti::{Volume, is_nifti};
+use super::doubt;
+use super::names::{self, Named, file_name, stem_of};
+use super::nifti::is_nifti;
 use super::split::SplitRule;
-use super::{Dataset, Entry, Split, ensure_same_size, label, scan};
+use super::volume::{Cut, LabelledVolume};
+use super::{Dataset, Entry, Plane, Split, ensure_same_size, label, scan};
 
 const IMAGE_FOLDERS: [&str; 2] = ["imagesTr", "images"];
 const LABEL_FOLDERS: [&str; 3] = ["labelsTr", "labels", "masks"];
@@ -21,6 +23,8 @@ const LABEL_FOLDERS: [&str; 3] = ["labelsTr", "labels", "masks"];
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     pub split: SplitRule,
+    /// In which volumes are cut; `None` for the one of the acquisition.
+    pub plane: Option<Plane>,
 }
 
 /// An image file, its labels, and the patient as far as the path tells.
@@ -45,8 +49,8 @@ pub fn index(root: &Path, options: &Options) -> Result<Dataset> {
     );
     let mut entries = Vec::new();
     for pair in pairs {
-        entries.extend(if is_nifti(&pair.image) {
-            slices(&pair)?
+        entries.extend(if is_nifti(&pair.image) || is_nifti(&pair.labels) {
+            slices(pair, options.plane)?
         } else {
             vec![frame(pair)?]
         });
@@ -79,16 +83,20 @@ fn beside_dicom(root: &Path) -> Result<Vec<Pair>> {
             continue;
         }
         let patient = first_folder(root, &folder);
-        let images: HashMap<String, PathBuf> = files(&folder)?
-            .into_iter()
-            .map(|path| (stem_of(&path), path))
-            .collect();
+        let found = files(&folder)?;
+        let (by_stem, by_name) = (Named::new(&found, stem_of), Named::new(&found, file_name));
         // Only some phases of a cine series are annotated, so images without labels are normal.
         for labels in files(&labels)?
             .into_iter()
-            .filter(|path| extension_is(path, "png"))
+            .filter(|path| names::is_named_as_image(path))
         {
-            let Some(image) = images.get(&stem_of(&labels)) else {
+            let stem = stem_of(&labels);
+            // `X.png` or `X.dcm.png` for `X.dcm`.
+            let image = match by_stem.get(&stem)? {
+                None => by_name.get(&stem)?,
+                found => found,
+            };
+            let Some(image) = image else {
                 bail!(
                     "labels {} have no image in {}",
                     labels.display(),
@@ -115,50 +123,26 @@ fn image_and_label_folders(root: &Path) -> Result<Vec<Pair>> {
     let (Some(images), Some(labels)) = (existing(&IMAGE_FOLDERS), existing(&LABEL_FOLDERS)) else {
         return Ok(Vec::new());
     };
-    let mut by_path: HashMap<String, PathBuf> = HashMap::new();
-    let mut by_name: HashMap<String, Vec<PathBuf>> = HashMap::new();
-    for path in files_below(&labels)? {
-        by_path.insert(key(&labels, &path), path.clone());
-        by_name.entry(stem_of(&path)).or_default().push(path);
-    }
-    let found = files_below(&images)?;
-    let mut n_named: HashMap<String, usize> = HashMap::new();
-    for image in &found {
-        *n_named.entry(stem_of(image)).or_default() += 1;
-    }
-    found
-        .into_iter()
-        .map(|image| {
-            let stem = stem_of(&image);
-            let named = by_name.get(&stem).map(Vec::as_slice);
-            let labels = match (by_path.get(&key(&images, &image)), named) {
-                (Some(same_path), _) => same_path.clone(),
-                // Under another folder only when no other image could mean the same file.
-                (None, Some([only])) if n_named[&stem] == 1 => only.clone(),
-                _ => bail!(
-                    "image {} has no labels in {}",
-                    image.display(),
-                    labels.display()
-                ),
-            };
-            let patient = first_folder(&images, image.parent().unwrap_or(&images));
-            let patient = if patient.is_empty() {
-                stem_of(&image)
+    let (in_images, in_labels) = (files_below(&images)?, files_below(&labels)?);
+    let matches = names::pair((&images, &in_images), (&labels, &in_labels))?;
+    let pairs = matches.into_iter().map(|found| {
+        let patient = first_folder(&images, found.image.parent().unwrap_or(&images));
+        Pair {
+            patient: if patient.is_empty() {
+                found.stem
             } else {
                 patient
-            };
-            Ok(Pair {
-                image,
-                labels,
-                patient,
-            })
-        })
-        .collect()
+            },
+            image: found.image,
+            labels: found.labels,
+        }
+    });
+    Ok(pairs.collect())
 }
 
 /// One entry for a single-frame file; DICOM's own PatientID wins over the path.
 fn frame(pair: Pair) -> Result<Entry> {
-    let scan = scan(&pair.image)?;
+    let mut scan = scan(&pair.image)?;
     ensure!(
         scan.frames.len() == 1,
         "{} has {} frames: labels are PNG files of one frame; write a list with the column slice",
@@ -178,36 +162,41 @@ fn frame(pair: Pair) -> Result<Entry> {
         patient,
         split: Split::Train,
         slice: None,
+        plane: None,
     };
-    ensure_same_size(&entry, &scan.frames[0], &label::read_grey(&entry.labels)?)?;
+    ensure_same_size(&entry, &scan.frames[0], &label::read_png(&entry.labels)?)?;
+    let doubts = doubt::mend(&mut scan.frames[0])
+        .with_context(|| format!("image {}", entry.image.display()))?;
+    doubt::say(&doubts, &entry.image, None);
     Ok(entry)
 }
 
 /// One entry for each slice of a volume that has labels.
-fn slices(pair: &Pair) -> Result<Vec<Entry>> {
-    let (image, labels) = (Volume::read(&pair.image)?, Volume::read(&pair.labels)?);
-    ensure!(
-        image.shape() == labels.shape(),
-        "volume {} has {:?} voxels, its labels {} have {:?}",
-        pair.image.display(),
-        image.shape(),
-        pair.labels.display(),
-        labels.shape()
-    );
+fn slices(pair: Pair, plane: Option<Plane>) -> Result<Vec<Entry>> {
+    let patient = pair.patient;
+    let cut = Cut {
+        image: pair.image,
+        labels: pair.labels,
+        plane,
+    };
+    let volume = LabelledVolume::read(&cut)?;
     let mut entries = Vec::new();
-    for slice in 0..labels.n_slices() {
-        let map = labels
-            .label_slice(Some(slice))
-            .with_context(|| format!("labels {}", pair.labels.display()))?;
-        if map.data.iter().any(|&value| value > 0) {
-            entries.push(Entry {
-                image: pair.image.clone(),
-                labels: pair.labels.clone(),
-                patient: pair.patient.clone(),
-                split: Split::Train,
-                slice: Some(slice),
-            });
+    for slice in 0..volume.n_slices() {
+        if volume.labels(slice).data.iter().all(|&value| value == 0) {
+            continue;
         }
+        let mut image = volume.image(slice);
+        let doubts = doubt::mend(&mut image)
+            .with_context(|| format!("image {} slice {slice}", cut.image.display()))?;
+        doubt::say(&doubts, &cut.image, Some(slice));
+        entries.push(Entry {
+            image: cut.image.clone(),
+            labels: cut.labels.clone(),
+            patient: patient.clone(),
+            split: Split::Train,
+            slice: Some(slice),
+            plane,
+        });
     }
     Ok(entries)
 }
@@ -220,21 +209,6 @@ fn first_folder(root: &Path, path: &Path) -> String {
         .next()
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default()
-}
-
-fn key(folder: &Path, path: &Path) -> String {
-    let parent = path.parent().unwrap_or(folder);
-    parent
-        .strip_prefix(folder)
-        .unwrap_or(parent)
-        .join(stem_of(path))
-        .to_string_lossy()
-        .into()
-}
-
-fn extension_is(path: &Path, wanted: &str) -> bool {
-    path.extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case(wanted))
 }
 
 /// Sorted, without hidden files (macOS leaves `._name` beside each file it touches).
@@ -282,6 +256,7 @@ fn files_below(root: &Path) -> Result<Vec<PathBuf>> {
     for folder in folders(root)? {
         found.extend(files(&folder)?);
     }
+    found.retain(|path| !names::is_beside_the_point(path));
     found.sort();
     Ok(found)
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io::Cursor;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use contract::LabelMap;
-use image::DynamicImage;
+use segmenter::decode::orientation::{orientation, turned};
+use segmenter::decode::{Format, sniff};
 use serde::{Deserialize, Serialize};
 
-use super::nifti::{self, Volume};
+use super::nifti::{self, Stored};
 
 /// How grey values of a label file become classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,62 +65,114 @@ impl LabelRule {
     }
 }
 
-/// Grey values of a PNG label file as they are.
-pub(super) fn read_grey(path: &Path) -> Result<LabelMap> {
-    let decoded = image::ImageReader::open(path)
-        .with_context(|| format!("cannot read labels {}", path.display()))?
-        .with_guessed_format()
-        .with_context(|| format!("cannot read labels {}", path.display()))?
-        .decode()
-        .with_context(|| format!("cannot decode labels {}", path.display()))?;
-    let (cols, rows) = (decoded.width() as usize, decoded.height() as usize);
-    let data = grey_values(decoded).with_context(|| format!("labels {}", path.display()))?;
+/// Grey values of a PNG label file as they are; of a palette PNG the indices, which are the class ids.
+pub(super) fn read_png(path: &Path) -> Result<LabelMap> {
+    let bytes =
+        std::fs::read(path).with_context(|| format!("cannot read labels {}", path.display()))?;
+    let decoded = match sniff(&bytes) {
+        Some(Format::Png) => decode_png(&bytes),
+        Some(Format::Jpeg) => Err(anyhow!(
+            "this is JPEG, which changes class ids along every border: draw or export the labels as PNG"
+        )),
+        Some(other) => Err(anyhow!(
+            "this is {}: store labels as PNG, or as NIfTI beside a NIfTI image",
+            other.name().to_uppercase()
+        )),
+        None => Err(anyhow!(
+            "this is no PNG: store labels as PNG, or as NIfTI beside a NIfTI image"
+        )),
+    };
+    decoded.with_context(|| format!("labels {}", path.display()))
+}
+
+fn decode_png(bytes: &[u8]) -> Result<LabelMap> {
+    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    decoder.set_transformations(png::Transformations::IDENTITY);
+    let mut reader = decoder.read_info().context("the PNG file is damaged")?;
+    let size = reader
+        .output_buffer_size()
+        .context("the image is too large for this machine")?;
+    let mut buffer = vec![0; size];
+    let frame = reader
+        .next_frame(&mut buffer)
+        .context("the PNG file is damaged")?;
+    let (rows, cols) = (frame.height as usize, frame.width as usize);
+    let bits = frame.bit_depth as usize;
+    let n_channels = frame.color_type.samples();
+    let mut samples = Vec::with_capacity(rows * cols * n_channels);
+    for row in buffer.chunks_exact(frame.line_size).take(rows) {
+        samples.extend((0..cols * n_channels).map(|at| sample(row, at, bits)));
+    }
+    let data = class_ids(&samples, frame.color_type, bits)?;
+    let (data, rows, cols) = turned(&data, (rows, cols), 1, orientation(bytes));
     Ok(LabelMap { rows, cols, data })
 }
 
-fn grey_values(decoded: DynamicImage) -> Result<Vec<u8>> {
-    match decoded {
-        DynamicImage::ImageLuma8(grey) => Ok(grey.into_raw()),
-        DynamicImage::ImageLuma16(grey) => grey
-            .into_raw()
-            .into_iter()
-            .map(|value| {
-                u8::try_from(value)
-                    .ok()
-                    .with_context(|| format!("grey value {value}: class ids end at 255"))
-            })
-            .collect(),
-        colour => {
-            let rgba = colour.to_rgba8();
-            ensure!(
-                rgba.pixels()
-                    .all(|pixel| pixel.0[0] == pixel.0[1] && pixel.0[1] == pixel.0[2]),
-                "the file has colours: store the class id as a grey value"
-            );
-            Ok(rgba.pixels().map(|pixel| pixel.0[0]).collect())
+/// Number `at` of a row of PNG samples, of which several may share a byte.
+fn sample(row: &[u8], at: usize, bits: usize) -> u16 {
+    match bits {
+        16 => u16::from_be_bytes([row[2 * at], row[2 * at + 1]]),
+        8 => row[at].into(),
+        _ => {
+            let first = at * bits;
+            let shift = 8 - bits - first % 8;
+            u16::from(row[first / 8]) >> shift & ((1 << bits) - 1)
         }
+    }
+}
+
+fn class_ids(samples: &[u16], color: png::ColorType, bits: usize) -> Result<Vec<u8>> {
+    let id = |value: u16| {
+        u8::try_from(value).ok().with_context(|| {
+            format!("grey value {value}: class ids end at 255, store them as they are")
+        })
+    };
+    let grey = |pixel: &[u16]| {
+        ensure!(
+            pixel.iter().all(|value| *value == pixel[0]),
+            "a pixel has the colour {pixel:?}: store the class id as a grey value or as the index of a palette"
+        );
+        id(pixel[0])
+    };
+    let opaque = |value: u8, alpha: u16| {
+        ensure!(
+            value == 0 || alpha > 0,
+            "a pixel of the grey value {value} is transparent: say by its grey value what it is, without alpha"
+        );
+        Ok(value)
+    };
+    match color {
+        png::ColorType::Indexed => samples.iter().map(|&value| id(value)).collect(),
+        // Fewer than 8 bits stand for fewer of the 256 grey values: 1 bit for 0 and 255.
+        png::ColorType::Grayscale if bits < 8 => {
+            let step = 255 / ((1 << bits) - 1);
+            samples.iter().map(|&value| id(value * step)).collect()
+        }
+        png::ColorType::Grayscale => samples.iter().map(|&value| id(value)).collect(),
+        png::ColorType::Rgb => samples.chunks_exact(3).map(grey).collect(),
+        png::ColorType::GrayscaleAlpha => samples
+            .chunks_exact(2)
+            .map(|pixel| opaque(id(pixel[0])?, pixel[1]))
+            .collect(),
+        png::ColorType::Rgba => samples
+            .chunks_exact(4)
+            .map(|pixel| opaque(grey(&pixel[..3])?, pixel[3]))
+            .collect(),
     }
 }
 
 /// Grey values that occur in a label file of either format.
 pub(super) fn values(path: &Path) -> Result<BTreeSet<u8>> {
-    let mut seen = [false; 256];
-    if nifti::is_nifti(path) {
-        let volume = Volume::read(path)?;
-        for slice in 0..volume.n_slices() {
-            let labels = volume
-                .label_slice(Some(slice))
-                .with_context(|| format!("labels {}", path.display()))?;
-            labels
-                .data
-                .iter()
-                .for_each(|&value| seen[usize::from(value)] = true);
-        }
+    let labels = if nifti::is_nifti(path) {
+        Stored::open(path)?
+            .labels()
+            .with_context(|| format!("labels {}", path.display()))?
     } else {
-        read_grey(path)?
-            .data
-            .iter()
-            .for_each(|&value| seen[usize::from(value)] = true);
+        read_png(path)?.data
+    };
+    let mut seen = [false; 256];
+    for value in labels {
+        seen[usize::from(value)] = true;
     }
     Ok((0..=255)
         .filter(|&value| seen[usize::from(value)])

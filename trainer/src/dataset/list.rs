@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
 use csv::{ReaderBuilder, StringRecord, Trim};
 
-use super::{Dataset, Entry, Split};
+use super::names::stem_of;
+use super::{Dataset, Entry, Plane, Split};
 
-const HEADER: [&str; 5] = ["image", "labels", "patient", "split", "slice"];
+/// The last is written only where a plane was named.
+const HEADER: [&str; 6] = ["image", "labels", "patient", "split", "slice", "plane"];
 
 pub(super) fn folder_of(list: &Path) -> PathBuf {
     match list.parent() {
@@ -59,7 +62,7 @@ fn own_row(root: &Path, header: &StringRecord, row: &StringRecord) -> Result<Ent
     };
     let required = |name: &str| {
         field(name).with_context(|| {
-            format!("no {name}: a list has the columns image,labels,patient,split[,slice]")
+            format!("no {name}: a list has the columns image,labels,patient,split[,slice[,plane]]")
         })
     };
     let split = match required("split")? {
@@ -74,12 +77,20 @@ fn own_row(root: &Path, header: &StringRecord, row: &StringRecord) -> Result<Ent
                 .with_context(|| format!("slice is {text:?}, not a number"))
         })
         .transpose()?;
+    let plane = field("plane")
+        .map(|text| {
+            Plane::from_str(text, false).map_err(|_| {
+                anyhow!("plane is {text:?}: write axial, coronal or sagittal, or nothing for the one of the acquisition")
+            })
+        })
+        .transpose()?;
     Ok(Entry {
         image: root.join(required("image")?),
         labels: root.join(required("labels")?),
         patient: required("patient")?.to_owned(),
         split,
         slice,
+        plane,
     })
 }
 
@@ -90,7 +101,7 @@ fn reference_row(list: &Path, row: &StringRecord) -> Result<Entry> {
         row.len() == 2 && row.iter().all(|text| !text.is_empty()),
         "{} fields: write image_path,mask_path, or give the list the header {}",
         row.len(),
-        HEADER.join(",")
+        HEADER[..5].join(",")
     );
     let root = folder_of(list);
     let image = locate(&root, Path::new(&row[0]));
@@ -120,6 +131,7 @@ fn reference_row(list: &Path, row: &StringRecord) -> Result<Entry> {
         patient,
         split,
         slice: None,
+        plane: None,
     })
 }
 
@@ -135,18 +147,6 @@ fn locate(root: &Path, path: &Path) -> PathBuf {
     if inside.exists() { inside } else { direct }
 }
 
-/// File name up to the first of its extensions `.nii.gz`, `.png` ...
-pub(super) fn stem_of(path: &Path) -> String {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
-    Path::new(name)
-        .file_stem()
-        .map_or_else(|| name.to_owned(), |s| s.to_string_lossy().into())
-}
-
 /// Writes `list`; paths are relative to its folder where the files lie below it, absolute elsewhere.
 pub fn write_list(dataset: &Dataset, list: &Path) -> Result<()> {
     let folder = folder_of(list);
@@ -155,19 +155,27 @@ pub fn write_list(dataset: &Dataset, list: &Path) -> Result<()> {
     let folder = folder.canonicalize().context("the list's folder")?;
     let mut writer = csv::Writer::from_path(list)
         .with_context(|| format!("cannot write list {}", list.display()))?;
-    writer.write_record(HEADER)?;
+    let with_plane = dataset.entries.iter().any(|entry| entry.plane.is_some());
+    let n_columns = HEADER.len() - usize::from(!with_plane);
+    writer.write_record(&HEADER[..n_columns])?;
     for entry in &dataset.entries {
         let mut slice = String::new();
         if let Some(number) = entry.slice {
             write!(slice, "{number}")?;
         }
-        writer.write_record([
-            written(&folder, &entry.image)?.as_str(),
-            written(&folder, &entry.labels)?.as_str(),
+        let (image, labels) = (
+            written(&folder, &entry.image)?,
+            written(&folder, &entry.labels)?,
+        );
+        let fields = [
+            image.as_str(),
+            &labels,
             &entry.patient,
             entry.split.name(),
             &slice,
-        ])?;
+            entry.plane.map(Plane::name).unwrap_or_default(),
+        ];
+        writer.write_record(&fields[..n_columns])?;
     }
     writer
         .flush()

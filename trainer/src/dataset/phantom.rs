@@ -73,6 +73,7 @@ fn write(root: &Path, phantom: &Phantom, patient: u32, number: u32) -> Result<En
         patient: ids.patient_id,
         split: Split::Train,
         slice: None,
+        plane: None,
     })
 }
 
@@ -119,7 +120,7 @@ mod tests {
             validation: all("PHANTOM-0002"),
             test: Vec::new(),
         };
-        let indexed = index(folder.path(), &index::Options { split }).unwrap();
+        let indexed = index(folder.path(), &index::Options { split, plane: None }).unwrap();
         assert_eq!(indexed.entries.len(), 6);
         assert_eq!(indexed.patients(Split::Validation), ["PHANTOM-0002"]);
     }

@@ -2,10 +2,17 @@ use std::fs;
 
 use tempfile::TempDir;
 
+use self::nifti_file::Nifti;
 use super::index::{Options, index};
 use super::*;
 
+mod label_files;
+mod naming;
+mod nifti_file;
+mod places;
 mod real;
+mod reports;
+mod values;
 
 fn png(path: &Path, rows: usize, cols: usize, value: impl Fn(usize, usize) -> u8) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -30,27 +37,6 @@ pub(crate) fn pairs(n_images: usize) -> TempDir {
     folder
 }
 
-/// NIfTI-1 in its smallest form: 348 bytes of header, 4 of no extension, 8-bit voxels.
-fn nifti_file(path: &Path, [nx, ny, nz]: [i16; 3], voxels: &[u8]) {
-    fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let mut header = vec![0_u8; 352];
-    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, &348_i32.to_le_bytes());
-    for (i, n) in [3, nx, ny, nz, 1, 1, 1, 1].iter().enumerate() {
-        put(40 + 2 * i, &n.to_le_bytes());
-    }
-    put(70, &2_i16.to_le_bytes());
-    put(72, &8_i16.to_le_bytes());
-    for (i, distance) in [1.0_f32, 0.5, 0.75, 3.0].iter().enumerate() {
-        put(76 + 4 * i, &distance.to_le_bytes());
-    }
-    put(108, &352.0_f32.to_le_bytes());
-    put(112, &1.0_f32.to_le_bytes());
-    put(344, b"n+1\0");
-    header.extend(voxels);
-    fs::write(path, header).unwrap();
-}
-
 pub(crate) fn by_name(train: &[&str], validation: &[&str], test: &[&str]) -> Options {
     let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
     let (train, validation, test) = (owned(train), owned(validation), owned(test));
@@ -60,6 +46,7 @@ pub(crate) fn by_name(train: &[&str], validation: &[&str], test: &[&str]) -> Opt
             validation,
             test,
         },
+        plane: None,
     }
 }
 
@@ -310,22 +297,25 @@ fn the_references_lists_are_read() {
 #[test]
 fn only_labelled_slices_of_a_volume_become_entries() {
     let folder = tempfile::tempdir().unwrap();
-    let (nx, ny, nz) = (4, 3, 5);
-    let voxels: Vec<u8> = (0..60).collect();
-    let labels: Vec<u8> = (0..60)
-        .map(|i| u8::from(i / 12 == 2 && i % 12 == 5))
-        .collect();
-    nifti_file(
-        &folder.path().join("imagesTr/v_001.nii"),
-        [nx, ny, nz],
-        &voxels,
-    );
-    nifti_file(
-        &folder.path().join("labelsTr/v_001.nii"),
-        [nx, ny, nz],
-        &labels,
-    );
-    nifti_file(&folder.path().join("imagesTr/._v_001.nii"), [1, 1, 1], &[0]);
+    let write = |name: &str, voxels: Vec<u8>| {
+        let volume = Nifti {
+            dim: vec![4, 3, 5],
+            datatype: 2,
+            spacing: [0.5, 0.75, 3.0],
+            slope: [1.0, 0.0],
+            sform: Some([
+                [-0.5, 0.0, 0.0, 0.0],
+                [0.0, -0.75, 0.0, 0.0],
+                [0.0, 0.0, 3.0, 0.0],
+            ]),
+            voxels,
+        };
+        volume.write(&folder.path().join(name));
+    };
+    write("imagesTr/v_001.nii", (0..60).collect());
+    let labels = (0..60).map(|i| u8::from(i / 12 == 2 && i % 12 == 5));
+    write("labelsTr/v_001.nii", labels.collect());
+    fs::write(folder.path().join("imagesTr/._v_001.nii"), "of the Finder").unwrap();
     let dataset = index(folder.path(), &by_name(&[], &[], &[])).unwrap();
     assert_eq!(dataset.entries.len(), 1);
     let entry = &dataset.entries[0];
@@ -350,7 +340,14 @@ fn fractions_split_patients_by_seed() {
             test: 0.1,
             seed,
         };
-        index(folder.path(), &Options { split: rule }).unwrap()
+        index(
+            folder.path(),
+            &Options {
+                split: rule,
+                plane: None,
+            },
+        )
+        .unwrap()
     };
     let dataset = split(3);
     let sizes =

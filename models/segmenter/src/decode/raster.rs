@@ -8,13 +8,16 @@ use ::tiff::tags::Tag;
 use contract::Image;
 use image::codecs::jpeg::JpegDecoder;
 use image::codecs::png::PngDecoder;
+use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError};
 
+use super::orientation::{orientation, upright};
 use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape};
 
 pub(super) fn png(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
     let decoder = PngDecoder::new(Cursor::new(bytes));
-    with_image_crate(decoder, Format::Png, limits)
+    let scan = with_image_crate(decoder, Format::Png, limits)?;
+    Ok(stand_up(scan, bytes))
 }
 
 pub(super) fn jpeg(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
@@ -27,7 +30,21 @@ pub(super) fn jpeg(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
         });
     }
     let decoder = JpegDecoder::new(Cursor::new(bytes));
-    with_image_crate(decoder, Format::Jpeg, limits)
+    let scan = with_image_crate(decoder, Format::Jpeg, limits)?;
+    Ok(stand_up(scan, bytes))
+}
+
+/// Turns all frames as the file wants it.
+fn stand_up(mut scan: Scan, bytes: &[u8]) -> Scan {
+    let orientation = orientation(bytes);
+    if orientation != Orientation::NoTransforms {
+        let frames = std::mem::take(&mut scan.frames);
+        scan.frames = frames
+            .into_iter()
+            .map(|frame| upright(frame, orientation))
+            .collect();
+    }
+    scan
 }
 
 fn with_image_crate<D: ImageDecoder>(
@@ -113,7 +130,7 @@ pub(super) fn tiff(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
         }
         frames.push(page);
         if !decoder.more_images() {
-            return Ok(scan(frames, Format::Tiff));
+            return Ok(stand_up(scan(frames, Format::Tiff), bytes));
         }
         decoder.next_image().map_err(|e| tiff_error(&e))?;
     }

@@ -8,6 +8,7 @@
 
 mod bundle;
 mod decode;
+mod exif;
 mod pile;
 #[path = "../../../../tests/sample_bundle.rs"]
 mod sample_bundle;

@@ -5,7 +5,7 @@ use crate::dataset::index::{Options, index};
 use crate::dataset::*;
 
 /// The real data beside the repository; says so loudly when it is missing.
-fn shared(name: &str) -> Option<PathBuf> {
+pub(super) fn shared(name: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../shared/data")
         .join(name);
@@ -84,7 +84,7 @@ fn hippocampus_montgomery_and_prostate_index_and_load() {
             test: 0.15,
             seed: 1,
         };
-        let dataset = index(&root, &Options { split }).unwrap();
+        let dataset = index(&root, &Options { split, plane: None }).unwrap();
         let n_patients: usize = [Split::Train, Split::Validation, Split::Test]
             .map(|split| dataset.patients(split).len())
             .iter()
