@@ -39,6 +39,8 @@ mod http;
 mod link;
 #[path = "faults/models.rs"]
 mod models;
+#[path = "faults/no_images.rs"]
+mod no_images;
 #[path = "faults/outage.rs"]
 mod outage;
 #[path = "faults/power.rs"]

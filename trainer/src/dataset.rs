@@ -274,7 +274,7 @@ impl Dataset {
                 bail!("slice is {frame}, {} has {n} frames", entry.image.display())
             }
         };
-        Ok((scan.frames.swap_remove(frame), scan.spacing_mm))
+        Ok((scan.frames.swap_remove(frame), scan.spacing.of(frame)))
     }
 
     fn grey(&self, entry: &Entry) -> Result<LabelMap> {

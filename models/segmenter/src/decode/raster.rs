@@ -10,7 +10,7 @@ use image::codecs::jpeg::JpegDecoder;
 use image::codecs::png::PngDecoder;
 use image::{DynamicImage, ImageDecoder, ImageError};
 
-use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape};
+use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, Spacing};
 
 pub(super) fn png(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
     let decoder = PngDecoder::new(Cursor::new(bytes));
@@ -241,9 +241,10 @@ fn tiff_error(error: &TiffError) -> DecodeError {
 fn scan(frames: Vec<Image>, format: Format) -> Scan {
     Scan {
         frames,
-        spacing_mm: None,
+        spacing: Spacing::default(),
         modality: None,
         format,
+        warnings: Vec::new(),
         identifiers: Identifiers::default(),
     }
 }

@@ -8,6 +8,8 @@
 
 mod bundle;
 mod decode;
+mod elements;
+mod geometry;
 mod pile;
 #[path = "../../../../tests/sample_bundle.rs"]
 mod sample_bundle;
