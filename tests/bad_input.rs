@@ -40,6 +40,12 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
             "no pixel data",
         ),
         (
+            "presentation.dcm",
+            with_modality(&dicom, b"PR"),
+            "no_patient_image",
+            "its Modality is PR",
+        ),
+        (
             "text.dcm",
             b"not an image at all\n".to_vec(),
             "not_an_image",
@@ -53,6 +59,15 @@ fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str, &'static str)> {
             "1600000000",
         ),
     ]
+}
+
+fn with_modality(dicom: &[u8], modality: &[u8; 2]) -> Vec<u8> {
+    let header = b"\x08\0\x60\0CS\x02\0";
+    let mut bytes = dicom.to_vec();
+    let found = bytes.windows(header.len()).position(|it| it == header);
+    let value = found.unwrap() + header.len();
+    bytes[value..value + 2].copy_from_slice(modality);
+    bytes
 }
 
 /// Signature and IHDR, 8-bit grey, and the start of pixel data that never comes.

@@ -41,6 +41,8 @@ mod http;
 mod link;
 #[path = "faults/models.rs"]
 mod models;
+#[path = "faults/no_images.rs"]
+mod no_images;
 #[path = "faults/operators.rs"]
 mod operators;
 #[path = "faults/outage.rs"]

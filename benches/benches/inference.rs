@@ -18,7 +18,7 @@ use image::{ImageBuffer, ImageFormat, Luma};
 use phantom::dicom::{Ids, to_bytes};
 use phantom::{Heart, Phantom};
 use segmenter::Segmenter;
-use segmenter::decode::{Limits, decode};
+use segmenter::decode::{Limits, Spacing, SpacingFrom, decode};
 use segmenter::infer::{Graph, LoadOptions, half_precision, passes};
 use segmenter::result::instances;
 
@@ -97,7 +97,7 @@ fn encode(segmenter: &Segmenter, labels: &LabelMap, spacing_mm: [f64; 2]) -> Str
     let found = instances(
         std::slice::from_ref(labels),
         segmenter.manifest(),
-        Some(spacing_mm),
+        &Spacing::uniform(spacing_mm, SpacingFrom::PixelSpacing, 1),
     );
     serde_json::to_string(&found).expect("instances have JSON types only")
 }

@@ -110,7 +110,7 @@ mod tests {
     use std::time::Instant;
 
     use contract::Image;
-    use segmenter::decode::{Format, Identifiers};
+    use segmenter::decode::{Format, Identifiers, Spacing};
 
     use super::*;
 
@@ -127,10 +127,11 @@ mod tests {
         };
         Ok(Scan {
             frames: vec![frame],
-            spacing_mm: None,
+            spacing: Spacing::default(),
             modality: None,
             format: Format::Png,
             identifiers: Identifiers::default(),
+            warnings: Vec::new(),
         })
     }
 

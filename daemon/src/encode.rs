@@ -8,6 +8,7 @@
 mod notices;
 
 use segmenter::Segmenter;
+use segmenter::decode::SpacingFrom;
 use segmenter::result::Instance;
 use segmenter::seg::Volume;
 use serde::{Deserialize, Serialize};
@@ -61,8 +62,13 @@ pub struct Image {
     pub rows: usize,
     pub cols: usize,
     pub frames: usize,
-    /// Between rows, between columns.
+    /// Between rows, between columns; none where frames differ.
     pub spacing_mm: Option<[f64; 2]>,
+    /// Of each frame, where they differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spacings_mm: Option<Vec<Option<[f64; 2]>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spacing_from: Option<SpacingFrom>,
     pub modality: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identifiers: Option<Identifiers>,

@@ -97,6 +97,13 @@ impl Failure {
 
     fn remedy(&self) -> &'static str {
         match self {
+            Self::Decode(DecodeError::NoPatientImage { .. }) => {
+                "let the sender leave out what is no image; drop it"
+            }
+            Self::Decode(DecodeError::OwnObject { .. }) => {
+                "let the PACS leave out Manufacturer `Scanside` of what it sends here; nothing is lost, \
+                 the file is where it came from"
+            }
             Self::Decode(_) => "check the file at its source; put it into the inbox again",
             Self::Infer(_) => "check the bundle with `scansided check`",
             Self::NotRouted { .. } => {
@@ -115,6 +122,12 @@ impl Failure {
             }
             Self::Refused { .. } => "check the broker's log and its rules for this topic",
         }
+    }
+
+    /// What came back of our own is counted, and its file goes at once: a PACS that sends on everything would
+    /// fill the quarantine with it and push out what somebody has to look at.
+    pub fn is_own_object(&self) -> bool {
+        matches!(self, Self::Decode(DecodeError::OwnObject { .. }))
     }
 
     pub fn reason(&self) -> Reason {

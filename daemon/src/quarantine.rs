@@ -184,7 +184,7 @@ impl Refusal {
     }
 }
 
-/// Ends an accepted job: row and event first, then the file.
+/// Ends an accepted job: row and event first, then the file, which stays unless it is one of our own.
 pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
     let Ending {
         outbox,
@@ -197,7 +197,7 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
     let Some(job) = outbox.job(ticket)? else {
         return Ok(());
     };
-    let _alone = alone(shelves);
+    let alone = alone(shelves);
     let event = |seq| speaker.quarantined((ticket, &job), job_id, seq, &reason);
     if outbox.quarantine(ticket, &reason, event)?.is_none() {
         return Ok(());
@@ -212,6 +212,12 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
     );
     store(shelves, &shelves.input(&job), &job.file, &reason)?;
     outbox.forget(ticket);
+    drop(alone);
+    if failure.is_own_object()
+        && let Some(entry) = outbox.quarantined_as(&job.file)?
+    {
+        discard(outbox, shelves, &entry)?;
+    }
     Ok(())
 }
 

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use contract::LabelMap;
 use segmenter::decode::Identifiers;
-use segmenter::decode::orientation::{Orientation, orientation};
-use segmenter::result::{Instance, instances};
+use segmenter::result::{Instance, Warning, instances};
 use segmenter::{Segmenter, Timing};
 
 use crate::decoder::Decoder;
@@ -60,24 +59,21 @@ fn chain(
     let decode = start.elapsed();
     let mut timing = Timing::default();
     let mut labels = Vec::with_capacity(scan.frames.len());
+    let mut warnings = scan.warnings;
     for frame in &scan.frames {
-        let (map, took) = segmenter.segment(frame)?;
-        timing.preprocess += took.preprocess;
-        timing.infer += took.infer;
-        timing.postprocess += took.postprocess;
-        labels.push(map);
+        let made = segmenter.segment_noting(frame)?;
+        timing.preprocess += made.timing.preprocess;
+        timing.infer += made.timing.infer;
+        timing.postprocess += made.timing.postprocess;
+        labels.push(made.labels);
+        if made.is_flat && !warnings.contains(&Warning::ImageFlat) {
+            warnings.push(Warning::ImageFlat);
+        }
     }
     let start = Instant::now();
-    let instances = instances(&labels, segmenter.manifest(), scan.spacing_mm);
+    let instances = instances(&labels, segmenter.manifest(), &scan.spacing);
     let encode = start.elapsed();
     let first = scan.frames.first().expect("a scan has at least one frame");
-    let mut warnings = Vec::new();
-    if scan.spacing_mm.is_none() {
-        warnings.push("spacing_unknown".to_owned());
-    }
-    if orientation(bytes) != Orientation::NoTransforms {
-        warnings.push("orientation_applied".to_owned());
-    }
     let sha256 = job::sha256(bytes);
     Ok(Found {
         image: Image {
@@ -85,14 +81,16 @@ fn chain(
             rows: first.rows,
             cols: first.cols,
             frames: scan.frames.len(),
-            spacing_mm: scan.spacing_mm,
+            spacing_mm: scan.spacing.common(),
+            spacings_mm: scan.spacing.differing().map(<[_]>::to_vec),
+            spacing_from: scan.spacing.from,
             modality: scan.modality,
             identifiers: None,
         },
         identifiers: scan.identifiers,
         sha256,
         instances,
-        warnings,
+        warnings: warnings.iter().map(|it| it.code().to_owned()).collect(),
         decode,
         timing,
         encode,
@@ -105,9 +103,88 @@ fn chain(
 mod tests {
     use std::path::Path;
 
-    use segmenter::decode::Limits;
+    use dicom_core::value::DataSetSequence;
+    use dicom_core::{DataElement, PrimitiveValue, VR};
+    use dicom_dictionary_std::tags;
+    use dicom_object::{DefaultDicomObject, InMemDicomObject};
+    use segmenter::decode::{Limits, SpacingFrom};
 
     use super::*;
+
+    fn heart() -> DefaultDicomObject {
+        let phantom = phantom::Heart::new(3).slice_sized(4, 9, 0.0, 128);
+        let ids = phantom::dicom::Ids::new(&phantom, 1, 1);
+        let bytes = phantom::dicom::to_bytes(&phantom, &ids).unwrap();
+        dicom_object::from_reader(&*bytes).unwrap()
+    }
+
+    fn pixels(object: &DefaultDicomObject) -> Vec<u8> {
+        let element = object.element(tags::PIXEL_DATA).unwrap();
+        element.to_bytes().unwrap().into_owned()
+    }
+
+    fn set_pixels(object: &mut DefaultDicomObject, pixels: Vec<u8>) {
+        let words = PrimitiveValue::U8(pixels.into());
+        object.put(DataElement::new(tags::PIXEL_DATA, VR::OW, words));
+    }
+
+    fn found(object: &DefaultDicomObject) -> Found {
+        let zoo = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let zoo = zoo.join("../models/zoo/cardiac-lv-vit_t-256");
+        let segmenter = Segmenter::open(&zoo).unwrap();
+        let mut bytes = Vec::new();
+        object.write_all(&mut bytes).unwrap();
+        let mut decoder = Decoder::new(Limits::STANDARD);
+        segment(&segmenter, &mut decoder, &Arc::new(bytes)).unwrap()
+    }
+
+    #[test]
+    fn areas_are_those_of_their_frames() {
+        let mut object = heart();
+        let frame = pixels(&object);
+        set_pixels(&mut object, frame.repeat(2));
+        let frames = DataElement::new(tags::NUMBER_OF_FRAMES, VR::IS, PrimitiveValue::from("2"));
+        object.put(frames);
+        let sequence = |tag, items: Vec<InMemDicomObject>| {
+            DataElement::new(tag, VR::SQ, DataSetSequence::from(items))
+        };
+        let group = |mm: &str| {
+            let values = PrimitiveValue::Strs([mm.to_owned(), mm.to_owned()].into());
+            let spacing = DataElement::new(tags::PIXEL_SPACING, VR::DS, values);
+            let measures = InMemDicomObject::from_element_iter([spacing]);
+            let measures = sequence(tags::PIXEL_MEASURES_SEQUENCE, vec![measures]);
+            InMemDicomObject::from_element_iter([measures])
+        };
+        let groups = vec![group("3"), group("0.75")];
+        object.put(sequence(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, groups));
+        let found = found(&object);
+        let image = &found.image;
+        assert_eq!(image.spacing_mm, None);
+        assert_eq!(
+            image.spacings_mm,
+            Some(vec![Some([3.0; 2]), Some([0.75; 2])])
+        );
+        assert_eq!(image.spacing_from, Some(SpacingFrom::PixelSpacing));
+        assert_eq!(found.warnings, [""; 0]);
+        let areas = found
+            .instances
+            .iter()
+            .map(|it| it.area_mm2.unwrap() / it.area_px as f64);
+        assert_eq!(areas.collect::<Vec<_>>(), [9.0, 0.5625]);
+    }
+
+    #[test]
+    fn an_image_of_one_value_is_told() {
+        let mut object = heart();
+        let n_bytes = pixels(&object).len();
+        set_pixels(&mut object, vec![1; n_bytes]);
+        assert_eq!(found(&object).warnings, ["image_flat"]);
+        // So is one whose window has nothing: a few bright pixels are above every percentile.
+        let mut nearly = vec![0; n_bytes];
+        nearly[..8].fill(1);
+        set_pixels(&mut object, nearly);
+        assert_eq!(found(&object).warnings, ["image_flat"]);
+    }
 
     /// 16 rows and 32 columns of 8 bits, uncompressed.
     fn tiff(orientation: u32) -> Arc<Vec<u8>> {

@@ -314,7 +314,7 @@ fn frame(entry: &Entry) -> Result<(Image, Option<[f64; 2]>)> {
             bail!("slice is {frame}, {} has {n} frames", entry.image.display())
         }
     };
-    Ok((scan.frames.swap_remove(frame), scan.spacing_mm))
+    Ok((scan.frames.swap_remove(frame), scan.spacing.of(frame)))
 }
 
 fn scan(path: &Path) -> Result<Scan> {

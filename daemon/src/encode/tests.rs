@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use contract::mask::Rle;
 use segmenter::Timing;
-use segmenter::decode::Identifiers;
+use segmenter::decode::{Identifiers, SpacingFrom};
 use segmenter::result::Instance;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -55,6 +55,8 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
             cols: 8,
             frames: 1,
             spacing_mm: Some([1.4, 1.4]),
+            spacings_mm: None,
+            spacing_from: Some(SpacingFrom::PixelSpacing),
             modality: None,
             identifiers: None,
         },

@@ -87,6 +87,15 @@ impl Outbox {
         })
     }
 
+    /// What lies in quarantine under this name.
+    pub fn quarantined_as(&self, file: &str) -> Result<Option<Entry>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(QUARANTINE)?;
+            let row = table.get(file)?;
+            row.map(|row| decode(row.value())).transpose()
+        })
+    }
+
     /// Makes a quarantined input a job again, with its old ticket and all its attempts. The file has to
     /// follow, see `quarantine::retry`. `None` when it had left before.
     pub fn retry(&self, file: &str) -> Result<Option<Job>, OutboxError> {

@@ -148,6 +148,20 @@ pub fn normalize(image: &mut Image, rule: Normalize) {
     }
 }
 
+/// Has the image neither NaN nor infinities?
+pub fn is_finite(image: &Image) -> bool {
+    let data = &*image.data;
+    vectorized(
+        #[inline(always)]
+        move || {
+            data.chunks(4 * LANES).all(|stretch| {
+                let odd = |x: &f32| u32::from(x.is_nan() || x.is_infinite());
+                stretch.iter().map(odd).fold(0, |found, odd| found | odd) == 0
+            })
+        },
+    )
+}
+
 /// How many values are compared at once.
 const LANES: usize = 16;
 

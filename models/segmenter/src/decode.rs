@@ -5,20 +5,26 @@ mod dicom;
 mod elements;
 mod foreign;
 mod fragments;
+pub mod kind;
 mod lookup;
 pub mod orientation;
+mod padding;
 mod pixel_data;
 mod pixels;
 mod raster;
 mod rle;
 pub mod source;
+mod spacing;
 pub mod storage;
 mod values;
 
 use std::time::{Duration, Instant};
 
-use contract::Image;
+use contract::{Image, intensity};
 
+use crate::result::Warning;
+
+pub use spacing::{Spacing, SpacingFrom};
 pub use values::{Attribute, KeywordError, values};
 
 /// What an image file holds, without the patient.
@@ -26,12 +32,12 @@ pub use values::{Attribute, KeywordError, values};
 pub struct Scan {
     /// One or more, all of the same shape.
     pub frames: Vec<Image>,
-    /// Distance between rows, between columns.
-    pub spacing_mm: Option<[f64; 2]>,
+    pub spacing: Spacing,
     /// DICOM Modality (0008,0060), e.g. `MR`.
     pub modality: Option<String>,
     pub format: Format,
     pub identifiers: Identifiers,
+    pub warnings: Vec<Warning>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -140,6 +146,13 @@ pub enum DecodeError {
         "the dicom object has no pixel data (report, plan or directory?); send image objects only"
     )]
     NoPixelData,
+    #[error("the dicom object is no image of a patient: {what}; send image objects only")]
+    NoPatientImage { what: String },
+    #[error(
+        "the dicom object is one that Scanside made itself ({what}); let the PACS keep what it gets \
+         from here"
+    )]
+    OwnObject { what: &'static str },
     #[error(
         "transfer syntax {uid} ({name}) is not supported; let the sender use explicit vr little endian"
     )]
@@ -169,6 +182,8 @@ impl DecodeError {
             Self::TooSlow { .. } => "too_slow",
             Self::NoPixels { .. } => "no_pixels",
             Self::NoPixelData => "no_pixel_data",
+            Self::NoPatientImage { .. } => "no_patient_image",
+            Self::OwnObject { .. } => "own_object",
             Self::UnsupportedTransferSyntax { .. } => "unsupported_transfer_syntax",
             Self::Unsupported { .. } => "unsupported",
             Self::Attribute { .. } => "bad_attribute",
@@ -198,7 +213,12 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
         Format::Tiff => raster::tiff(bytes, limits),
         Format::Dicom => dicom::decode(bytes, limits),
     });
-    decoded.unwrap_or(Err(DecodeError::DecoderPanicked { format }))
+    let mut scan = decoded.unwrap_or(Err(DecodeError::DecoderPanicked { format }))?;
+    scan.warnings.extend(scan.spacing.warning());
+    if !scan.frames.iter().all(intensity::is_finite) {
+        scan.warnings.push(Warning::ValuesNotFinite);
+    }
+    Ok(scan)
 }
 
 /// What the beginning of a file says it is; 132 bytes are enough.

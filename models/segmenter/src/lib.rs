@@ -13,5 +13,7 @@ pub mod seg;
 mod segmenter;
 mod unpack;
 
-pub use segmenter::{OpenError, OpenOptions, Segmenter, SelfTest, SelfTestError, Timing};
+pub use segmenter::{
+    OpenError, OpenOptions, Segmented, Segmenter, SelfTest, SelfTestError, Timing,
+};
 pub use unpack::{UnpackError, unpack};

@@ -4,6 +4,8 @@ use contract::mask::{BoundingBox, Rle};
 use contract::{LabelMap, Manifest};
 use serde::{Deserialize, Serialize};
 
+use crate::decode::Spacing;
+
 /// One class found in one frame.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Instance {
@@ -21,16 +23,46 @@ pub struct Instance {
     pub mask: Rle,
 }
 
+/// What a reader of the result should know; it was made all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warning {
+    /// Of a frame or of all: areas have px only.
+    SpacingUnknown,
+    /// Areas are those of the shadow on the detector.
+    SpacingAtDetector,
+    /// Areas are those on the film that was scanned.
+    SpacingNominal,
+    /// An SOP class that is not the standard's was taken for an image.
+    SopClassUnknown,
+    /// NaN and infinities were taken for the lowest value.
+    ValuesNotFinite,
+    /// The file says how it wants to be turned, and was: masks lie on the picture as viewers show it.
+    OrientationApplied,
+    /// A frame has one value everywhere, or nothing but one within the model's window.
+    ImageFlat,
+}
+
+impl Warning {
+    /// Stable code for messages.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::SpacingUnknown => "spacing_unknown",
+            Self::SpacingAtDetector => "spacing_at_detector",
+            Self::SpacingNominal => "spacing_nominal",
+            Self::SopClassUnknown => "sop_class_unknown",
+            Self::ValuesNotFinite => "values_not_finite",
+            Self::OrientationApplied => "orientation_applied",
+            Self::ImageFlat => "image_flat",
+        }
+    }
+}
+
 /// The classes found in each frame, frames first, then classes in the manifest's order; a class that
-/// is absent from a frame has no instance. `spacing_mm` is row, column.
-pub fn instances(
-    labels: &[LabelMap],
-    manifest: &Manifest,
-    spacing_mm: Option<[f64; 2]>,
-) -> Vec<Instance> {
-    let pixel_mm2 = spacing_mm.map(|[row, column]| row * column);
+/// is absent from a frame has no instance.
+pub fn instances(labels: &[LabelMap], manifest: &Manifest, spacing: &Spacing) -> Vec<Instance> {
     let mut found = Vec::new();
     for (frame, labels) in labels.iter().enumerate() {
+        let pixel_mm2 = spacing.of(frame).map(|[row, column]| row * column);
         for class in &manifest.classes {
             let Some(bbox) = labels.bounding_box(class.id) else {
                 continue;

@@ -28,6 +28,16 @@ pub struct Timing {
     pub postprocess: Duration,
 }
 
+/// What was made of one image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segmented {
+    /// At the image's native size.
+    pub labels: LabelMap,
+    pub timing: Timing,
+    /// One value everywhere after the window: the network saw nothing.
+    pub is_flat: bool,
+}
+
 /// One bundle, ready to segment.
 pub struct Segmenter {
     bundle: Bundle,
@@ -239,8 +249,18 @@ impl Segmenter {
 
     /// Label map at the image's native size.
     pub fn segment(&self, image: &Image) -> Result<(LabelMap, Timing), InferError> {
+        let Segmented { labels, timing, .. } = self.segment_noting(image)?;
+        Ok((labels, timing))
+    }
+
+    /// The same, and whether the network saw anything.
+    pub fn segment_noting(&self, image: &Image) -> Result<Segmented, InferError> {
         let start = Instant::now();
-        let (chw, placement) = self.manifest().input.prepare(image);
+        let input = &self.manifest().input;
+        let (scaled, placement) = input.scaled(image);
+        let next = scaled.data.iter().skip(scaled.channels);
+        let is_flat = scaled.data.iter().zip(next).all(|(one, next)| one == next);
+        let chw = input.normalized(scaled);
         let prepared = Instant::now();
         let logits = self.graph.run(&chw)?;
         let inferred = Instant::now();
@@ -250,6 +270,10 @@ impl Segmenter {
             infer: inferred - prepared,
             postprocess: inferred.elapsed(),
         };
-        Ok((labels, timing))
+        Ok(Segmented {
+            labels,
+            timing,
+            is_flat,
+        })
     }
 }

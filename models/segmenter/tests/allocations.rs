@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use contract::Image;
 use segmenter::Segmenter;
+use segmenter::decode::{Spacing, SpacingFrom};
 use segmenter::infer::Graph;
 use segmenter::result::instances;
 
@@ -94,6 +95,7 @@ fn an_image_takes_little_beside_the_graph() {
         *label = u8::from(x.hypot(y) < 45.0);
     }
     let pixels = SIDE * SIDE;
+    let spacing = Spacing::uniform([1.0, 1.0], SpacingFrom::PixelSpacing, 1);
     let input = 3 * manifest.input.size * manifest.input.size * size_of::<f32>();
     let stages = [
         (
@@ -110,7 +112,7 @@ fn an_image_takes_little_beside_the_graph() {
         (
             "encode",
             taken(|| {
-                let found = instances(std::slice::from_ref(&labels), manifest, Some([1.0, 1.0]));
+                let found = instances(std::slice::from_ref(&labels), manifest, &spacing);
                 serde_json::to_string(&found).unwrap()
             }),
             (30, 16 * 1024),

@@ -13,8 +13,22 @@ use crate::config;
 
 const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
 pub(crate) const VERIFICATION: &str = "1.2.840.10008.1.1";
-/// Every composite storage SOP class of the standard begins like this.
+/// Nearly every storage SOP class of the standard begins like this. What is no image is taken too and set aside later: a
+/// PACS that sends a study on and is refused one of its objects fails the whole job, or tries for ever.
 const STORAGE: &str = "1.2.840.10008.5.1.4.1.1.";
+/// Those that do not: instructions for a treatment, hanging protocols, palettes, templates of implants.
+const MORE_STORAGE: [&str; 8] = [
+    "1.2.840.10008.5.1.4.34.1",
+    "1.2.840.10008.5.1.4.34.7",
+    "1.2.840.10008.5.1.4.34.10",
+    "1.2.840.10008.5.1.4.38.1",
+    "1.2.840.10008.5.1.4.39.1",
+    "1.2.840.10008.5.1.4.43.1",
+    "1.2.840.10008.5.1.4.44.1",
+    "1.2.840.10008.5.1.4.45.1",
+];
+/// All classes of the standard; what begins otherwise is a vendor's own, often of images.
+const STANDARD: &str = "1.2.840.10008.";
 /// Has to stand in the answer where no transfer syntax was chosen; nobody reads it.
 const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
 
@@ -105,7 +119,7 @@ fn choose(
     proposed: &PresentationContextProposed,
 ) -> Result<Context, PresentationContextResultReason> {
     let abstract_syntax = bare(&proposed.abstract_syntax);
-    if abstract_syntax != VERIFICATION && !abstract_syntax.starts_with(STORAGE) {
+    if abstract_syntax != VERIFICATION && !is_storage(abstract_syntax) {
         return Err(PresentationContextResultReason::AbstractSyntaxNotSupported);
     }
     let transfer_syntax = proposed
@@ -119,6 +133,10 @@ fn choose(
         abstract_syntax: abstract_syntax.to_owned(),
         transfer_syntax: transfer_syntax.to_owned(),
     })
+}
+
+fn is_storage(uid: &str) -> bool {
+    uid.starts_with(STORAGE) || MORE_STORAGE.contains(&uid) || !uid.starts_with(STANDARD)
 }
 
 /// Without the padding that some senders put.

@@ -60,9 +60,17 @@ pub(super) fn functional_group(
     tag: Tag,
     frame: usize,
 ) -> Option<&InMemDicomObject> {
+    functional_groups(object, tag, frame).next()
+}
+
+/// The functional group `tag` of a frame, then the one all frames share; the standard allows one of them.
+pub(super) fn functional_groups(
+    object: &InMemDicomObject,
+    tag: Tag,
+    frame: usize,
+) -> impl Iterator<Item = &InMemDicomObject> {
     let of_frame = item(object, tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, frame);
     let shared = item(object, tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE, 0);
-    of_frame
-        .and_then(|group| item(group, tag, 0))
-        .or_else(|| shared.and_then(|group| item(group, tag, 0)))
+    let groups = [of_frame, shared].into_iter().flatten();
+    groups.filter_map(move |group| item(group, tag, 0))
 }

@@ -1,8 +1,7 @@
 //! DICOM image objects to modality values: Modality LUT or rescale applied, window not.
 //!
 //! MONOCHROME1 (0 is white) is negated after that, so that bright tissue has high values in every
-//! image. Colour is RGB as stored. 1-bit images are 0 and 1. Only PixelSpacing gives a spacing:
-//! ImagerPixelSpacing holds at the detector, not in the patient.
+//! image. Padding has the lowest value of its frame. Colour is RGB as stored. 1-bit images are 0 and 1.
 
 use std::borrow::Cow;
 use std::io::{Cursor, Read};
@@ -15,12 +14,14 @@ use dicom_encoding::transfer_syntax::{Codec, Endianness, TransferSyntax, Transfe
 use dicom_object::InMemDicomObject;
 use dicom_transfer_syntax_registry::{TransferSyntaxRegistry, entries};
 
-use super::attributes::{functional_group, integer, present, text};
+use super::attributes::{integer, text};
 use super::elements::{self, Encoding, Walk};
 use super::lookup::{Modality, Palette};
+use super::padding::{self, Padding};
 use super::pixel_data::PixelData;
 use super::pixels::{Layout, Number};
-use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, check, fragments};
+use super::spacing::Spacing;
+use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, check, fragments, kind};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Photometric {
@@ -178,10 +179,12 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError>
     let start = Instant::now();
     let (dataset, syntax) = split(bytes)?;
     let object = parse(dataset, syntax, limits, None)?;
-    let spacing = functional_group(&object, tags::PIXEL_MEASURES_SEQUENCE, 0).unwrap_or(&object);
+    let unknown_class = kind::check(&object)?;
+    let frames = frames(&object, syntax, limits, start)?;
     Ok(Scan {
-        frames: frames(&object, syntax, limits, start)?,
-        spacing_mm: spacing_mm(spacing),
+        spacing: Spacing::read(&object, frames.len()),
+        frames,
+        warnings: Vec::from_iter(unknown_class),
         modality: text(&object, tags::MODALITY).filter(|text| text.len() <= 16),
         format: Format::Dicom,
         identifiers: Identifiers {
@@ -193,16 +196,6 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError>
                 .and_then(|number| number.parse().ok()),
         },
     })
-}
-
-/// An unreadable spacing counts as none: areas then have no unit, which is right.
-fn spacing_mm(object: &InMemDicomObject) -> Option<[f64; 2]> {
-    let values = present(object, tags::PIXEL_SPACING)?
-        .to_multi_float64()
-        .ok()?;
-    let good = |value: &f64| value.is_finite() && *value > 0.0;
-    let spacing: [f64; 2] = values.try_into().ok()?;
-    spacing.iter().all(good).then_some(spacing)
 }
 
 fn frames(
@@ -226,6 +219,7 @@ fn frames(
         None | Some(0) => 1,
         Some(count) => count,
     };
+    check_groups(object, count as usize)?;
     let (layout, photometric) = layout(object, tag)?;
     let palette = match photometric {
         Photometric::PaletteColor => Some(Palette::read(object)?),
@@ -240,6 +234,7 @@ fn frames(
         frames: count.into(),
     };
     shape.check(limits)?;
+    let padding = Padding::read(object, tag, layout.number)?;
     let source = PixelData::open(object, tag, syntax, count as usize)?;
     let mut frames = Vec::new();
     for index in 0..count as usize {
@@ -248,14 +243,17 @@ fn frames(
         if let Some(palette) = &palette {
             data = palette.apply(&data);
         } else if channels == 1 {
-            let group = functional_group(object, tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE, index);
-            let modality = Modality::read(object, group.unwrap_or(object))?;
+            let padded = padding.and_then(|padding| padding.find(&data));
+            let modality = Modality::read(object, index)?;
             modality.apply(&mut data);
             if photometric == Photometric::Monochrome1 {
                 let [low, high] = modality.range(layout.range());
                 for value in &mut data {
                     *value = low + high - *value;
                 }
+            }
+            if let Some(padded) = padded {
+                padding::fill(&mut data, &padded);
             }
         }
         frames.push(Image {
@@ -266,6 +264,21 @@ fn frames(
         });
     }
     Ok(frames)
+}
+
+/// Frames without a group of their own would be read with the geometry and the rescale of nobody.
+fn check_groups(object: &InMemDicomObject, n_frames: usize) -> Result<(), DecodeError> {
+    let groups = object
+        .get(tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE)
+        .and_then(|element| element.items())
+        .unwrap_or_default();
+    if groups.is_empty() || groups.len() == n_frames {
+        return Ok(());
+    }
+    Err(DecodeError::Attribute {
+        name: "PerFrameFunctionalGroupsSequence",
+        problem: "has not one item for each frame",
+    })
 }
 
 fn layout(object: &InMemDicomObject, tag: Tag) -> Result<(Layout, Photometric), DecodeError> {

@@ -5,7 +5,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
 use super::DecodeError;
-use super::attributes::{float, item, present};
+use super::attributes::{float, functional_groups, item, present};
 
 /// LUT Descriptor and LUT Data (PS3.3 C.11.1.1): values below the first index take the first entry,
 /// values above the last one the last.
@@ -62,16 +62,28 @@ pub(super) enum Modality {
 }
 
 impl Modality {
-    /// `transform` holds Rescale Slope and Intercept: the object itself, or a frame's functional group.
-    pub(super) fn read(
-        object: &InMemDicomObject,
-        transform: &InMemDicomObject,
-    ) -> Result<Self, DecodeError> {
+    /// Of one frame: what its functional group says, else the shared one, else the object.
+    pub(super) fn read(object: &InMemDicomObject, frame: usize) -> Result<Self, DecodeError> {
+        let place = tags::PIXEL_VALUE_TRANSFORMATION_SEQUENCE;
+        for group in functional_groups(object, place, frame) {
+            match rescale(group)? {
+                (None, None) => {}
+                (Some(slope), Some(intercept)) => return Ok(Self::Linear { slope, intercept }),
+                // Both or none (PS3.3 C.7.6.16.2.9): half of another group's rescale is nobody's.
+                (slope, _) => {
+                    let name = match slope {
+                        Some(_) => "RescaleIntercept",
+                        None => "RescaleSlope",
+                    };
+                    let problem = "is missing in a PixelValueTransformationSequence";
+                    return Err(DecodeError::Attribute { name, problem });
+                }
+            }
+        }
         if let Some(table) = item(object, tags::MODALITY_LUT_SEQUENCE, 0) {
             return Table::read(table, tags::LUT_DESCRIPTOR, tags::LUT_DATA).map(Self::Table);
         }
-        let slope = float(transform, tags::RESCALE_SLOPE, "rescale slope")?;
-        let intercept = float(transform, tags::RESCALE_INTERCEPT, "rescale intercept")?;
+        let (slope, intercept) = rescale(object)?;
         let (slope, intercept) = (slope.unwrap_or(1.0), intercept.unwrap_or(0.0));
         Ok(Self::Linear { slope, intercept })
     }
@@ -104,6 +116,14 @@ impl Modality {
             Self::Table(table) => data.iter_mut().for_each(|value| *value = table.get(*value)),
         }
     }
+}
+
+/// Rescale Slope and Intercept.
+fn rescale(object: &InMemDicomObject) -> Result<(Option<f64>, Option<f64>), DecodeError> {
+    Ok((
+        float(object, tags::RESCALE_SLOPE, "rescale slope")?,
+        float(object, tags::RESCALE_INTERCEPT, "rescale intercept")?,
+    ))
 }
 
 /// Red, green and blue of PALETTE COLOR, entries as stored (8 or 16 bits).

@@ -12,7 +12,8 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError};
 
 use super::orientation::{orientation, upright};
-use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape};
+use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, Spacing};
+use crate::result::Warning;
 
 pub(super) fn png(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
     let decoder = PngDecoder::new(Cursor::new(bytes));
@@ -43,6 +44,7 @@ fn stand_up(mut scan: Scan, bytes: &[u8]) -> Scan {
             .into_iter()
             .map(|frame| upright(frame, orientation))
             .collect();
+        scan.warnings.push(Warning::OrientationApplied);
     }
     scan
 }
@@ -258,9 +260,10 @@ fn tiff_error(error: &TiffError) -> DecodeError {
 fn scan(frames: Vec<Image>, format: Format) -> Scan {
     Scan {
         frames,
-        spacing_mm: None,
+        spacing: Spacing::default(),
         modality: None,
         format,
+        warnings: Vec::new(),
         identifiers: Identifiers::default(),
     }
 }

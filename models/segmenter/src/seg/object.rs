@@ -15,9 +15,8 @@ use super::element::{
 use super::groups::{Dimensions, Layout, reference};
 use super::stack::Place;
 use super::{About, Found, SOP_CLASS_UID, SegError, Slice};
+use crate::decode::kind::{MANUFACTURER, MODEL_NAME};
 use crate::decode::source::COPIED;
-
-const MANUFACTURER: &str = "Scanside";
 
 /// A frame of the segmentation.
 pub(super) struct Frame<'a> {
@@ -208,7 +207,7 @@ fn series_and_equipment(object: &mut Object, slices: &[Slice], about: &About) {
         (tags::SERIES_DATE, VR::DA, &date),
         (tags::SERIES_TIME, VR::TM, &time),
         (tags::MANUFACTURER, VR::LO, MANUFACTURER),
-        (tags::MANUFACTURER_MODEL_NAME, VR::LO, "scansided"),
+        (tags::MANUFACTURER_MODEL_NAME, VR::LO, MODEL_NAME),
         (tags::DEVICE_SERIAL_NUMBER, VR::LO, about.node),
         (tags::SOFTWARE_VERSIONS, VR::LO, &version),
         (tags::SOP_CLASS_UID, VR::UI, SOP_CLASS_UID),

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use contract::Image;
 use contract::bundle::{ClassMask, GOLDEN_IMAGE, GOLDEN_MASK, MANIFEST};
-use segmenter::decode::{Limits, decode};
+use segmenter::decode::{Limits, Spacing, SpacingFrom, decode};
 use segmenter::infer::{Probe, alone, half_precision, set_threads};
 use segmenter::overlay::overlay_png;
 use segmenter::result::{Instance, instances};
@@ -38,7 +38,8 @@ fn opens_tests_itself_and_finds_the_band() {
     let (labels, _) = segmenter.segment(&scan.frames[0]).unwrap();
     assert_eq!(labels, sample_bundle::golden_labels());
 
-    let found = instances(std::slice::from_ref(&labels), &manifest, Some([0.5, 2.0]));
+    let spacing = Spacing::uniform([0.5, 2.0], SpacingFrom::PixelSpacing, 1);
+    let found = instances(std::slice::from_ref(&labels), &manifest, &spacing);
     let expected = Instance {
         id: 1,
         label: "bright".into(),
@@ -49,7 +50,8 @@ fn opens_tests_itself_and_finds_the_band() {
         mask: labels.rle(1),
     };
     assert_eq!(found, [expected]);
-    assert_eq!(instances(&[labels], &manifest, None)[0].area_mm2, None);
+    let unknown = Spacing::default();
+    assert_eq!(instances(&[labels], &manifest, &unknown)[0].area_mm2, None);
 }
 
 /// The number of threads holds for the process: no other test sets it.

@@ -3,6 +3,9 @@ use std::time::{Duration, Instant};
 
 use image::{DynamicImage, ImageFormat};
 use segmenter::decode::{DecodeError, Format, Limits, Scan, decode};
+use segmenter::result::Warning;
+
+use crate::elements::{Element, data_set};
 
 fn kind(bytes: &[u8]) -> &'static str {
     match decode(bytes, &Limits::STANDARD) {
@@ -21,37 +24,27 @@ fn ok(bytes: &[u8]) -> Scan {
     decode(bytes, &Limits::STANDARD).unwrap()
 }
 
-/// An explicit VR little endian object of these (tag, VR, value) elements, with preamble.
-fn dicom(elements: &[(u32, &[u8; 2], Vec<u8>)]) -> Vec<u8> {
+/// An explicit VR little endian object of these elements, with preamble.
+fn dicom(elements: &[Element]) -> Vec<u8> {
     let mut bytes = vec![0; 128];
     bytes.extend(b"DICM");
-    let uid = b"1.2.840.10008.1.2.1\0".to_vec();
-    for (tag, vr, value) in [(0x0002_0010, b"UI", uid)].iter().chain(elements) {
-        bytes.extend(((tag >> 16) as u16).to_le_bytes());
-        bytes.extend((*tag as u16).to_le_bytes());
-        bytes.extend(*vr);
-        if matches!(*vr, b"OW" | b"OB" | b"SQ") {
-            bytes.extend([0, 0]);
-            bytes.extend((value.len() as u32).to_le_bytes());
-        } else {
-            bytes.extend((value.len() as u16).to_le_bytes());
-        }
-        bytes.extend(value);
-    }
+    let syntax = (0x0002_0010, b"UI", b"1.2.840.10008.1.2.1\0".to_vec());
+    bytes.extend(data_set(&[syntax]));
+    bytes.extend(data_set(elements));
     bytes
 }
 
-fn us(value: u16) -> Vec<u8> {
+pub(crate) fn us(value: u16) -> Vec<u8> {
     value.to_le_bytes().to_vec()
 }
 
 /// A 2 x 3 image of 12 bits; `changed` replaces or adds elements, an empty value removes one.
-pub(crate) fn small_dicom(changed: &[(u32, &'static [u8; 2], Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn small_dicom(changed: &[Element]) -> Vec<u8> {
     let pixels = [0u16, 1, 2, 3, 4, 4095]
         .iter()
         .flat_map(|value| value.to_le_bytes())
         .collect();
-    let mut elements: Vec<(u32, &'static [u8; 2], Vec<u8>)> = vec![
+    let mut elements: Vec<Element> = vec![
         (0x0008_0018, b"UI", b"1.2.3.4\0".to_vec()),
         (0x0008_0060, b"CS", b"MR".to_vec()),
         (0x0010_0020, b"LO", b"SECRET".to_vec()),
@@ -289,7 +282,8 @@ fn rasters_keep_their_stored_values() {
     }
     let jpeg = ok(&encoded(&DynamicImage::new_luma8(8, 4), ImageFormat::Jpeg));
     assert_eq!((jpeg.frames[0].rows, jpeg.frames[0].channels), (4, 1));
-    assert_eq!(jpeg.spacing_mm, None);
+    assert_eq!(jpeg.spacing.common(), None);
+    assert_eq!(jpeg.warnings, [Warning::SpacingUnknown]);
 }
 
 #[test]
@@ -300,7 +294,8 @@ fn dicom_gives_modality_values_and_hides_the_patient() {
     ]));
     assert_eq!(scan.frames[0].data, [-10.0, -8.0, -6.0, -4.0, -2.0, 8180.0]);
     assert_eq!((scan.frames[0].rows, scan.frames[0].cols), (2, 3));
-    assert_eq!(scan.spacing_mm, Some([0.5, 0.75]));
+    assert_eq!(scan.spacing.common(), Some([0.5, 0.75]));
+    assert_eq!(scan.warnings, []);
     assert_eq!(scan.modality.as_deref(), Some("MR"));
     assert_eq!(
         scan.identifiers.sop_instance_uid.as_deref(),

@@ -8,7 +8,9 @@
 
 mod bundle;
 mod decode;
+mod elements;
 mod exif;
+mod geometry;
 mod pile;
 #[path = "../../../../tests/sample_bundle.rs"]
 mod sample_bundle;
