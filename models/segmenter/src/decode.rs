@@ -1,9 +1,15 @@
 //! Bytes of one file to frames of modality values. The format is found by content, never by name.
 
 mod attributes;
+mod codecs;
+mod deflated;
 mod dicom;
 mod elements;
 mod fragments;
+mod jpeg;
+mod jpeg_2000;
+#[cfg(feature = "jpeg-ls")]
+mod jpeg_ls;
 mod lookup;
 mod pixel_data;
 mod pixels;

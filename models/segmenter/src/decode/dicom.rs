@@ -20,7 +20,7 @@ use super::elements::{self, Encoding, Walk};
 use super::lookup::{Modality, Palette};
 use super::pixel_data::PixelData;
 use super::pixels::{Layout, Number};
-use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, check, fragments};
+use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, check, codecs};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Photometric {
@@ -102,7 +102,7 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &'static TransferSyntax), DecodeError> 
     };
     let syntax = TransferSyntaxRegistry
         .get(&uid)
-        .ok_or_else(|| fragments::unsupported(&uid))?;
+        .ok_or_else(|| codecs::unsupported(&uid))?;
     Ok((dataset, syntax))
 }
 
@@ -143,7 +143,7 @@ fn parse(
                 &entries::EXPLICIT_VR_LITTLE_ENDIAN.erased(),
             )
         }
-        Codec::Dataset(None) => return Err(fragments::unsupported(syntax.uid())),
+        Codec::Dataset(None) => return Err(codecs::unsupported(syntax.uid())),
         _ => (Cow::Borrowed(dataset), syntax),
     };
     let encoding = Encoding {
