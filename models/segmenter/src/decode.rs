@@ -1,10 +1,16 @@
 //! Bytes of one file to frames of modality values. The format is found by content, never by name.
 
 mod attributes;
+mod codecs;
+mod deflated;
 mod dicom;
 mod elements;
 mod foreign;
 mod fragments;
+mod jpeg;
+mod jpeg_2000;
+#[cfg(feature = "jpeg-ls")]
+mod jpeg_ls;
 pub mod kind;
 mod lookup;
 pub mod orientation;

@@ -10,6 +10,7 @@ const LIMITS: Limits = Limits {
     max_pixels_per_frame: 256 * 256,
     max_frames: 8,
     max_bytes: 1 << 20,
+    max_time: None,
 };
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

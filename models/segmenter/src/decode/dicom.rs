@@ -21,7 +21,7 @@ use super::padding::{self, Padding};
 use super::pixel_data::PixelData;
 use super::pixels::{Layout, Number};
 use super::spacing::Spacing;
-use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, check, fragments, kind};
+use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, check, codecs, kind};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Photometric {
@@ -103,7 +103,7 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &'static TransferSyntax), DecodeError> 
     };
     let syntax = TransferSyntaxRegistry
         .get(&uid)
-        .ok_or_else(|| fragments::unsupported(&uid))?;
+        .ok_or_else(|| codecs::unsupported(&uid))?;
     Ok((dataset, syntax))
 }
 
@@ -144,7 +144,7 @@ fn parse(
                 &entries::EXPLICIT_VR_LITTLE_ENDIAN.erased(),
             )
         }
-        Codec::Dataset(None) => return Err(fragments::unsupported(syntax.uid())),
+        Codec::Dataset(None) => return Err(codecs::unsupported(syntax.uid())),
         _ => (Cow::Borrowed(dataset), syntax),
     };
     let encoding = Encoding {

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use dicom_core::value::Value;
 use dicom_core::{Tag, VR};
-use dicom_dictionary_std::{tags, uids};
-use dicom_encoding::transfer_syntax::{Endianness, TransferSyntax};
+use dicom_dictionary_std::tags;
+use dicom_encoding::transfer_syntax::{Codec, Endianness, TransferSyntax};
 use dicom_object::InMemDicomObject;
 
 use super::attributes::integer;
 use super::dicom::Photometric;
 use super::pixels::{Layout, ybr_to_rgb};
-use super::{DecodeError, Format, fragments};
+use super::{DecodeError, Format, codecs, fragments};
 
 /// Where the frames' bytes come from.
 pub(super) enum PixelData<'a> {
@@ -34,7 +34,18 @@ impl<'a> PixelData<'a> {
         count: usize,
     ) -> Result<Self, DecodeError> {
         let element = object.get(tag).ok_or(DecodeError::NoPixelData)?;
+        let is_native = matches!(syntax.codec(), Codec::None | Codec::Dataset(_));
         match element.value() {
+            Value::PixelSequence(_) if is_native => Err(DecodeError::Attribute {
+                name: "TransferSyntaxUID",
+                problem: "names uncompressed pixels, but PixelData is encapsulated (compressed)",
+            }),
+            Value::Primitive(_) if !is_native && tag == tags::PIXEL_DATA => {
+                Err(DecodeError::Attribute {
+                    name: "TransferSyntaxUID",
+                    problem: "names compressed pixels, but PixelData is not encapsulated",
+                })
+            }
             Value::PixelSequence(sequence) => {
                 let (parts, table) = (sequence.fragments(), sequence.offset_table());
                 let frames = fragments::frames(parts, table, count)?;
@@ -115,13 +126,8 @@ impl<'a> PixelData<'a> {
                 transfer_syntax,
             } => {
                 let frame = frames.get(index).ok_or(truncated)?;
-                let (bytes, layout) = fragments::decode(frame, transfer_syntax, layout)?;
-                // JPEG decoders give RGB already, that of JPEG-LS what was stored.
-                let is_jpeg_ls =
-                    [uids::JPEGLS_LOSSLESS, uids::JPEGLS_NEAR_LOSSLESS].contains(transfer_syntax);
-                let is_jpeg = frame.starts_with(&[0xff, 0xd8]) && !is_jpeg_ls;
-                let is_ybr = photometric == Photometric::YbrFull && !is_jpeg;
-                (layout.samples(&bytes, 0)?, is_ybr, layout.stored)
+                let values = codecs::decode(frame, transfer_syntax, layout, photometric)?;
+                (values.data, values.is_ybr, values.bits)
             }
         };
         if is_ybr {

@@ -84,6 +84,22 @@ impl Layout {
         })
     }
 
+    /// Values of one frame from words of 16 bits, a plane for each channel.
+    pub(super) fn interleave(&self, planes: &[Vec<u16>]) -> Vec<f32> {
+        let value = |word: u16| self.value(word.into());
+        if let [plane] = planes {
+            return plane.iter().map(|&word| value(word)).collect();
+        }
+        let mut data = vec![0.0; planes.iter().map(Vec::len).sum()];
+        for (channel, plane) in planes.iter().enumerate() {
+            let targets = data.iter_mut().skip(channel).step_by(planes.len());
+            for (target, &word) in targets.zip(plane) {
+                *target = value(word);
+            }
+        }
+        data
+    }
+
     fn words(self, data: &[u8]) -> Vec<f32> {
         match self.allocated {
             8 => data
@@ -239,6 +255,13 @@ mod tests {
             shared.samples(&[1, 2, 8, 9], 0).unwrap(),
             [1.0, 8.0, 9.0, 2.0, 8.0, 9.0]
         );
+    }
+
+    #[test]
+    fn planes_of_words_become_pixels() {
+        let planes = [vec![0x0fff, 1], vec![2, 3], vec![4, 5]];
+        assert_eq!(GREY.interleave(&planes[..1]), [-1.0, 1.0]);
+        assert_eq!(GREY.interleave(&planes), [-1.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
     }
 
     #[test]

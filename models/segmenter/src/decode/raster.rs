@@ -174,7 +174,14 @@ fn tiff_page(
             what: "a tiff of fewer than 8 bits".into(),
         });
     }
-    let samples = tiff_samples(decoder.read_image().map_err(|e| tiff_error(&e))?);
+    let configuration = decoder
+        .find_tag_unsigned::<u16>(Tag::PlanarConfiguration)
+        .map_err(|e| tiff_error(&e))?;
+    let samples = if configuration == Some(SEPARATE_PLANES) && stored > 1 {
+        separate_planes(decoder, [rows as usize, cols as usize], stored as usize)?
+    } else {
+        tiff_samples(decoder.read_image().map_err(|e| tiff_error(&e))?)
+    };
     let data = if matches!(color, C::Palette(_)) {
         let map = decoder
             .get_tag_u16_vec(Tag::ColorMap)
@@ -199,6 +206,50 @@ fn tiff_page(
         channels,
         data,
     })
+}
+
+/// PlanarConfiguration: each channel has strips or tiles of its own.
+const SEPARATE_PLANES: u16 = 2;
+
+/// Reads an image whose channels are stored apart, pixel after pixel. Strip by strip or tile by tile: the crate gives only
+/// the first plane of an image, or panics where a plane ends within a tile.
+fn separate_planes(
+    decoder: &mut TiffDecoder<Cursor<&[u8]>>,
+    [rows, cols]: [usize; 2],
+    planes: usize,
+) -> Result<Vec<f32>, DecodeError> {
+    let (chunk_cols, chunk_rows) = decoder.chunk_dimensions();
+    let (chunk_cols, chunk_rows) = (chunk_cols as usize, chunk_rows as usize);
+    if chunk_cols == 0 || chunk_rows == 0 {
+        return Err(DecodeError::Malformed {
+            format: Format::Tiff,
+            detail: "its strips or tiles have no area".into(),
+        });
+    }
+    let (across, down) = (cols.div_ceil(chunk_cols), rows.div_ceil(chunk_rows));
+    let mut data = vec![0.0; rows * cols * planes];
+    for index in 0..across * down * planes {
+        let (plane, chunk) = (index / (across * down), index % (across * down));
+        let (left, top) = (chunk % across * chunk_cols, chunk / across * chunk_rows);
+        let (width, height) = (chunk_cols.min(cols - left), chunk_rows.min(rows - top));
+        let read = decoder.read_chunk(index as u32);
+        let samples = tiff_samples(read.map_err(|e| tiff_error(&e))?);
+        // With or without the part of a tile that is outside the image.
+        let stride = decoder.chunk_data_dimensions(index as u32).0 as usize;
+        if stride < width || samples.len() < stride * height {
+            return Err(DecodeError::Truncated {
+                format: Format::Tiff,
+            });
+        }
+        for (y, row) in samples.chunks_exact(stride).take(height).enumerate() {
+            let start = ((top + y) * cols + left) * planes + plane;
+            let targets = data[start..].iter_mut().step_by(planes);
+            for (target, &value) in targets.zip(&row[..width]) {
+                *target = value;
+            }
+        }
+    }
+    Ok(data)
 }
 
 #[expect(clippy::cast_lossless, reason = "one expression for nine sample types")]
@@ -265,5 +316,82 @@ fn scan(frames: Vec<Image>, format: Format) -> Scan {
         format,
         warnings: Vec::new(),
         identifiers: Identifiers::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A TIFF of 2 rows and 3 columns whose channels, 8 or 16 bits, have a strip each.
+    fn separate_planes(channels: &[[u16; 6]], bits: u16) -> Vec<u8> {
+        let count = channels.len() as u32;
+        let strips: Vec<Vec<u8>> = channels
+            .iter()
+            .map(|plane| match bits {
+                8 => plane.iter().map(|&value| value as u8).collect(),
+                _ => plane.iter().flat_map(|value| value.to_le_bytes()).collect(),
+            })
+            .collect();
+        let data_at = 8;
+        let size = strips[0].len() as u32;
+        let lists_at = data_at + size * count;
+        let starts: Vec<u8> = (0..count)
+            .flat_map(|n| (data_at + n * size).to_le_bytes())
+            .collect();
+        let sizes: Vec<u8> = (0..count).flat_map(|_| size.to_le_bytes()).collect();
+        let depths: Vec<u8> = (0..count).flat_map(|_| bits.to_le_bytes()).collect();
+        let sizes_at = lists_at + 4 * count;
+        let depths_at = sizes_at + 4 * count;
+        let directory_at = depths_at + 2 * count;
+        let mut file = [b"II*\0", &directory_at.to_le_bytes()[..], &strips.concat()].concat();
+        file.extend([starts, sizes, depths].concat());
+        let mut entries = vec![
+            (256u16, 3u16, 1, 3),
+            (257, 3, 1, 2),
+            (258, 3, count, depths_at),
+            (259, 3, 1, 1),
+            (262, 3, 1, 2),
+            (273, 4, count, lists_at),
+            (277, 3, 1, count),
+            (278, 3, 1, 2),
+            (279, 4, count, sizes_at),
+            (284, 3, 1, 2),
+        ];
+        if count == 4 {
+            entries.push((338, 3, 1, 2));
+        }
+        file.extend((entries.len() as u16).to_le_bytes());
+        for (tag, kind, n_values, value) in entries {
+            file.extend([tag.to_le_bytes(), kind.to_le_bytes()].concat());
+            file.extend([u32::to_le_bytes(n_values), u32::to_le_bytes(value)].concat());
+        }
+        file.extend([0; 4]);
+        file
+    }
+
+    #[test]
+    fn channels_in_planes_of_their_own_become_pixels() {
+        let planes = [
+            [1, 2, 3, 4, 5, 6],
+            [11, 12, 13, 14, 15, 16],
+            [21, 22, 23, 24, 25, 26],
+        ];
+        let alpha = [planes[0], planes[1], planes[2], [9; 6]];
+        let expected: Vec<f32> = (0..6)
+            .flat_map(|px| planes.map(|plane| f32::from(plane[px])))
+            .collect();
+        for bits in [8, 16] {
+            for channels in [&planes[..], &alpha] {
+                let scan = tiff(&separate_planes(channels, bits), &Limits::STANDARD).unwrap();
+                assert_eq!(scan.frames[0].channels, 3);
+                assert_eq!(
+                    scan.frames[0].data,
+                    expected,
+                    "{bits} bits, {} planes",
+                    channels.len()
+                );
+            }
+        }
     }
 }

@@ -91,14 +91,28 @@ fn unpack_bits<'a>(
             })?;
             match slot.take().or_else(|| out.next()) {
                 Some(target) => *target = value,
-                // Segments are padded to an even length and some writers run over the end.
-                None => return Ok(()),
+                // Some writers run over the end, by a byte or so; others pack rows that the image does not have.
+                None if count - index < 4 => {
+                    position += if control < 128 { count } else { 1 };
+                    return check_rest(coded.get(position..).unwrap_or_default());
+                }
+                None => return Err(malformed(TOO_MANY)),
             }
         }
         position += if control < 128 { count } else { 1 };
         next = out.next();
     }
-    Ok(())
+    check_rest(&coded[position..])
+}
+
+const TOO_MANY: &str = "an rle segment has more than its pixels";
+
+/// Behind the last pixel stands padding to an even length, or more of it, and no further run.
+fn check_rest(rest: &[u8]) -> Result<(), DecodeError> {
+    if rest.len() < 4 || rest.iter().all(|&byte| matches!(byte, 0 | 0x80)) {
+        return Ok(());
+    }
+    Err(malformed(TOO_MANY))
 }
 
 #[cfg(test)]
@@ -114,6 +128,9 @@ mod tests {
         bytes[8..12].copy_from_slice(&66u32.to_le_bytes());
         bytes.extend([0xff, 1, 1, 2, 3, 0]); // repeat 1 twice; literal 2, 3; padding
         assert_eq!(frame(&bytes, 2, 1, 2).unwrap(), [2, 1, 3, 1]);
+        let mut longer = bytes.clone();
+        longer.extend([5, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(frame(&longer, 2, 1, 2).unwrap_err().kind(), "malformed");
         bytes.truncate(67);
         assert_eq!(frame(&bytes, 2, 1, 2).unwrap_err().kind(), "truncated");
     }

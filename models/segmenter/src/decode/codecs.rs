@@ -1,0 +1,189 @@
+//! The stream of one compressed frame to values: which decoder, and how its samples are to be read.
+//!
+//! JPEG and JPEG 2000 are told apart by content, since transfer syntaxes name the wrong one of them at times; the table
+//! of what is read of each is in `tests/peers/transfer_syntaxes.py`.
+
+use dicom_dictionary_std::uids;
+use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
+use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
+
+use super::dicom::Photometric;
+use super::jpeg::{self, Colour};
+#[cfg(feature = "jpeg-ls")]
+use super::jpeg_ls;
+use super::pixels::Layout;
+use super::{DecodeError, Format, deflated, jpeg_2000, rle};
+
+/// Transfer syntaxes whose frames are JPEG, JPEG-LS or JPEG 2000.
+const STREAMS: [&str; 11] = [
+    uids::JPEG_BASELINE8_BIT,
+    uids::JPEG_EXTENDED12_BIT,
+    uids::JPEG_LOSSLESS,
+    uids::JPEG_LOSSLESS_SV1,
+    uids::JPEGLS_LOSSLESS,
+    uids::JPEGLS_NEAR_LOSSLESS,
+    uids::JPEG2000_LOSSLESS,
+    uids::JPEG2000,
+    uids::HTJ2K_LOSSLESS,
+    uids::HTJ2K_LOSSLESS_RPCL,
+    uids::HTJ2K,
+];
+
+/// Values of one frame, channels interleaved.
+pub(super) struct Values {
+    pub data: Vec<f32>,
+    /// Of a sample.
+    pub bits: usize,
+    pub is_ybr: bool,
+}
+
+/// Does a fragment begin like JPEG or JPEG 2000?
+pub(super) fn begins_stream(fragment: &[u8]) -> bool {
+    fragment.starts_with(&[0xff, 0xd8, 0xff]) || jpeg_2000::is_jpeg_2000(fragment)
+}
+
+/// Is there a decoder for the frames of this transfer syntax?
+pub(super) fn are_read(transfer_syntax: &str) -> bool {
+    let jpeg_ls = [uids::JPEGLS_LOSSLESS, uids::JPEGLS_NEAR_LOSSLESS].contains(&transfer_syntax);
+    let own =
+        [uids::RLE_LOSSLESS, uids::DEFLATED_IMAGE_FRAME_COMPRESSION].contains(&transfer_syntax);
+    own || STREAMS.contains(&transfer_syntax) && (!jpeg_ls || cfg!(feature = "jpeg-ls"))
+}
+
+pub(super) fn decode(
+    frame: &[u8],
+    transfer_syntax: &str,
+    layout: Layout,
+    photometric: Photometric,
+) -> Result<Values, DecodeError> {
+    let named_ybr = [Photometric::YbrFull, Photometric::YbrFull422].contains(&photometric);
+    if transfer_syntax == uids::RLE_LOSSLESS
+        || transfer_syntax == uids::DEFLATED_IMAGE_FRAME_COMPRESSION
+    {
+        let (samples, layout) = if transfer_syntax == uids::RLE_LOSSLESS {
+            decode_rle(frame, layout)?
+        } else {
+            (deflated::frame(frame, layout.bytes(1))?, layout)
+        };
+        return Ok(Values {
+            data: layout.samples(&samples, 0)?,
+            bits: layout.stored,
+            is_ybr: named_ybr,
+        });
+    }
+    if !are_read(transfer_syntax) {
+        return Err(unsupported(transfer_syntax));
+    }
+    let size = jpeg::Size {
+        rows: layout.rows,
+        cols: layout.cols,
+        samples: layout.samples,
+    };
+    if jpeg_2000::is_jpeg_2000(frame) {
+        let decoded = jpeg_2000::decode(frame, size)?;
+        if photometric == Photometric::YbrOfCodec && !decoded.undid_transform {
+            return Err(DecodeError::Unsupported {
+                what: "jpeg 2000 without the colour transform that PhotometricInterpretation names"
+                    .into(),
+            });
+        }
+        // The stream says where its sign is, and whether its upper bits are used.
+        let layout = of_stream(layout, decoded.precision, decoded.precision);
+        return Ok(Values {
+            data: layout.interleave(&decoded.planes),
+            bits: layout.stored,
+            is_ybr: named_ybr,
+        });
+    }
+    if !jpeg::is_jpeg(frame) {
+        return Err(malformed("a frame is neither jpeg nor jpeg 2000"));
+    }
+    #[cfg(feature = "jpeg-ls")]
+    if jpeg_ls::is_jpeg_ls(frame) {
+        let (data, bits) = jpeg_ls::decode(frame, layout)?;
+        return Ok(Values {
+            data,
+            bits,
+            is_ybr: named_ybr,
+        });
+    }
+    let decoded = jpeg::decode(frame, size)?;
+    if decoded.overflows && layout.stored > decoded.precision {
+        return Err(malformed("a sample has more bits than its stream"));
+    }
+    let layout = of_stream(layout, decoded.precision, 16);
+    // Lossless streams carry whatever the data set names. Streams by DCT have their own transform, which writers
+    // forget to name; only where they do not say it the data set does.
+    let is_ybr = match decoded.colour {
+        _ if decoded.is_lossless => named_ybr,
+        Colour::Rgb => false,
+        Colour::Ybr => true,
+        Colour::Unsaid => photometric != Photometric::Rgb,
+    };
+    Ok(Values {
+        data: layout.interleave(&decoded.planes),
+        bits: if decoded.is_lossless {
+            layout.stored
+        } else {
+            decoded.precision
+        },
+        is_ybr: is_ybr && layout.samples == 3,
+    })
+}
+
+/// The layout of words of 16 bits with a stream's samples: stored bits as the data set has them where the stream has
+/// that many, `most` otherwise.
+fn of_stream(layout: Layout, precision: usize, most: usize) -> Layout {
+    let stored = layout.stored.min(most);
+    let high_bit = if layout.high_bit < precision {
+        layout.high_bit
+    } else {
+        stored - 1
+    };
+    Layout {
+        allocated: 16,
+        stored,
+        high_bit: high_bit.max(stored - 1),
+        planar: false,
+        ..layout
+    }
+}
+
+fn decode_rle(frame: &[u8], layout: Layout) -> Result<(Vec<u8>, Layout), DecodeError> {
+    let pixels = layout.rows * layout.cols;
+    let (plane, bytes) = match layout.allocated {
+        1 => (pixels.div_ceil(8), 1),
+        bits => (pixels, bits / 8),
+    };
+    let samples = rle::frame(frame, plane, layout.samples, bytes)?;
+    let layout = Layout {
+        planar: false,
+        ..layout
+    };
+    Ok((samples, layout))
+}
+
+pub(super) fn unsupported(transfer_syntax: &str) -> DecodeError {
+    let known = TransferSyntaxRegistry.get(transfer_syntax);
+    let name = known.map_or("unknown", |syntax| syntax.name());
+    // The UID comes from the file: print it only if it is one.
+    let is_uid = transfer_syntax
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.');
+    let uid = if is_uid && transfer_syntax.len() <= 64 {
+        transfer_syntax
+    } else {
+        "(no uid)"
+    };
+    DecodeError::UnsupportedTransferSyntax {
+        uid: uid.into(),
+        name: name.into(),
+    }
+}
+
+fn malformed(detail: &str) -> DecodeError {
+    DecodeError::Malformed {
+        format: Format::Dicom,
+        detail: detail.into(),
+    }
+}
