@@ -5,6 +5,8 @@
 //! A result above the inline limit is split: part 0 is the result with `masks` in place of mask data,
 //! parts 1 to n joined are the JSON array of its instances with masks.
 
+use std::collections::BTreeMap;
+
 use segmenter::Segmenter;
 use segmenter::result::Instance;
 use segmenter::seg::Volume;
@@ -140,8 +142,27 @@ pub struct SeriesFacts {
     /// Of every class, where the planes tell.
     pub volumes: Vec<Volume>,
     pub warnings: Vec<String>,
+    /// How many images some of the warnings are about.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub warned_images: BTreeMap<String, usize>,
+    /// Which volume of the series this is, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeOf>,
+    /// Segmentations of before that this one and those said with it take the place of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<Uuid>,
     /// Of the images; empty where they would make the message too large.
     pub jobs: Vec<Uuid>,
+}
+
+/// One of the volumes of a series.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VolumeOf {
+    /// From 1.
+    pub number: usize,
+    pub of: usize,
+    /// Keywords of the attributes that set it apart, with its values.
+    pub by: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]
