@@ -7,6 +7,8 @@
 
 mod notices;
 
+use std::collections::BTreeMap;
+
 use segmenter::Segmenter;
 use segmenter::decode::SpacingFrom;
 use segmenter::result::Instance;
@@ -152,8 +154,27 @@ pub struct SeriesFacts {
     /// Of every class, where the planes tell.
     pub volumes: Vec<Volume>,
     pub warnings: Vec<String>,
+    /// How many images some of the warnings are about.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub warned_images: BTreeMap<String, usize>,
+    /// Which volume of the series this is, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeOf>,
+    /// Segmentations of before that this one and those said with it take the place of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replaces: Vec<Uuid>,
     /// Of the images; empty where they would make the message too large.
     pub jobs: Vec<Uuid>,
+}
+
+/// One of the volumes of a series.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct VolumeOf {
+    /// From 1.
+    pub number: usize,
+    pub of: usize,
+    /// Keywords of the attributes that set it apart, with its values.
+    pub by: BTreeMap<String, String>,
 }
 
 #[derive(Serialize)]

@@ -11,6 +11,7 @@
 //! - `identity`: name -> text, see [`identity`]: when the state directory was made, and whose it is.
 //! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
 //! - `slices`: images whose series has no DICOM segmentation yet, see [`slices`].
+//! - `closed_series`, `segmented_slices`: series that have one, for images that come late.
 //! - `kept`: (seq, part) -> (topic, payload) of what the broker acknowledged, `kept_since`: (when, seq),
 //!   `replays`: number -> what of it is to be sent again. `kept_bytes` in `meta` is their size.
 //!
@@ -31,7 +32,7 @@ mod lives;
 mod messages;
 mod quarantined;
 mod replays;
-mod slices;
+pub mod slices;
 #[cfg(test)]
 mod tests;
 
@@ -154,6 +155,8 @@ impl Outbox {
             transaction.open_table(quarantined::QUARANTINE)?;
             transaction.open_table(lives::LIVES)?;
             transaction.open_table(slices::SLICES)?;
+            transaction.open_table(slices::SEGMENTED)?;
+            transaction.open_table(slices::CLOSED)?;
             transaction.open_table(kept::KEPT)?;
             transaction.open_table(kept::KEPT_SINCE)?;
             transaction.open_table(replays::REPLAYS)?;

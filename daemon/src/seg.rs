@@ -4,9 +4,10 @@
 //! when a series is complete -> [`series`] makes the objects -> [`shelf`] puts them into the folder and
 //! beside the outbox -> rows go, an event comes -> [`send`] delivers what lies beside the outbox.
 //!
-//! Whatever dies in between, the rows are there, and the same images give the same object under the
-//! same UID: a copy is no other segmentation. Slices hold patient attributes, which go into the objects
-//! and nowhere else.
+//! Whatever dies in between, the rows are there, and the same rows give the same object under the same
+//! UID: a copy is no other segmentation. A series that is closed stays known for a while (`closed_series`),
+//! so that images which come late make a segmentation of the whole. Slices hold patient attributes, which
+//! go into the objects and nowhere else.
 
 mod completion;
 mod send;
@@ -14,13 +15,15 @@ mod series;
 mod shelf;
 mod waiting;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use contract::Manifest;
 use contract::manifest::Class;
-use segmenter::decode::{Limits, source};
+use segmenter::decode::Limits;
+use segmenter::decode::source::{self, SourceError};
 use segmenter::seg;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
@@ -32,18 +35,22 @@ use crate::credentials::Credentials;
 use crate::encode::{Model, Speaker};
 use crate::failure::chain;
 use crate::job::{self, Ticket};
+use crate::outbox::slices::{Closed, Made};
 use crate::outbox::{Outbox, OutboxError};
 use crate::segment::Found;
 use crate::shutdown::stopped;
 use crate::status::Status;
 use crate::{clock, disk, tls};
 use completion::Completion;
+use series::Segmentation;
 use shelf::Shelf;
 
 pub use waiting::{Counts, Pacs, Retried, Segmentation, Wanted, retry, segmentations};
 
 /// How often series are looked at.
 const TICK: Duration = Duration::from_millis(500);
+/// How often closed series are looked through.
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
 /// Releases that are not looked at yet; one more is forgotten, and quiet time ends its series.
 const RELEASES_MAX: usize = 256;
 
@@ -60,20 +67,17 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Of what `segmenter` found in an image; `None` for one to which no segmentation can refer.
+    /// Of what `segmenter` found in an image; `None` for one that is not DICOM.
     pub fn note(
         bytes: &[u8],
         found: &Found,
         source_name: &str,
         serving: (&Model, &Manifest),
         limits: &Limits,
-    ) -> Option<Self> {
-        let source = source::read(bytes, limits)
-            .inspect_err(|error| {
-                tracing::warn!(code = error.kind(), "an image has no segmentation");
-            })
-            .ok()
-            .flatten()?;
+    ) -> Result<Option<Self>, SourceError> {
+        let Some(source) = source::read(bytes, limits)? else {
+            return Ok(None);
+        };
         let masks = found.instances.iter().map(|instance| seg::Found {
             frame: instance.frame,
             class: instance.id,
@@ -81,7 +85,7 @@ impl Slice {
             mask: instance.mask.clone(),
         });
         let (model, manifest) = serving;
-        Some(Self {
+        Ok(Some(Self {
             job_id: job::job_id(&found.sha256, model),
             source: source_name.to_owned(),
             finished_at: clock::now(),
@@ -94,7 +98,7 @@ impl Slice {
                 frames: found.image.frames,
                 masks: masks.collect(),
             },
-        })
+        }))
     }
 
     /// UID of its series.
@@ -146,6 +150,14 @@ pub struct Keeper {
     status: Arc<Status>,
     /// A trouble that was said already.
     said: Option<String>,
+    /// When closed series were looked through last.
+    forgot: Option<Instant>,
+}
+
+/// The segmentations to place and to announce, and what stays known of their series.
+struct Closing {
+    made: Vec<Segmentation>,
+    closed: Closed,
 }
 
 /// Closes complete series until `stop`; what is open then is open at the next start. Without a keeper
@@ -190,6 +202,7 @@ impl Keeper {
             credentials: credentials.clone(),
             status: Arc::clone(status),
             said: None,
+            forgot: None,
         }))
     }
 
@@ -229,6 +242,11 @@ impl Keeper {
 
     /// Whether a segmentation was made.
     fn look(&mut self, completion: &mut Completion) -> Result<bool, SeriesError> {
+        if self.forgot.is_none_or(|at| at.elapsed() > FORGET_EVERY) {
+            self.outbox
+                .forget_series(clock::unix_ms(SystemTime::now()))?;
+            self.forgot = Some(Instant::now());
+        }
         let open = self.outbox.open_series()?;
         if open.is_empty() && completion.is_idle() {
             return Ok(false);
@@ -249,10 +267,13 @@ impl Keeper {
             self.say("the disk is below `min_free_bytes`");
             return Ok(false);
         }
-        let slices = self.outbox.slices(series)?;
-        let made = series::make(&slices, &self.speaker.node);
-        for segmentation in &made {
-            if let Some(trouble) = self.shelf.place(segmentation)? {
+        let fresh = self.outbox.slices(series)?;
+        let Closing { made, closed } = self.segment(series, &fresh)?;
+        let with_bytes = made
+            .iter()
+            .filter_map(|made| Some((made, made.bytes.as_ref()?)));
+        for (made, bytes) in with_bytes {
+            if let Some(trouble) = self.shelf.place(&made.sop_instance_uid, bytes)? {
                 self.say(&trouble);
                 return Ok(false);
             }
@@ -261,13 +282,45 @@ impl Keeper {
         let events = made
             .iter()
             .map(|made| |seq| self.speaker.series(&made.facts, seq));
-        self.outbox.close_series(&slices, events.collect())?;
+        self.outbox
+            .close_series(&fresh, &closed, events.collect())?;
         self.fresh.notify_one();
-        for made in &made {
-            let (series, images) = (made.facts.series, made.facts.images);
-            tracing::info!(%series, images, bytes = made.bytes.len(), "segmentation of a series made");
-        }
+        made.iter().for_each(Segmentation::log);
         Ok(true)
+    }
+
+    /// What `fresh` images make together with those of their series that were segmented lately.
+    fn segment(&self, series: &str, fresh: &[Slice]) -> Result<Closing, SeriesError> {
+        let before = self.outbox.closed(series)?;
+        let max = self.config.series_max_images;
+        // An endless series must not make an endless segmentation.
+        let is_full = !before.slices.is_empty() && before.slices.len() + fresh.len() > max;
+        let before_it = if is_full { Vec::new() } else { before.slices };
+        let whole = series::join(before_it, fresh);
+        let mut made = series::make(&whole, &self.speaker.node);
+        let of = |made: &Segmentation| Made {
+            id: made.facts.series,
+            model: made.facts.model.digest.clone(),
+        };
+        let now: Vec<Made> = made.iter().map(of).collect();
+        let jobs: BTreeSet<Uuid> = fresh.iter().map(|slice| slice.job_id).collect();
+        made.retain(|made| made.facts.jobs.iter().any(|job| jobs.contains(job)));
+        for made in &mut made {
+            if is_full {
+                made.facts.warnings.push("series_in_parts".to_owned());
+                continue;
+            }
+            let replaced = |old: &&Made| {
+                old.model == made.facts.model.digest && !now.iter().any(|made| made.id == old.id)
+            };
+            let old = before.made.iter().filter(replaced).map(|old| old.id);
+            made.facts.replaces = old.collect();
+        }
+        let at_ms = clock::unix_ms(SystemTime::now());
+        Ok(Closing {
+            made,
+            closed: Closed::new(at_ms, now, whole),
+        })
     }
 
     /// Once for each trouble.
@@ -331,9 +384,9 @@ pub(crate) mod tests {
     use super::*;
     use crate::encode::SeriesFacts;
 
-    /// An image of 2 x 3 px of 1 mm² whose first `area` px are of class 1, at 5 mm times its number.
+    /// An image of 2 x 4 px of 1 mm² whose first `area` px are of class 1, at 5 mm times its number.
     pub(crate) fn slice(number: u8, area: usize) -> Slice {
-        let mut labels = LabelMap::new(2, 3);
+        let mut labels = LabelMap::new(2, 4);
         labels.data[..area].fill(1);
         let found = seg::Found {
             frame: 0,
@@ -378,9 +431,11 @@ pub(crate) mod tests {
                     copied: vec![(0x0010_0010, "DOE^JANE".into())],
                     deidentified: vec![],
                     lossy: None,
+                    acquisitions: vec![],
+                    has_odd_uid: false,
                 },
                 rows: 2,
-                cols: 3,
+                cols: 4,
                 frames: 1,
                 masks: if area == 0 { vec![] } else { vec![found] },
             },

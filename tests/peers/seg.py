@@ -1,27 +1,20 @@
-"""DICOM Segmentations of real series are taken by those who read them, with the masks that MQTT carried.
+"""DICOM Segmentations are read by those who read them, with the masks that MQTT carried, in the place of their images.
 
-seg.py SCANSIDED BUNDLE [FOLDER...]
+seg.py SCANSIDED BUNDLE NODE_MODULES [FOLDER...]
 
-Each folder is delivered with DCMTK's `storescu`, one association a folder; the daemon sends the segmentations to DCMTK's
-`storescp` and writes them to a folder. Each then goes through `dcmdump` and, where they are installed, `dciodvfy`
-(dicom3tools) and Orthanc; pydicom and highdicom read it, and highdicom's masks have to be those of MQTT to the pixel. At the
-end `scansided doctor` is asked about `storescp`, beside it and without it.
-Needs mosquitto, DCMTK, pydicom, highdicom and pycocotools.
+Each folder, and each phantom of seg_phantoms.py, is delivered with DCMTK's `storescu`, one association each; the daemon sends
+the segmentations to DCMTK's `storescp` and writes them to a folder. highdicom, dcmqi, itk-wasm and cornerstone's adapters
+(OHIF's) then read each of them: every plane has to have the mask of MQTT, to the pixel, and to lie where its image lies. Where
+a reader is known to err (config/daemon.toml says which, at which sizes), the table says so. `dcmdump`, `dciodvfy` (dicom3tools)
+and Orthanc take them, too. At the end `scansided doctor` is asked about `storescp`, beside it and without it.
+Needs mosquitto, DCMTK, node, pydicom, highdicom, dcmqi, SimpleITK and pycocotools.
 """
 
 import collections
-import contextlib
 import hashlib
 import json
-import os
-import re
-import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from pathlib import Path
 
 import highdicom
@@ -29,165 +22,65 @@ import numpy
 import pydicom
 from pycocotools import mask as coco
 
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-PATIENCE = 300
+import seg_phantoms
+import seg_readers
+from seg_checks import attribute, complaints, doctor, orthanc
+from seg_site import Site, header, wait_for
+
+# How many segmentations a series has, and what its events warn of; what is not here has to have one without a word.
+EXPECTED = {
+    "dwi_multi_b": (3, {}),
+    "calcb_missing_slice": (1, {"planes_uneven", "slice_missing"}),
+    "siemens_xa10_enhanced_mf": (4, {}),
+}
 # What a segmentation has in common with its images.
 SAME = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "AccessionNumber")
 # What is in no message and no log.
 PRIVATE = ("PatientName", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+class Frame:
+    """A frame of an image, and its mask by MQTT."""
+
+    def __init__(self, image: pydicom.Dataset, number: int, mask: numpy.ndarray) -> None:
+        self.image, self.number, self.mask = image, number, mask
+        self.series = str(image.SeriesInstanceUID)
+        try:
+            self.place, self.orientation, self.spacing = geometry(image, number)
+        except AttributeError:
+            self.place = None
+
+    def described(self) -> dict:
+        """For the JavaScript readers."""
+        uid, frames = str(self.image.SOPInstanceUID), int(self.image.get("NumberOfFrames", 1))
+        return {
+            "id": f"x:{uid}" + (f"?frame={self.number}" if "NumberOfFrames" in self.image else ""),
+            "uid": uid,
+            "series": self.series,
+            "space": str(self.image.get("FrameOfReferenceUID", "")),
+            "position": self.place,
+            "orientation": self.orientation,
+            "spacing": self.spacing,
+            "rows": self.image.Rows,
+            "cols": self.image.Columns,
+            "frames": frames,
+        }
 
 
-def wait_for(what: str, done, patience: float = PATIENCE):
-    end = time.monotonic() + patience
-    while not (result := done()):
-        if time.monotonic() > end:
-            raise SystemExit(f"FAILED: {what} did not happen in {patience} s")
-        time.sleep(0.1)
-    return result
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Site:
-    """Broker, subscriber, PACS and daemon below one folder; all end with it."""
-
-    def __init__(self, work: Path, scansided: str, bundle: str) -> None:
-        self.work = work
-        self.children = contextlib.ExitStack()
-        self.port, self.pacs_port, broker_port = free_port(), free_port(), free_port()
-        for name in ("inbox", "segmentations", "pacs"):
-            (work / name).mkdir()
-        (work / "mosquitto.conf").write_text(
-            f"listener {broker_port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 100000\n"
-        )
-        path = os.environ["PATH"] + ":/usr/sbin"
-        self.start([shutil.which("mosquitto", path=path), "-c", work / "mosquitto.conf"], "mosquitto")
-        wait_for("the broker", lambda: listens(broker_port))
-        listen = ["mosquitto_sub", "-p", str(broker_port), "-V", "5", "-q", "1", "-F", "%t %p"]
-        self.start([*listen, "-t", "scanside/v1/box-1/#"], "received")
-        self.pacs = self.start(["storescp", "-aet", "PACS", "-od", work / "pacs", str(self.pacs_port)], "storescp")
-        (work / "daemon.toml").write_text(
-            f"""node = "box-1"
-[model]
-bundle = "{Path(bundle).resolve()}"
-[state]
-directory = "state"
-min_free_bytes = 0
-keep_inputs_days = 1
-[[folder]]
-name = "inbox"
-directory = "inbox"
-[[dicom]]
-name = "scanner"
-port = {self.port}
-[mqtt]
-host = "127.0.0.1"
-port = {broker_port}
-[seg]
-directory = "segmentations"
-quiet_s = 10
-[seg.send_to]
-host = "127.0.0.1"
-port = {self.pacs_port}
-called_ae_title = "PACS"
-"""
-        )
-        wait_for("the PACS", lambda: listens(self.pacs_port))
-        self.scansided = scansided
-        self.daemon = self.start([scansided, "run", "--config", work / "daemon.toml"], "daemon")
-        wait_for("the daemon", lambda: " ready" in (work / "daemon.log").read_text())
-
-    def start(self, command: list, name: str) -> subprocess.Popen:
-        log = (self.work / f"{name}.log").open("wb")
-        child = subprocess.Popen(command, stdout=log, stderr=log)
-        self.children.callback(child.wait)
-        self.children.callback(child.kill)
-        return child
-
-    def deliver(self, folder: Path) -> list[Path]:
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file() and is_image(file)]
-        command = ["storescu", "-aet", "CT1", "-aec", "SCANSIDE", "127.0.0.1", str(self.port)]
-        sent = subprocess.run([*command, *files], capture_output=True, text=True)
-        if sent.returncode != 0:
-            raise SystemExit(f"FAILED: {folder} was not delivered: {sent.stderr}")
-        return files
-
-    def messages(self, word: str) -> list[dict]:
-        """Payloads of results or of events, a copy of a job once."""
-        found = {}
-        for line in (self.work / "received.log").read_text().splitlines():
-            topic, payload = line.split(" ", 1)
-            if f"/{word}" in topic:
-                message = json.loads(payload)
-                found[message["seq"]] = message
-        return list(found.values())
-
-    def doctor(self) -> tuple[int, str]:
-        """Exit code and what it says of the PACS, beside the daemon."""
-        command = [self.scansided, "doctor", "--config", self.work / "daemon.toml"]
-        said = subprocess.run(command, capture_output=True, text=True)
-        lines = [line for line in said.stdout.splitlines() if " seg: PACS at " in line and "C-ECHO" in line]
-        return said.returncode, "\n".join(lines) or said.stdout + said.stderr
-
-    def kept(self) -> dict[str, pydicom.Dataset]:
-        """Headers of what was delivered, by the digest that results carry."""
-        files = (self.work / "state" / "kept").iterdir()
-        return {hashlib.sha256(file.read_bytes()).hexdigest(): header(file) for file in files}
-
-
-def header(file: Path) -> pydicom.Dataset | None:
-    try:
-        return pydicom.dcmread(file, stop_before_pixels=True)
-    except pydicom.errors.InvalidDicomError:
-        return None
-
-
-def is_image(file: Path) -> bool:
-    read = header(file)
-    return read is not None and "Rows" in read
-
-
-def carried(site: Site, n_classes: int) -> dict[tuple[str, int], numpy.ndarray]:
-    """Masks of MQTT, rows x columns x classes, by instance and frame from 1."""
-    masks = {}
+def carried(site: Site, n_classes: int) -> dict[tuple[str, int], list[Frame]]:
+    """What was delivered, by instance and frame from 1: one each, unless two images claim one UID."""
+    frames = collections.defaultdict(list)
     kept = site.kept()
     for result in site.messages("result/"):
-        image = result["image"]
-        uid = str(kept[image["sha256"]].SOPInstanceUID)
-        for frame in range(image["frames"]):
-            shape = (image["rows"], image["cols"], n_classes)
-            masks[uid, frame + 1] = numpy.zeros(shape, numpy.uint8)
+        image = kept[result["image"]["sha256"]]
+        shape = (image.Rows, image.Columns, n_classes)
+        masks = [numpy.zeros(shape, numpy.uint8) for _ in range(result["image"]["frames"])]
         for instance in result["instances"]:
-            mask = coco.decode({**instance["mask"], "counts": instance["mask"]["counts"].encode()})
-            masks[uid, instance["frame"] + 1][:, :, instance["id"] - 1] = mask
-    return masks
-
-
-def read(file: Path, sources: dict[str, pydicom.Dataset]) -> dict[tuple[str, int], numpy.ndarray]:
-    """Masks of a segmentation as highdicom sees them, by instance and frame from 1."""
-    seg = highdicom.seg.segread(file)
-    (series,) = seg.ReferencedSeriesSequence
-    uids = [str(item.ReferencedSOPInstanceUID) for item in series.ReferencedInstanceSequence]
-    flags = {"assert_missing_frames_are_empty": True, "ignore_spatial_locations": False}
-    found = {}
-    single = [uid for uid in uids if "NumberOfFrames" not in sources[uid]]
-    if single:
-        pixels = seg.get_pixels_by_source_instance(single, **flags)
-        found |= {(uid, 1): plane for uid, plane in zip(single, pixels)}
-    for uid in set(uids) - set(single):
-        frames = list(range(1, int(sources[uid].NumberOfFrames) + 1))
-        pixels = seg.get_pixels_by_source_frame(uid, frames, **flags)
-        found |= {(uid, frame): plane for frame, plane in zip(frames, pixels)}
-    return found
+            rle = {**instance["mask"], "counts": instance["mask"]["counts"].encode()}
+            masks[instance["frame"]][:, :, instance["id"] - 1] = coco.decode(rle)
+        for number, mask in enumerate(masks, 1):
+            frames[str(image.SOPInstanceUID), number].append(Frame(image, number, mask))
+    return frames
 
 
 def geometry(image: pydicom.Dataset, frame: int) -> tuple:
@@ -207,181 +100,191 @@ def geometry(image: pydicom.Dataset, frame: int) -> tuple:
     return tuple(tuple(float(value) for value in value) for value in numbers)
 
 
-def wrong_frames(seg: pydicom.Dataset, sources: dict[str, pydicom.Dataset]) -> int:
-    """Frames that do not lie where their images do."""
-    wrong = 0
+def source_frames(seg: pydicom.Dataset, frames: dict) -> list[Frame]:
+    """Of each frame of a segmentation, by its reference alone; of two images of one UID the one in its place."""
+    found = []
     for number, group in enumerate(seg.PerFrameFunctionalGroupsSequence, 1):
-        source = group.DerivationImageSequence[0].SourceImageSequence[0]
-        image = sources[source.ReferencedSOPInstanceUID]
-        frame = int(source.get("ReferencedFrameNumber", 1))
-        if "FrameOfReferenceUID" in seg:
-            wrong += geometry(seg, number) != geometry(image, frame)
-            wrong += seg.FrameOfReferenceUID != image.FrameOfReferenceUID
-        wrong += any(seg.get(name, "") != image.get(name, "") for name in SAME)
-    return wrong
-
-
-def volumes_ml(seg: pydicom.Dataset, masks: dict, sources: dict[str, pydicom.Dataset]) -> numpy.ndarray:
-    """Of an evenly spaced stack: counted voxels."""
-    (series,) = seg.ReferencedSeriesSequence
-    places, voxels, pixel = [], 0, 0
-    for item in series.ReferencedInstanceSequence:
-        image = sources[item.ReferencedSOPInstanceUID]
-        for frame in range(1, int(image.get("NumberOfFrames", 1)) + 1):
-            position, orientation, spacing = geometry(image, frame)
-            normal = numpy.cross(orientation[:3], orientation[3:])
-            places.append(float(normal @ position))
-            voxels = voxels + masks[str(image.SOPInstanceUID), frame].sum(axis=(0, 1))
-            pixel = spacing[0] * spacing[1]
-    distance = (max(places) - min(places)) / (len(places) - 1)
-    return voxels * pixel * distance / 1000
-
-
-def orthanc(work: Path, files: list[Path]) -> list[str]:
-    program = shutil.which("Orthanc", path=os.environ["PATH"] + ":/usr/sbin")
-    if program is None:
-        print("NOT TESTED: Orthanc is not installed")
-        return []
-    dicom_port, http_port = free_port(), free_port()
-    folder = work / "orthanc"
-    folder.mkdir()
-    settings = {
-        "DicomPort": dicom_port,
-        "HttpPort": http_port,
-        "StorageDirectory": str(folder),
-        "IndexDirectory": str(folder),
-        "RemoteAccessAllowed": False,
-        "Plugins": [],
-    }
-    (work / "orthanc.json").write_text(json.dumps(settings))
-    log = (work / "orthanc.log").open("wb")
-    server = subprocess.Popen([program, work / "orthanc.json"], stdout=log, stderr=log)
-    try:
-        wait_for("Orthanc", lambda: listens(dicom_port) and listens(http_port))
-        send = ["storescu", "-R", "-aec", "ORTHANC", "127.0.0.1", str(dicom_port), *files]
-        if subprocess.run(send).returncode != 0:
-            return ["Orthanc does not take the segmentations"]
-
-        def ask(path: str):
-            with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/{path}", timeout=30) as answer:
-                return json.load(answer)
-
-        tags = [ask(f"instances/{name}/simplified-tags") for name in ask("instances")]
-        n_good = sum(tag["Modality"] == "SEG" and tag["SOPClassUID"] == SEGMENTATION for tag in tags)
-        print(f"Orthanc {ask('system')['Version']}: {n_good} segmentations stored")
-        return [] if n_good == len(files) else [f"Orthanc has {n_good} of {len(files)} segmentations"]
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def complaints(file: Path | str) -> list[str]:
-    """What DCMTK and, where it is there, dciodvfy find wrong with a file."""
-    dump = subprocess.run(["dcmdump", "-q", file], capture_output=True, text=True)
-    found = dump.stderr.splitlines()
-    if shutil.which("dciodvfy"):
-        checked = subprocess.run(["dciodvfy", "-new", file], capture_output=True, text=True).stderr
-        found += [line for line in checked.splitlines() if line.startswith("Error")]
+        reference = group.DerivationImageSequence[0].SourceImageSequence[0]
+        claims = frames[reference.ReferencedSOPInstanceUID, int(reference.get("ReferencedFrameNumber", 1))]
+        here = [frame for frame in claims if "FrameOfReferenceUID" in seg and frame.place == geometry(seg, number)[0]]
+        found.append((here or claims)[0])
     return found
 
 
-def attribute(complaint: str) -> str:
-    """Name of the attribute that a line of dciodvfy is about."""
-    found = re.search(r"</?([A-Za-z]+)", complaint)
-    return found.group(1) if found else complaint
+def wrong_frames(seg: pydicom.Dataset, sources: list[Frame]) -> int:
+    """Frames that do not lie where their images do, to the last digit, or are of another patient, or out of order."""
+    wrong = 0
+    order = []
+    for number, source in enumerate(sources, 1):
+        if "FrameOfReferenceUID" in seg:
+            here = geometry(seg, number)
+            wrong += here != (source.place, source.orientation, source.spacing)
+            wrong += seg.FrameOfReferenceUID != source.image.FrameOfReferenceUID
+            content = seg.PerFrameFunctionalGroupsSequence[number - 1].FrameContentSequence[0]
+            normal = numpy.cross(here[1][:3], here[1][3:])
+            order.append((content.DimensionIndexValues[0], float(normal @ here[0])))
+        wrong += any(seg.get(name, "") != source.image.get(name, "") for name in SAME)
+    return wrong + (order != sorted(order)) + ("SourceImageSequence" in seg)
 
 
-def doctor(site: Site) -> list[str]:
-    """What is wrong with what the doctor says while the PACS answers, and once it is gone. Ends the PACS."""
+def spacing_between_slices(seg: pydicom.Dataset) -> float | None:
+    for group in (seg.SharedFunctionalGroupsSequence[0], seg.PerFrameFunctionalGroupsSequence[0]):
+        if "PixelMeasuresSequence" in group:
+            return group.PixelMeasuresSequence[0].get("SpacingBetweenSlices")
+    return None
+
+
+def volumes_ml(sources: list[Frame]) -> numpy.ndarray:
+    """Of an evenly spaced stack: counted voxels."""
+    normal = numpy.cross(sources[0].orientation[:3], sources[0].orientation[3:])
+    places = [float(normal @ frame.place) for frame in sources]
+    distance = (max(places) - min(places)) / (len(set(places)) - 1)
+    voxels = sum(frame.mask.sum(axis=(0, 1)) for frame in {id(frame): frame for frame in sources}.values())
+    return voxels * sources[0].spacing[0] * sources[0].spacing[1] * distance / 1000
+
+
+class Checked:
+    """A segmentation with what is expected of it."""
+
+    def __init__(self, file: Path, event: dict, frames: dict) -> None:
+        self.file, self.event = file, event
+        self.seg = pydicom.dcmread(file)
+        self.sources = source_frames(self.seg, frames)
+        self.series = self.sources[0].series
+        volume = event.get("volume", {"number": 1, "of": 1, "by": {}})
+        self.name = f"{volume['number']}/{volume['of']} {' '.join(f'{k}={v}' for k, v in volume['by'].items())}"
+        self.has_planes = "FrameOfReferenceUID" in self.seg
+
+    def unique(self) -> list[Frame]:
+        return list({id(frame): frame for frame in self.sources}.values())
+
+    def job(self, work: Path) -> dict:
+        out = work / "read" / self.file.stem
+        out.mkdir(parents=True)
+        images = [frame.described() for frame in self.unique()]
+        return {"seg": str(self.file), "out": str(out), "images": images}
+
+    def faults(self) -> list[str]:
+        """Everything but the readers."""
+        found = []
+        # What is wrong with an image already, its segmentation repeats.
+        inherited = tuple(attribute(line) for line in complaints(self.sources[0].image.filename))
+        found += [line for line in complaints(self.file) if not (attribute(line) or "-").startswith(inherited)]
+        if misplaced := wrong_frames(self.seg, self.sources):
+            found.append(f"{misplaced} frames lie elsewhere or are of another patient")
+        if len(self.unique()) * len(self.seg.SegmentSequence) != len(self.sources):
+            found.append("a slice has no frame, or a place comes twice")
+        ml = [volume["volume_ml"] for volume in self.event["volumes"]]
+        is_even = not {"planes_uneven", "planes_sheared"} & set(self.event["warnings"])
+        if ml and is_even and len(self.unique()) > 1:
+            if not numpy.allclose(ml, volumes_ml(self.sources), rtol=0.01):
+                found.append(f"{ml} ml, counted {volumes_ml(self.sources)}")
+        return found
+
+    def read(self, job: dict, work: Path, table: collections.Counter) -> list[str]:
+        """A line of the table, and what is wrong in it."""
+        expected = {seg_readers.position(frame.place): frame.mask for frame in self.unique()}
+        px = sum(int(mask.sum()) for mask in expected.values())
+        table.update(pixels=px, planes=len(expected))
+        found, cells = [], []
+        for name, planes in seg_readers.answers(job, len(self.seg.SegmentSequence), work).items():
+            wrong = seg_readers.compare(planes, expected)
+            if wrong and not seg_readers.may_err(name, self.seg):
+                found.append(f"{name}: {wrong}")
+            cells.append(f"{name} {'ok' if not wrong else 'ERRS, as said' if name not in str(found) else 'FAILED'}")
+            table[name] += px if not wrong else 0
+        size = f"{self.seg.Rows}x{self.seg.Columns}x{len(expected)}"
+        step = spacing_between_slices(self.seg)
+        print(f"  {self.name:44} {size:13} step {step}: {px} px; " + "; ".join(cells))
+        return found
+
+
+def by_series(checked: list[Checked], delivered: dict[str, list[Path]]) -> list[str]:
+    """What is wrong with the number of segmentations, their warnings, and the frames that are in none."""
     wrong = []
-    place = f"seg: PACS at 127.0.0.1:{site.pacs_port}"
-    status, said = site.doctor()
-    print(f"doctor beside storescp: {said}")
-    if status != 0 or re.fullmatch(rf"ok    {place} answers C-ECHO after \d+ ms", said) is None:
-        wrong.append(f"the doctor leaves with {status} and says of a PACS that answers: {said}")
-    site.pacs.kill()
-    site.pacs.wait()
-    status, said = site.doctor()
-    print(f"doctor without it: {said}")
-    if status != 1 or not said.startswith(f"FAIL  {place}: C-ECHO: ") or "check host, port" not in said:
-        wrong.append(f"the doctor leaves with {status} and says of a PACS that is gone: {said}")
+    for name, files in delivered.items():
+        series = {str(header(file).SeriesInstanceUID) for file in files}
+        segs = [one for one in checked if one.series in series]
+        n_segs, warnings = EXPECTED.get(name) or seg_phantoms.EXPECTED.get(name) or (len(series), {})
+        said = {word for one in segs for word in one.event["warnings"]}
+        if len(segs) != n_segs or said != set(warnings):
+            wrong.append(f"{name}: {len(segs)} segmentations, {sorted(said)}; expected {n_segs}, {sorted(warnings)}")
+        n_frames = sum(int(header(file).get("NumberOfFrames", 1)) for file in files)
+        left_out = sum(one.event.get("warned_images", {}).get("uid_shared", 0) for one in segs)
+        n_held = sum(len(one.unique()) for one in segs)
+        if n_held + left_out != n_frames:
+            wrong.append(f"{name}: {n_held} of {n_frames} frames are in a segmentation, {left_out} were said to be left out")
     return wrong
 
 
+def announced(site: Site) -> list[dict] | None:
+    """The events, once each image is in one or was said to be in none."""
+    events = [event for event in site.messages("event") if event["event"] == "series"]
+    jobs = {job for event in events for job in event["jobs"]}
+    left_out = sum(event.get("warned_images", {}).get("uid_shared", 0) for event in events)
+    wanted = {result["job_id"] for result in site.messages("result/") if "no_segmentation" not in result["warnings"]}
+    return events if len(wanted - jobs) <= left_out else None
+
+
+def check(site: Site, bundle: Path, node_modules: Path, delivered: dict[str, list[Path]]) -> list[str]:
+    n_images = sum(len(files) for files in delivered.values())
+    wait_for("every result", lambda: len(site.messages("result/")) == n_images)
+    events = wait_for("an event for each image", lambda: announced(site))
+    written = sorted((site.work / "segmentations").glob("*.dcm"))
+    stored = wait_for(
+        "the PACS", lambda: found if len(found := list((site.work / "pacs").iterdir())) >= len(written) else None
+    )
+    print(f"{n_images} images of {len(delivered)} deliveries; {len(written)} segmentations, {len(stored)} sent")
+    failed = [] if len(events) == len(written) == len(stored) else [f"{len(events)} events"]
+    frames = carried(site, len(json.loads((bundle / "manifest.json").read_text())["classes"]))
+    by_id = {event["series"].replace("-", ""): event for event in events}
+    checked = [Checked(file, by_id[f"{int(file.stem.removeprefix('2.25.')):032x}"], frames) for file in written]
+    failed += by_series(checked, delivered)
+    failed += orthanc(site.work, written)
+    jobs = {one.file: one.job(site.work) for one in checked if one.has_planes}
+    seg_readers.javascript(list(jobs.values()), node_modules, site.work)
+    names = {str(header(files[0]).SeriesInstanceUID): name for name, files in delivered.items()}
+    table = collections.Counter()
+    last = ""
+    for one in sorted(checked, key=lambda one: (names.get(one.series, ""), one.event.get("volume", {}).get("number", 0))):
+        name = names.get(one.series, "another series")
+        if name != last:
+            print(f"{name} {one.event['warnings']}")
+            last = name
+        wrong = one.faults()
+        if one.has_planes:
+            wrong += one.read(jobs[one.file], site.work, table)
+        failed += [f"{name} {one.name}: {words}" for words in wrong]
+    print(f"px that MQTT carried, and that each reader gives as it did: {dict(table)}")
+    if table["pixels"] == 0:
+        failed.append("nothing was found in any image, so nothing was compared")
+    if sorted(digest(file) for file in written) != sorted(digest(file) for file in stored):
+        failed.append("the PACS has other pixels than the folder")
+    return failed + leaks(site, [frame.image for same in frames.values() for frame in same])
+
+
+def leaks(site: Site, images: list[pydicom.Dataset]) -> list[str]:
+    private = {str(image.get(name)) for image in images for name in PRIVATE if image.get(name)}
+    said = (site.work / "received.log").read_text() + (site.work / "daemon.log").read_text()
+    return [f"{word} left the box" for word in sorted(private) if word in said][:1]
+
+
 def main() -> int:
-    scansided, bundle, *folders = sys.argv[1:]
-    classes = json.loads((Path(bundle) / "manifest.json").read_text())["classes"]
-    failed = []
+    scansided, bundle, node_modules, *folders = sys.argv[1:]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         site = Site(work, scansided, bundle)
         with site.children:
-            images = [file for folder in folders for file in site.deliver(Path(folder))]
-            wait_for("every result", lambda: len(site.messages("result/")) == len(images))
-            expected = {
-                (str(image.SeriesInstanceUID), image.Rows, image.Columns, str(image.get("FrameOfReferenceUID")))
-                for image in map(header, images)
-            }
-            events = wait_for(
-                "an event for each series", lambda: found if len(found := series(site)) >= len(expected) else None
-            )
-            written = sorted((work / "segmentations").glob("*.dcm"))
-            stored = wait_for(
-                "the PACS", lambda: found if len(found := list((work / "pacs").iterdir())) >= len(written) else None
-            )
-            print(f"{len(images)} images of {len(expected)} series; {len(written)} segmentations, {len(stored)} sent")
-            if not len(expected) == len(events) == len(written) == len(stored):
-                failed.append("it is not one segmentation for each series")
-            sources = {str(image.SOPInstanceUID): image for image in site.kept().values()}
-            masks = carried(site, len(classes))
-            failed += orthanc(work, written)
-            by_id = {event["series"].replace("-", ""): event for event in events}
-            tally = collections.Counter()
-            for file in written:
-                seg = pydicom.dcmread(file)
-                event = by_id[f"{int(file.stem.removeprefix('2.25.')):032x}"]
-                # What is wrong with an image already, its segmentation repeats.
-                (referenced,) = seg.ReferencedSeriesSequence
-                image = sources[referenced.ReferencedInstanceSequence[0].ReferencedSOPInstanceUID]
-                inherited = tuple(attribute(line) for line in complaints(image.filename))
-                for line in complaints(file):
-                    if attribute(line) and attribute(line).startswith(inherited):
-                        tally.update(inherited=1)
-                    else:
-                        failed.append(f"{file.name}: {line}")
-                shape = (int(seg.NumberOfFrames), seg.Rows, seg.Columns)
-                if seg.pixel_array.reshape(shape).shape != shape:
-                    failed.append(f"{file.name}: pydicom reads other frames")
-                found = read(file, sources)
-                different = sum(not numpy.array_equal(masks[key], plane) for key, plane in found.items())
-                misplaced = wrong_frames(seg, sources)
-                tally.update(planes=len(found), frames=shape[0], pixels=int(sum(p.sum() for p in found.values())))
-                ml = [volume["volume_ml"] for volume in event["volumes"]]
-                if ml and not event["warnings"] and len(found) > 1:
-                    tally.update(volumes=1)
-                    if not numpy.allclose(ml, volumes_ml(seg, masks, sources), rtol=0.01):
-                        failed.append(f"{file.name}: {ml} ml, counted {volumes_ml(seg, masks, sources)}")
-                if different or misplaced:
-                    failed.append(f"{file.name}: {different} planes differ from MQTT, {misplaced} lie elsewhere")
-                print(f"  {len(found)} planes, {shape[0]} frames, {event['warnings']} {ml} ml")
-            if sorted(digest(file) for file in written) != sorted(digest(file) for file in stored):
-                failed.append("the PACS has other pixels than the folder")
+            paths = [*map(Path, folders), *seg_phantoms.write(work / "phantoms")]
+            delivered = {path.name: site.deliver(path) for path in paths}
+            failed = check(site, Path(bundle), Path(node_modules), delivered)
             failed += doctor(site)
-            print(f"highdicom {highdicom.__version__} reads what MQTT carried: {dict(tally)}")
-            if tally["pixels"] == 0:
-                failed.append("nothing was found in any image, so nothing was compared")
-            private = {str(image.get(name)) for image in sources.values() for name in PRIVATE if image.get(name)}
-            said = (work / "received.log").read_text() + (work / "daemon.log").read_text()
-            failed += [f"a {name} left the box" for name in PRIVATE if any(word in said for word in private)][:1]
         if failed:
             print((work / "daemon.log").read_text()[-3000:])
     for failure in failed:
         print(f"FAILED: {failure}")
+    print(f"highdicom {highdicom.__version__}, pydicom {pydicom.__version__}")
     return 1 if failed else 0
-
-
-def series(site: Site) -> list[dict]:
-    return [event for event in site.messages("event") if event["event"] == "series"]
 
 
 def digest(file: Path) -> str:

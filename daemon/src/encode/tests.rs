@@ -7,7 +7,7 @@ use segmenter::result::Instance;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Entry, Image, Model, Origin, Report, SeriesFacts, Speaker};
+use super::{Entry, Image, Model, Origin, Report, SeriesFacts, Speaker, VolumeOf};
 use crate::failure::Failure;
 use crate::job::{self, Job, State};
 use crate::outbox::Notice;
@@ -123,6 +123,13 @@ fn events_obey_the_shipped_schema() {
             volume_ml: 1.5,
         }],
         warnings: vec!["planes_uneven".into()],
+        warned_images: [("slice_missing".to_owned(), 1)].into(),
+        volume: Some(VolumeOf {
+            number: 1,
+            of: 2,
+            by: [("EchoNumbers".to_owned(), "1".to_owned())].into(),
+        }),
+        replaces: vec![Uuid::from_u128(11)],
         jobs: vec![Uuid::from_u128(9), Uuid::from_u128(10)],
     };
     let messages = [

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{JOBS, Message, Outbox, OutboxError, decode, messages, take_numbers};
 use crate::job::{State, Ticket};
@@ -13,6 +15,47 @@ use crate::seg::Slice;
 /// place of the image.
 pub(super) const SLICES: TableDefinition<'_, (&str, &str), (Ticket, &[u8])> =
     TableDefinition::new("slices");
+
+/// (UID of the series, number in the order of acceptance) -> [`Slice`] as JSON, of series in [`CLOSED`].
+pub(super) const SEGMENTED: TableDefinition<'_, (&str, u64), &[u8]> =
+    TableDefinition::new("segmented_slices");
+
+/// UID of a series -> [`Closed`] without its slices, as JSON.
+pub(super) const CLOSED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("closed_series");
+
+/// For so long images that come late are joined with those before them.
+const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
+/// Of all closed series; beyond it the one that was closed first is forgotten.
+const KEPT_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A series as it was segmented last.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Closed {
+    pub at_ms: u64,
+    pub made: Vec<Made>,
+    #[serde(skip)]
+    pub slices: Vec<Slice>,
+    /// Of the rows of its slices.
+    bytes: u64,
+}
+
+/// A segmentation, and the digest of the model that its masks are of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    pub id: Uuid,
+    pub model: String,
+}
+
+impl Closed {
+    pub fn new(at_ms: u64, made: Vec<Made>, slices: Vec<Slice>) -> Self {
+        Self {
+            at_ms,
+            made,
+            slices,
+            bytes: 0,
+        }
+    }
+}
 
 impl Outbox {
     /// Tickets of the images of each series that has no segmentation yet.
@@ -40,34 +83,52 @@ impl Outbox {
                     break;
                 }
                 let (ticket, bytes) = row.value();
-                let slice: Slice = serde_json::from_slice(bytes).map_err(|error| {
-                    redb::Error::Corrupted(format!("a slice row does not parse: {error}"))
-                })?;
-                slices.push((ticket, slice));
+                slices.push((ticket, slice_row(bytes)?));
             }
             slices.sort_by_key(|(ticket, _)| *ticket);
             Ok(slices.into_iter().map(|(_, slice)| slice).collect())
         })
     }
 
-    /// The segmentations of these images are where they belong: their rows go, and what is said about
-    /// them comes.
+    /// What is still known of a series that was closed before.
+    pub fn closed(&self, series: &str) -> Result<Closed, OutboxError> {
+        self.read(|| {
+            let read = self.database.begin_read()?;
+            let Some(row) = read.open_table(CLOSED)?.get(series)? else {
+                return Ok(Closed::default());
+            };
+            let mut closed = closed_row(row.value())?;
+            let table = read.open_table(SEGMENTED)?;
+            for row in table.range((series, 0)..=(series, u64::MAX))? {
+                let (_, row) = row?;
+                closed.slices.push(slice_row(row.value())?);
+            }
+            Ok(closed)
+        })
+    }
+
+    /// The segmentations of `fresh` are where they belong: their rows go, and what is said about them
+    /// comes. `closed`: the whole series as it was segmented, for images of it that come later.
     pub fn close_series(
         &self,
-        slices: &[Slice],
+        fresh: &[Slice],
+        closed: &Closed,
         mut events: Vec<impl FnOnce(u64) -> Message>,
     ) -> Result<(), OutboxError> {
         self.write(|transaction| {
             let mut n_gone = 0;
             {
                 let mut table = transaction.open_table(SLICES)?;
-                for slice in slices {
+                for slice in fresh {
                     let key = (slice.series(), &*slice.job_id.to_string());
                     n_gone += usize::from(table.remove(key)?.is_some());
                 }
             }
             if n_gone == 0 {
                 events.clear();
+            } else if let Some(first) = fresh.first() {
+                remember(transaction, first.series(), closed)?;
+                forget(transaction, closed.at_ms)?;
             }
             for event in events {
                 let seq = take_numbers(transaction, "next_seq", 1)?;
@@ -75,6 +136,11 @@ impl Outbox {
             }
             Ok(())
         })
+    }
+
+    /// Closed series that are known for long enough: they hold patient attributes.
+    pub fn forget_series(&self, now_ms: u64) -> Result<(), OutboxError> {
+        self.write(|transaction| forget(transaction, now_ms))
     }
 
     /// Jobs that the inference thread has not ended yet.
@@ -104,5 +170,65 @@ pub(super) fn keep(
     transaction
         .open_table(SLICES)?
         .insert(key, (ticket, bytes.as_slice()))?;
+    Ok(())
+}
+
+fn slice_row(bytes: &[u8]) -> Result<Slice, redb::Error> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| redb::Error::Corrupted(format!("a slice row does not parse: {error}")))
+}
+
+fn closed_row(bytes: &[u8]) -> Result<Closed, redb::Error> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| redb::Error::Corrupted(format!("a closed row does not parse: {error}")))
+}
+
+fn remember(
+    transaction: &WriteTransaction,
+    series: &str,
+    closed: &Closed,
+) -> Result<(), redb::Error> {
+    remove_slices(transaction, series)?;
+    let mut table = transaction.open_table(SEGMENTED)?;
+    let mut row = closed.clone();
+    row.bytes = 0;
+    for (number, slice) in (0..).zip(&closed.slices) {
+        let bytes = serde_json::to_vec(slice).expect("a slice is plain data");
+        row.bytes += bytes.len() as u64;
+        table.insert((series, number), bytes.as_slice())?;
+    }
+    let bytes = serde_json::to_vec(&row).expect("a closed series is plain data");
+    transaction
+        .open_table(CLOSED)?
+        .insert(series, bytes.as_slice())?;
+    Ok(())
+}
+
+/// What is too old, and the oldest while all are too many.
+fn forget(transaction: &WriteTransaction, now_ms: u64) -> Result<(), redb::Error> {
+    let mut closed = Vec::new();
+    for row in transaction.open_table(CLOSED)?.iter()? {
+        let (series, row) = row?;
+        let row = closed_row(row.value())?;
+        closed.push((row.at_ms, series.value().to_owned(), row.bytes));
+    }
+    closed.sort();
+    let mut bytes: u64 = closed.iter().map(|(_, _, bytes)| bytes).sum();
+    for (at_ms, series, of_it) in closed {
+        // A clock that was set back makes no row older than it is.
+        if bytes <= KEPT_MAX_BYTES && now_ms.saturating_sub(at_ms) <= KEPT_MS {
+            continue;
+        }
+        bytes -= of_it;
+        remove_slices(transaction, &series)?;
+        transaction.open_table(CLOSED)?.remove(&*series)?;
+    }
+    Ok(())
+}
+
+fn remove_slices(transaction: &WriteTransaction, series: &str) -> Result<(), redb::Error> {
+    transaction
+        .open_table(SEGMENTED)?
+        .retain_in((series, 0)..=(series, u64::MAX), |_, _| false)?;
     Ok(())
 }

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::{Arrival, Claim, FORMAT, JOBS, Lease, Ledger, META, Message, Outbox};
 use crate::failure::Reason;
 use crate::job::{Input, Marks, State};
+use crate::outbox::slices;
 use crate::seg::tests::slice;
 
 const BOOT: Uuid = Uuid::from_u128(1);
@@ -303,9 +304,9 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
     let mut site = Site::new();
     let files = ["a", "b", "copy of b"];
     site.outbox.accept(&files.map(arrival)).unwrap();
-    let slices = [1, 2, 2].map(|number| slice(number, 1));
+    let images = [1, 2, 2].map(|number| slice(number, 1));
     let keep = |site: &Site, ticket: u64| {
-        let slice = &slices[ticket as usize - 1];
+        let slice = &images[ticket as usize - 1];
         let marks = Marks::default();
         let outbox = &site.outbox;
         outbox
@@ -326,16 +327,43 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
         [("2.25.1001".into(), [1, 3].into())]
     );
     let kept = site.outbox.slices("2.25.1001").unwrap();
-    assert_eq!(kept, [slices[0].clone(), slices[2].clone()]);
+    assert_eq!(kept, [images[0].clone(), images[2].clone()]);
     assert!(site.outbox.slices("2.25.100").unwrap().is_empty());
-    let events = || site.outbox.messages(None, 10).unwrap().len();
-    assert_eq!(events(), 3);
-    site.outbox.close_series(&kept, vec![event]).unwrap();
-    assert_eq!(events(), 4);
+    let events = |site: &Site| site.outbox.messages(None, 10).unwrap().len();
+    assert_eq!(events(&site), 3);
+    let made = vec![slices::Made {
+        id: uuid::Uuid::nil(),
+        model: "digest".into(),
+    }];
+    let closed = slices::Closed::new(1000, made.clone(), kept.clone());
+    let close = |site: &Site| site.outbox.close_series(&kept, &closed, vec![event]);
+    close(&site).unwrap();
+    assert_eq!(events(&site), 4);
     // A second time, nothing is said.
-    site.outbox.close_series(&kept, vec![event]).unwrap();
-    assert_eq!(events(), 4);
-    assert!(site.crash().outbox.open_series().unwrap().is_empty());
+    close(&site).unwrap();
+    assert_eq!(events(&site), 4);
+    site = site.crash();
+    assert!(site.outbox.open_series().unwrap().is_empty());
+    // It stays known for a day.
+    let known = site.outbox.closed("2.25.1001").unwrap();
+    assert_eq!((known.slices.len(), &known.made), (2, &made));
+    let mut other = slice(4, 1);
+    other.image.source.series_instance_uid = "2.25.1002".into();
+    site.outbox.accept(&[arrival("other")]).unwrap();
+    let input = Input::of(b"");
+    let keep = (&input, Some(&other));
+    site.outbox
+        .append_with(4, keep, None, |seq| messages(seq, 1))
+        .unwrap();
+    let day_ms = 24 * 60 * 60 * 1000;
+    let later = slices::Closed::new(1001 + day_ms, vec![], vec![other.clone()]);
+    site.outbox
+        .close_series(&[other], &later, vec![event])
+        .unwrap();
+    let known = |series| site.outbox.closed(series).unwrap().slices.len();
+    assert_eq!((known("2.25.1001"), known("2.25.1002")), (0, 1));
+    site.outbox.forget_series(1002 + 2 * day_ms).unwrap();
+    assert_eq!(known("2.25.1002"), 0);
 }
 
 #[test]

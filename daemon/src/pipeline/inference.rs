@@ -130,10 +130,18 @@ impl Worker {
                 return self.quarantine(ticket, &marks, &failure);
             }
         };
-        let slice = self.keeps_slices.then(|| {
+        let slice = if self.keeps_slices {
             let by = (&serving.model, serving.segmenter.manifest());
-            seg::Slice::note(&bytes, &found, &job.source, by, &self.limits)
-        });
+            let noted = seg::Slice::note(&bytes, &found, &job.source, by, &self.limits);
+            noted.unwrap_or_else(|error| {
+                tracing::warn!(ticket, code = error.kind(), %error, "an image has no segmentation");
+                let words = ["no_segmentation", error.kind()].map(str::to_owned);
+                found.warnings.extend(words);
+                None
+            })
+        } else {
+            None
+        };
         let glimpse = self.models.compares(slot).then(|| Glimpse {
             slot,
             digest: serving.model.digest.clone(),
@@ -166,7 +174,6 @@ impl Worker {
             boot: self.speaker.boot,
             attempts_max: self.attempts_max,
         });
-        let slice = slice.flatten();
         let lease = self
             .outbox
             .append_with(ticket, (&marks, slice.as_ref()), claim, |seq| {

@@ -7,7 +7,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::series::Segmentation;
 use crate::accept::{ShelfError, failed, sync_folder};
 use crate::config;
 use crate::disk;
@@ -64,10 +63,10 @@ impl Shelf {
 
     /// Puts a segmentation where it belongs; again, it changes nothing. Trouble of the reader's folder
     /// is told in words, trouble of the state directory is the daemon's.
-    pub(super) fn place(&self, made: &Segmentation) -> Result<Option<String>, ShelfError> {
-        let name = format!("{}.dcm", made.sop_instance_uid);
+    pub(super) fn place(&self, uid: &str, bytes: &[u8]) -> Result<Option<String>, ShelfError> {
+        let name = format!("{uid}.dcm");
         if let Some(directory) = &self.directory
-            && let Err(error) = write(directory, &name, &made.bytes, MODE)
+            && let Err(error) = write(directory, &name, bytes, MODE)
         {
             return Ok(Some(format!(
                 "seg.directory {}: {}; create it, give write access or make room",
@@ -76,7 +75,7 @@ impl Shelf {
             )));
         }
         if let Some(outgoing) = &self.outgoing {
-            write(&outgoing.waiting, &name, &made.bytes, FILE_MODE)?;
+            write(&outgoing.waiting, &name, bytes, FILE_MODE)?;
             outgoing.limit()?;
         }
         Ok(None)
@@ -213,17 +212,18 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let mut config: config::Seg =
             toml::from_str("[send_to]\nhost = \"localhost\"\ncalled_ae_title = \"PACS\"").unwrap();
-        let made: Vec<Segmentation> = (1..=4)
+        let made: Vec<(String, Vec<u8>)> = (1..=4)
             .flat_map(|number| series::make(&[slice(number, 1)], "box-1"))
+            .map(|made| (made.sop_instance_uid, made.bytes.unwrap()))
             .collect();
-        let bytes = made[0].bytes.len() as u64;
+        let bytes = made[0].1.len() as u64;
         if let Some(to) = &mut config.send_to {
             to.waiting_max_bytes = 2 * bytes + bytes / 2;
             to.refused_max_bytes = bytes + bytes / 2;
         }
         config.directory = Some(state.path().join("absent"));
         let shelf = Shelf::open(&config, state.path()).unwrap();
-        let trouble = shelf.place(&made[0]).unwrap().unwrap();
+        let trouble = shelf.place(&made[0].0, &made[0].1).unwrap().unwrap();
         assert!(
             trouble.contains("seg.directory") && trouble.contains("create it"),
             "{trouble}"
@@ -232,9 +232,9 @@ mod tests {
         assert_eq!(names(&outgoing.waiting), [""; 0], "not half placed");
         config.directory = None;
         let shelf = Shelf::open(&config, state.path()).unwrap();
-        let uid = |index: usize| made[index].sop_instance_uid.clone();
-        for segmentation in &made {
-            assert_eq!(shelf.place(segmentation).unwrap(), None);
+        let uid = |index: usize| made[index].0.clone();
+        for (uid, bytes) in &made {
+            assert_eq!(shelf.place(uid, bytes).unwrap(), None);
             // Files of one moment have no order.
             std::thread::sleep(std::time::Duration::from_millis(20));
         }

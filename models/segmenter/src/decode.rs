@@ -1,5 +1,6 @@
 //! Bytes of one file to frames of modality values. The format is found by content, never by name.
 
+pub mod acquisition;
 mod attributes;
 mod codecs;
 mod deflated;

@@ -107,6 +107,33 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &'static TransferSyntax), DecodeError> 
     Ok((dataset, syntax))
 }
 
+/// An element of the file meta information, as text.
+pub(super) fn meta(bytes: &[u8], tag: Tag) -> Option<String> {
+    let rest = match bytes {
+        _ if bytes.get(128..132) == Some(b"DICM") => &bytes[132..],
+        _ if bytes.starts_with(b"DICM") => &bytes[4..],
+        _ => bytes,
+    };
+    let mut walk = Walk {
+        bytes: rest,
+        position: 0,
+        encoding: Encoding {
+            explicit: true,
+            big_endian: false,
+        },
+    };
+    while rest.get(walk.position..walk.position + 2) == Some(&[2, 0]) {
+        let header = walk.header().ok()?;
+        let value = walk.skip(header.length).ok()?;
+        if header.tag == tag {
+            let value = String::from_utf8_lossy(value);
+            let value = value.trim_matches(['\0', ' ']);
+            return (!value.is_empty()).then(|| value.to_owned());
+        }
+    }
+    None
+}
+
 fn bare_transfer_syntax(encoding: Encoding) -> &'static TransferSyntax {
     let uid = match (encoding.explicit, encoding.big_endian) {
         (_, true) => entries::EXPLICIT_VR_BIG_ENDIAN.uid(),

@@ -12,8 +12,9 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use serde::{Deserialize, Serialize};
 
+use super::acquisition::{self, Acquisition};
 use super::attributes::{functional_group, integer, text};
-use super::dicom::header;
+use super::dicom::{header, meta};
 use super::{DecodeError, Format, Limits, sniff};
 
 /// Every element of these is text; what is empty or absent in the image is left out of [`Source`].
@@ -62,6 +63,36 @@ pub struct Source {
     pub deidentified: Vec<[String; 3]>,
     /// Ratio and method of a lossy compression, as the image has them.
     pub lossy: Option<(String, String)>,
+    /// One for each frame, or one for all.
+    #[serde(default)]
+    pub acquisitions: Vec<Acquisition>,
+    /// One of its UIDs is none by PS3.5 section 9.1, and is repeated as it is.
+    #[serde(default)]
+    pub has_odd_uid: bool,
+}
+
+/// Why no segmentation can refer to an image.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    #[error("{0} is missing; let the sender write it")]
+    Missing(&'static str),
+    #[error(
+        "{0} is no UID and cannot stand for one; let the sender write digits and dots, 64 at most"
+    )]
+    NoUid(&'static str),
+}
+
+impl SourceError {
+    /// Stable word of `warnings` in a result.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Decode(error) => error.kind(),
+            Self::Missing(_) => "uid_missing",
+            Self::NoUid(_) => "uid_invalid",
+        }
+    }
 }
 
 /// Where a frame lies, in the words of its image, so that no digit changes.
@@ -72,6 +103,13 @@ pub struct Plane {
     /// Between rows, between columns.
     pub spacing: String,
     pub thickness: Option<String>,
+}
+
+impl Source {
+    /// Of a frame, from 0.
+    pub fn acquisition(&self, frame: usize) -> Option<&Acquisition> {
+        self.acquisitions.get(frame).or(self.acquisitions.first())
+    }
 }
 
 impl fmt::Debug for Source {
@@ -88,34 +126,37 @@ impl fmt::Debug for Plane {
 
 const GROUP_OF_PIXELS: u16 = 0x7fe0;
 
-/// Reads everything but the pixels. `None` for what is no DICOM object, or lacks a UID by which a
-/// segmentation would refer to it.
-pub fn read(bytes: &[u8], limits: &Limits) -> Result<Option<Source>, DecodeError> {
+/// Reads everything but the pixels. `None` for what is no DICOM object.
+pub fn read(bytes: &[u8], limits: &Limits) -> Result<Option<Source>, SourceError> {
     if sniff(bytes) != Some(Format::Dicom) {
         return Ok(None);
     }
     let read = std::panic::catch_unwind(|| {
         let object = header(bytes, limits, GROUP_OF_PIXELS)?;
-        source(&object, limits)
+        source(bytes, &object, limits).map(Some)
     });
-    read.unwrap_or(Err(DecodeError::DecoderPanicked {
+    let panicked = DecodeError::DecoderPanicked {
         format: Format::Dicom,
-    }))
+    };
+    read.unwrap_or(Err(panicked.into()))
 }
 
-fn source(object: &InMemDicomObject, limits: &Limits) -> Result<Option<Source>, DecodeError> {
-    let uid = |tag| text(object, tag).filter(|uid| is_uid(uid));
-    let (Some(sop_class_uid), Some(sop_instance_uid)) =
-        (uid(tags::SOP_CLASS_UID), uid(tags::SOP_INSTANCE_UID))
-    else {
-        return Ok(None);
+fn source(bytes: &[u8], object: &InMemDicomObject, limits: &Limits) -> Result<Source, SourceError> {
+    let mut has_odd_uid = false;
+    let mut uid = |tag, name, elsewhere: Option<Tag>| {
+        let found = text(object, tag).or_else(|| elsewhere.and_then(|tag| meta(bytes, tag)));
+        let found = found.ok_or(SourceError::Missing(name))?;
+        has_odd_uid |= !is_uid(&found);
+        let stands = stands_for_a_uid(&found);
+        stands.then_some(found).ok_or(SourceError::NoUid(name))
     };
-    let (Some(study_instance_uid), Some(series_instance_uid)) = (
-        uid(tags::STUDY_INSTANCE_UID),
-        uid(tags::SERIES_INSTANCE_UID),
-    ) else {
-        return Ok(None);
-    };
+    let elsewhere = Some(tags::MEDIA_STORAGE_SOP_CLASS_UID);
+    let sop_class_uid = uid(tags::SOP_CLASS_UID, "SOPClassUID", elsewhere)?;
+    let elsewhere = Some(tags::MEDIA_STORAGE_SOP_INSTANCE_UID);
+    let sop_instance_uid = uid(tags::SOP_INSTANCE_UID, "SOPInstanceUID", elsewhere)?;
+    let study_instance_uid = uid(tags::STUDY_INSTANCE_UID, "StudyInstanceUID", None)?;
+    let series_instance_uid = uid(tags::SERIES_INSTANCE_UID, "SeriesInstanceUID", None)?;
+    let frame_of_reference_uid = uid(tags::FRAME_OF_REFERENCE_UID, "", None).ok();
     let count = integer(object, tags::NUMBER_OF_FRAMES, "NumberOfFrames")?;
     let n_frames = count.unwrap_or(1).clamp(1, limits.max_frames) as usize;
     let planes: Option<Vec<Plane>> = (0..n_frames)
@@ -134,12 +175,12 @@ fn source(object: &InMemDicomObject, limits: &Limits) -> Result<Option<Source>, 
         let scheme = word(tags::CODING_SCHEME_DESIGNATOR)?;
         Some([word(tags::CODE_VALUE)?, scheme, word(tags::CODE_MEANING)?])
     });
-    Ok(Some(Source {
+    Ok(Source {
         sop_class_uid,
         sop_instance_uid,
         study_instance_uid,
         series_instance_uid,
-        frame_of_reference_uid: uid(tags::FRAME_OF_REFERENCE_UID),
+        frame_of_reference_uid,
         instance_number: text(object, tags::INSTANCE_NUMBER)
             .and_then(|number| number.parse().ok())
             .unwrap_or_default(),
@@ -154,12 +195,27 @@ fn source(object: &InMemDicomObject, limits: &Limits) -> Result<Option<Source>, 
                 words(tags::LOSSY_IMAGE_COMPRESSION_METHOD),
             )
         }),
-    }))
+        acquisitions: acquisition::read(object, n_frames),
+        has_odd_uid,
+    })
 }
 
+const UID_MAX_LEN: usize = 64;
+
+/// By PS3.5 section 9.1.
 fn is_uid(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_digit() || byte == b'.';
-    (1..=64).contains(&text.len()) && text.bytes().all(allowed)
+    let component = |part: &str| {
+        let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        digits && (part == "0" || !part.starts_with('0'))
+    };
+    text.len() <= UID_MAX_LEN && text.split('.').all(component)
+}
+
+/// Anonymizers write letters, and archives keep them: whoever reads the segmentation finds the image
+/// by the same text. What UI cannot hold stands for nothing.
+fn stands_for_a_uid(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'\\';
+    (1..=UID_MAX_LEN).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 impl Plane {
@@ -224,5 +280,63 @@ mod tests {
         let png = b"\x89PNG\r\n\x1a\n";
         assert!(read(png, &Limits::STANDARD).unwrap().is_none());
         assert!(read(b"", &Limits::STANDARD).unwrap().is_none());
+    }
+
+    #[test]
+    fn uids_are_told_from_what_is_none() {
+        for uid in ["2.25.7", "1.0.840", "0"] {
+            assert!(is_uid(uid) && stands_for_a_uid(uid), "{uid}");
+        }
+        for odd in ["2.25.ANON-1", "1.02.3", "1..2", "1.", "x"] {
+            assert!(!is_uid(odd) && stands_for_a_uid(odd), "{odd}");
+        }
+        let long = "1".repeat(65);
+        for none in ["", "1 2", "1\\2", "é", long.as_str()] {
+            assert!(!is_uid(none) && !stands_for_a_uid(none), "{none}");
+        }
+    }
+
+    /// A file of one frame with these UIDs of class, instance and series.
+    fn file(uids: [Option<&str>; 3]) -> Vec<u8> {
+        let mut object = InMemDicomObject::new_empty();
+        let tags = [
+            tags::SOP_CLASS_UID,
+            tags::SOP_INSTANCE_UID,
+            tags::SERIES_INSTANCE_UID,
+        ];
+        let uids = tags.into_iter().zip(uids);
+        let known = [(tags::STUDY_INSTANCE_UID, Some("2.25.1"))];
+        for (tag, uid) in uids.chain(known) {
+            if let Some(uid) = uid {
+                let value = dicom_core::PrimitiveValue::from(uid);
+                object.put(dicom_core::DataElement::new(tag, VR::UI, value));
+            }
+        }
+        let meta = dicom_object::FileMetaTableBuilder::new()
+            .transfer_syntax("1.2.840.10008.1.2.1")
+            .media_storage_sop_class_uid("1.2.840.10008.5.1.4.1.1.4")
+            .media_storage_sop_instance_uid("2.25.3");
+        let mut bytes = Vec::new();
+        let file = object.with_meta(meta).unwrap();
+        file.write_all(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn what_names_an_image_is_used_and_what_does_not_is_said() {
+        let read = |uids| read(&file(uids), &Limits::STANDARD);
+        let source = read([Some("1.2"), Some("2.25.9"), Some("2.25.8")]).unwrap();
+        assert!(!source.unwrap().has_odd_uid);
+        // Of the file meta information.
+        let source = read([None, None, Some("ANON-8")]).unwrap().unwrap();
+        assert_eq!(source.sop_class_uid, "1.2.840.10008.5.1.4.1.1.4");
+        assert_eq!(source.sop_instance_uid, "2.25.3");
+        assert!(source.has_odd_uid);
+        let error = read([Some("1.2"), Some("2.25.9"), None]).unwrap_err();
+        assert_eq!(error.kind(), "uid_missing");
+        assert!(error.to_string().contains("SeriesInstanceUID"), "{error}");
+        let long = "1".repeat(65);
+        let error = read([Some("1.2"), Some(&long), Some("2.25.8")]).unwrap_err();
+        assert_eq!(error.kind(), "uid_invalid");
     }
 }

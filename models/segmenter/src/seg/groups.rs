@@ -5,15 +5,14 @@ use dicom_dictionary_std::tags;
 
 use super::element::{Object, code, decimal, number, put_items, text};
 use super::object::Frame;
-use super::stack::{Place, even_distance};
+use super::stack::{Place, grid_step};
 use super::{About, Slice};
 use crate::decode::source::Plane;
 
 /// By what frames are told apart, besides their segment.
 pub(super) struct Dimensions {
+    /// Images without planes have a label instead.
     pub(super) by_position: bool,
-    /// Phases, b-values and images without planes share a place.
-    pub(super) by_label: bool,
 }
 
 impl Dimensions {
@@ -51,19 +50,19 @@ impl Dimensions {
         if self.by_position {
             let group = tags::PLANE_POSITION_SEQUENCE;
             indices.push(index(tags::IMAGE_POSITION_PATIENT, group, "Position"));
-        }
-        if self.by_label {
+        } else {
             let group = tags::FRAME_CONTENT_SEQUENCE;
-            indices.push(index(tags::FRAME_LABEL, group, "Image in this place"));
+            indices.push(index(tags::FRAME_LABEL, group, "Image"));
         }
         put_items(object, tags::DIMENSION_INDEX_SEQUENCE, indices);
     }
 
     fn values(&self, frame: &Frame) -> Vec<u32> {
-        let mut values = vec![frame.segment.into()];
-        values.extend(self.by_position.then_some(frame.place.position));
-        values.extend(self.by_label.then_some(frame.place.repeat));
-        values
+        let Place {
+            position, repeat, ..
+        } = frame.place;
+        let second = if self.by_position { position } else { repeat };
+        vec![frame.segment.into(), *second]
     }
 }
 
@@ -78,7 +77,10 @@ pub(super) struct Layout<'a> {
 
 impl<'a> Layout<'a> {
     pub(super) fn of(slices: &'a [Slice], places: &[Place], has_planes: bool) -> Self {
-        let planes = || slices.iter().flat_map(|slice| &slice.source.planes);
+        let planes = || {
+            let plane = |place: &Place| slices[place.slice].source.planes.get(place.frame);
+            places.iter().filter_map(plane)
+        };
         let common = planes().next().filter(|first| {
             planes().all(|plane| {
                 (&plane.orientation, &plane.spacing, &plane.thickness)
@@ -89,7 +91,7 @@ impl<'a> Layout<'a> {
             slices,
             common: common.filter(|_| has_planes),
             has_planes,
-            distance: even_distance(slices, places).filter(|_| has_planes),
+            distance: grid_step(slices, places),
         }
     }
 
@@ -135,7 +137,7 @@ impl<'a> Layout<'a> {
         let values = PrimitiveValue::U32(dimensions.values(frame).into());
         let tag = tags::DIMENSION_INDEX_VALUES;
         content.put(DataElement::new(tag, VR::UL, values));
-        if dimensions.by_label {
+        if !dimensions.by_position {
             let label = frame.place.repeat.to_string();
             text(&mut content, tags::FRAME_LABEL, VR::LO, &label);
         }

@@ -1,5 +1,7 @@
 //! The attributes of a Segmentation object, module by module (PS3.3 A.51.3).
 
+use std::collections::BTreeSet;
+
 use contract::LabelMap;
 use contract::manifest::Class;
 use dicom_core::{DataElement, PrimitiveValue, VR};
@@ -23,7 +25,8 @@ pub(super) struct Frame<'a> {
     /// From 1.
     pub(super) segment: u16,
     pub(super) place: &'a Place,
-    labels: LabelMap,
+    /// Nothing else is in it.
+    found: Option<&'a Found>,
 }
 
 pub(super) fn encode(
@@ -43,11 +46,10 @@ pub(super) fn encode(
             .zip(about.classes)
             .map(|(n, class)| segment(n, class, about)),
     );
-    references(&mut object, slices);
+    references(&mut object, slices, places);
     let has_planes = slices.iter().all(Slice::has_planes);
     let dimensions = Dimensions {
         by_position: has_planes,
-        by_label: !has_planes || places.iter().any(|place| place.repeat > 1),
     };
     dimensions.put(&mut object, about);
     let layout = Layout::of(slices, places, has_planes);
@@ -70,7 +72,11 @@ pub(super) fn encode(
     );
     let mut bits = Bits::default();
     for frame in &frames {
-        bits.push(&frame.labels);
+        let mut labels = LabelMap::new(slices[0].rows, slices[0].cols);
+        if let Some(found) = frame.found {
+            found.mask.paint(&mut labels, 1)?;
+        }
+        bits.push(&labels);
     }
     let pixels = PrimitiveValue::U8(bits.finish().into());
     object.put(DataElement::new(tags::PIXEL_DATA, VR::OB, pixels));
@@ -114,35 +120,34 @@ pub fn data_set(file: &[u8], implicit: bool) -> Result<Vec<u8>, DataSetError> {
     Ok(bytes)
 }
 
-/// Classes first, then places; one empty frame where nothing was found, because an image needs one.
+/// Below it every class has a frame in every place.
+const ALL_FRAMES_MAX_BITS: usize = 1 << 30;
+
+/// Classes first, then places. Readers take the outermost frames for the ends of the volume, so each
+/// place has a frame, also where nothing was found: one for each class, or for the first one where
+/// these would be too many.
 fn frames<'a>(
-    slices: &[Slice],
+    slices: &'a [Slice],
     places: &'a [Place],
     classes: &[Class],
 ) -> Result<Vec<Frame<'a>>, SegError> {
+    let (rows, cols) = (slices[0].rows, slices[0].cols);
+    let all = rows * cols * places.len() * classes.len() <= ALL_FRAMES_MAX_BITS;
     let mut frames = Vec::new();
     for (segment, class) in (1..).zip(classes) {
         for place in places {
             let slice = &slices[place.slice];
             let here = |found: &&Found| found.frame == place.frame && found.class == class.id;
-            let Some(found) = slice.masks.iter().find(here) else {
+            let found = slice.masks.iter().find(here);
+            if found.is_none() && segment > 1 && !all {
                 continue;
-            };
-            let mut labels = LabelMap::new(slice.rows, slice.cols);
-            found.mask.paint(&mut labels, 1)?;
+            }
             frames.push(Frame {
                 segment,
                 place,
-                labels,
+                found,
             });
         }
-    }
-    if let (true, Some(place)) = (frames.is_empty(), places.first()) {
-        frames.push(Frame {
-            segment: 1,
-            place,
-            labels: LabelMap::new(slices[place.slice].rows, slices[place.slice].cols),
-        });
     }
     match i32::try_from(frames.len()) {
         Ok(1..) => Ok(frames),
@@ -194,6 +199,7 @@ fn series_and_equipment(object: &mut Object, slices: &[Slice], about: &About) {
         cut(about.software_version),
         cut(about.model_version)
     );
+    let description = format!("{} {}", about.model_name, about.volume);
     for (tag, vr, value) in [
         (tags::SPECIFIC_CHARACTER_SET, VR::CS, "ISO_IR 192"),
         (tags::MODALITY, VR::CS, "SEG"),
@@ -203,9 +209,7 @@ fn series_and_equipment(object: &mut Object, slices: &[Slice], about: &About) {
             &*about.series_instance_uid,
         ),
         (tags::SERIES_NUMBER, VR::IS, "1"),
-        (tags::SERIES_DESCRIPTION, VR::LO, &cut(about.model_name)),
-        (tags::SERIES_DATE, VR::DA, &date),
-        (tags::SERIES_TIME, VR::TM, &time),
+        (tags::SERIES_DESCRIPTION, VR::LO, &cut(&description)),
         (tags::MANUFACTURER, VR::LO, MANUFACTURER),
         (tags::MANUFACTURER_MODEL_NAME, VR::LO, MODEL_NAME),
         (tags::DEVICE_SERIAL_NUMBER, VR::LO, about.node),
@@ -232,7 +236,11 @@ fn image(object: &mut Object, slices: &[Slice], about: &About) {
     let description = format!("{}; for research, not a medical device", about.model_name);
     for (tag, vr, value) in [
         (tags::IMAGE_TYPE, VR::CS, "DERIVED\\PRIMARY"),
-        (tags::INSTANCE_NUMBER, VR::IS, "1"),
+        (
+            tags::INSTANCE_NUMBER,
+            VR::IS,
+            &*about.instance_number.to_string(),
+        ),
         (tags::CONTENT_LABEL, VR::CS, "SCANSIDE"),
         (tags::CONTENT_DESCRIPTION, VR::LO, &cut(&description)),
         (tags::CONTENT_CREATOR_NAME, VR::PN, MANUFACTURER),
@@ -303,12 +311,15 @@ fn segment(n: u16, class: &Class, about: &About) -> Object {
     item
 }
 
-fn references(object: &mut Object, slices: &[Slice]) {
-    let instance = |slice: &Slice| reference(slice);
+/// In the order of the frames: there are readers that go by it.
+fn references(object: &mut Object, slices: &[Slice], places: &[Place]) {
     let mut series = Object::new_empty();
     let uid = &slices[0].source.series_instance_uid;
     text(&mut series, tags::SERIES_INSTANCE_UID, VR::UI, uid);
-    let instances = slices.iter().map(instance);
+    let mut seen = BTreeSet::new();
+    let objects = places.iter().map(|place| place.slice);
+    let objects = objects.filter(|slice| seen.insert(*slice));
+    let instances: Vec<Object> = objects.map(|slice| reference(&slices[slice])).collect();
     put_items(&mut series, tags::REFERENCED_INSTANCE_SEQUENCE, instances);
     put_items(object, tags::REFERENCED_SERIES_SEQUENCE, [series]);
 }

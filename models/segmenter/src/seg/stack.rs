@@ -1,12 +1,12 @@
-//! The order of a series' frames in space, and what the masks on them fill.
+//! The order of a volume's frames in space, and what the masks on them fill.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use contract::manifest::Class;
 use serde::{Deserialize, Serialize};
 
 use super::Slice;
+use super::space::{Space, Steps};
 use crate::decode::source::numbers;
 
 /// A frame in its place.
@@ -16,98 +16,46 @@ pub(super) struct Place {
     pub(super) slice: usize,
     /// From 0.
     pub(super) frame: usize,
-    /// From 1, in space; frames that lie in the same place share it.
+    /// From 1, in space; 1 for all frames without planes.
     pub(super) position: u32,
-    /// From 1, among the frames in the same place.
+    /// From 1, among the frames without planes.
     pub(super) repeat: u32,
 }
 
-/// A plane in numbers.
-#[derive(Debug, Clone, PartialEq)]
-struct Key {
-    /// Cosines in steps, which are equal or not.
-    orientation: Vec<i64>,
-    /// Along the normal, mm.
-    distance: f64,
-    position: Vec<f64>,
-}
-
 const MM3_PER_ML: f64 = 1e3;
-const STEPS_OF_COSINES: f64 = 1e3;
-/// Scanners repeat a position with noise in its last digits.
-const SAME_PLACE_MM: f64 = 0.01;
 /// One plane that is missing is bridged by its neighbours, in distances of the stack.
 const MISSING_PLANES: f64 = 2.5;
 
-impl Key {
-    fn of(slices: &[Slice], slice: usize, frame: usize) -> Option<Self> {
-        let slice = slices.get(slice).filter(|slice| slice.has_planes())?;
-        let plane = slice.source.planes.get(frame)?;
-        let orientation = numbers(&plane.orientation)?;
-        let position = numbers(&plane.position)?;
-        let [a, b, c, x, y, z] = <[f64; 6]>::try_from(orientation.as_slice()).ok()?;
-        let normal = [b * z - c * y, c * x - a * z, a * y - b * x];
-        let steps = |cosine: &f64| (cosine * STEPS_OF_COSINES).round() as i64;
-        Some(Self {
-            orientation: orientation.iter().map(steps).collect(),
-            distance: normal.iter().zip(&position).map(|(n, p)| n * p).sum(),
-            position,
-        })
-    }
-
-    fn order(&self, other: &Self) -> Ordering {
-        let orientation = self.orientation.cmp(&other.orientation);
-        orientation.then(self.distance.total_cmp(&other.distance))
-    }
-
-    fn same_place(&self, other: &Self) -> bool {
-        let near = |(a, b): (&f64, &f64)| (a - b).abs() < SAME_PLACE_MM;
-        self.orientation == other.orientation && self.position.iter().zip(&other.position).all(near)
-    }
-}
-
-/// Every frame of the series, in order.
-pub(super) fn places(slices: &[Slice]) -> Vec<Place> {
-    let mut frames = Vec::new();
-    for (index, slice) in slices.iter().enumerate() {
-        for frame in 0..slice.frames {
-            let place = Place {
-                slice: index,
-                frame,
-                position: 1,
-                repeat: 1,
-            };
-            frames.push((Key::of(slices, index, frame), place));
-        }
-    }
-    frames.sort_by(|(a, _), (b, _)| match (a, b) {
-        (Some(a), Some(b)) => a.order(b),
-        (a, b) => a.is_some().cmp(&b.is_some()),
+/// These frames, lowest first, and those without planes by number.
+pub(super) fn places(slices: &[Slice], frames: &[(usize, usize)]) -> Vec<Place> {
+    let mut frames = frames.to_vec();
+    frames.sort_by_key(|&(slice, frame)| {
+        let source = &slices[slice].source;
+        (source.instance_number, &source.sop_instance_uid, frame)
     });
-    let same = |(a, _): &(Option<Key>, Place), (b, _): &(Option<Key>, Place)| match (a, b) {
-        (Some(a), Some(b)) => a.same_place(b),
-        (a, b) => a.is_none() && b.is_none(),
+    let spaces: Option<Vec<Space>> = frames.iter().map(|of| Space::of(slices, *of)).collect();
+    let Some(spaces) = spaces else {
+        let place = |(repeat, (slice, frame))| Place {
+            slice,
+            frame,
+            position: 1,
+            repeat,
+        };
+        return (1..).zip(frames).map(place).collect();
     };
-    let mut places = Vec::with_capacity(frames.len());
-    for (position, here) in (1..).zip(frames.chunk_by(same)) {
-        let mut here: Vec<Place> = here.iter().map(|(_, place)| place.clone()).collect();
-        here.sort_by_key(|place| {
-            let source = &slices[place.slice].source;
-            (
-                source.instance_number,
-                &source.sop_instance_uid,
-                place.frame,
-            )
-        });
-        for (repeat, place) in (1..).zip(here) {
-            places.push(Place {
-                position,
-                repeat,
-                ..place
-            });
-        }
-    }
-    places
+    let mut at: Vec<(f64, (usize, usize))> = spaces
+        .iter()
+        .map(|space| spaces[0].distance_to(space))
+        .zip(frames)
+        .collect();
+    at.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let place = |(position, (_, (slice, frame)))| Place {
+        slice,
+        frame,
+        position,
+        repeat: 1,
+    };
+    (1..).zip(at).map(place).collect()
 }
 
 /// What a class fills.
@@ -118,49 +66,43 @@ pub struct Volume {
     pub volume_ml: f64,
 }
 
-/// Volumes of all classes, or why there are none.
+/// Volumes of all classes, and what is not as a reader expects it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Volumes {
     pub volumes: Vec<Volume>,
     pub warnings: Vec<String>,
+    /// Planes that an even stack lacks.
+    pub n_missing: usize,
 }
 
 /// The planes are taken for a stack: each stands for what lies nearer to it than to its neighbours,
 /// and the outer ones, and those at a wide gap, reach as far outwards as half of the median distance.
 pub(super) fn volumes(slices: &[Slice], places: &[Place], classes: &[Class]) -> Volumes {
-    let nothing = |why: &str| Volumes {
-        volumes: Vec::new(),
-        warnings: vec![why.to_owned()],
+    let Some((spaces, steps)) = steps(slices, places) else {
+        return Volumes {
+            volumes: Vec::new(),
+            warnings: vec!["planes_unknown".to_owned()],
+            n_missing: 0,
+        };
     };
-    if !slices.iter().all(Slice::has_planes) {
-        return nothing("planes_unknown");
-    }
-    if places.iter().any(|place| place.repeat > 1) {
-        return nothing("planes_repeat");
-    }
-    let plane = |place: &Place| &slices[place.slice].source.planes[place.frame];
-    let keys = keys(slices, places);
-    if keys
-        .iter()
-        .any(|key| key.orientation != keys[0].orientation)
-    {
-        return nothing("planes_not_parallel");
-    }
-    let at: Vec<f64> = keys.iter().map(|key| key.distance).collect();
-    let thickness = places
-        .first()
-        .and_then(|place| plane(place).thickness.as_deref());
-    let thickness = thickness.and_then(numbers).map(|value| value[0]);
-    let Some((extents, even)) = extents(&at, thickness) else {
-        return nothing("thickness_unknown");
+    let mut warnings = warnings(&spaces, &steps);
+    let thickness = places.first().and_then(|place| {
+        let plane = &slices[place.slice].source.planes[place.frame];
+        Some(numbers(plane.thickness.as_deref()?)?[0])
+    });
+    let Some(extents) = extents(&steps.gaps, thickness) else {
+        warnings.push("thickness_unknown".to_owned());
+        return Volumes {
+            volumes: Vec::new(),
+            warnings,
+            n_missing: steps.missing,
+        };
     };
     let mut filled_mm3: BTreeMap<u8, f64> = BTreeMap::new();
-    for (place, extent) in places.iter().zip(extents) {
-        let spacing = numbers(&plane(place).spacing).unwrap_or_default();
-        let pixel_mm2: f64 = spacing.iter().product();
+    for ((place, extent), space) in places.iter().zip(extents).zip(&spaces) {
         let masks = slices[place.slice].masks.iter();
         for found in masks.filter(|found| found.frame == place.frame) {
-            let area_mm2 = found.area_px as f64 * pixel_mm2;
+            let area_mm2 = found.area_px as f64 * space.pixel_mm2();
             *filled_mm3.entry(found.class).or_default() += area_mm2 * extent;
         }
     }
@@ -171,39 +113,54 @@ pub(super) fn volumes(slices: &[Slice], places: &[Place], classes: &[Class]) -> 
     };
     Volumes {
         volumes: classes.iter().map(of).collect(),
-        warnings: if even {
-            vec![]
-        } else {
-            vec!["planes_uneven".to_owned()]
-        },
+        warnings,
+        n_missing: steps.missing,
     }
 }
 
-fn keys(slices: &[Slice], places: &[Place]) -> Vec<Key> {
-    let of = |place: &Place| Key::of(slices, place.slice, place.frame);
-    places.iter().filter_map(of).collect()
-}
-
-/// Distance between neighbours where it is the same everywhere.
-pub(super) fn even_distance(slices: &[Slice], places: &[Place]) -> Option<f64> {
-    let mut keys = keys(slices, places);
-    keys.dedup_by(|next, key| key.same_place(next));
-    let first = keys.first()?;
-    if keys.iter().any(|key| key.orientation != first.orientation) {
-        return None;
+fn warnings(spaces: &[Space], steps: &Steps) -> Vec<String> {
+    let mut words = Vec::new();
+    if !steps.even {
+        words.push("planes_uneven");
     }
-    let at: Vec<f64> = keys.iter().map(|key| key.distance).collect();
-    let (extents, even) = extents(&at, None)?;
-    (even && extents[0] > 0.0).then_some(extents[0])
+    if steps.missing > 0 {
+        words.push("slice_missing");
+    }
+    let shifted = |space: &Space| {
+        let far = |way: f64| way.abs() > spaces[0].pixel_mm() / 2.0;
+        spaces[0].in_plane(space).into_iter().any(far)
+    };
+    if spaces.iter().any(shifted) {
+        words.push("planes_sheared");
+    }
+    words.into_iter().map(str::to_owned).collect()
 }
 
-/// How much of the normal each plane stands for, mm, and whether all are the same. `at`: ascending.
-fn extents(at: &[f64], thickness: Option<f64>) -> Option<(Vec<f64>, bool)> {
-    let gaps: Vec<f64> = at.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    let mut sorted = gaps.clone();
+/// `None` where a frame does not say where it lies.
+fn steps(slices: &[Slice], places: &[Place]) -> Option<(Vec<Space>, Steps)> {
+    let space = |place: &Place| Space::of(slices, (place.slice, place.frame));
+    let spaces: Vec<Space> = places.iter().map(space).collect::<Option<_>>()?;
+    let first = spaces.first()?;
+    let at: Vec<f64> = spaces
+        .iter()
+        .map(|other| first.distance_to(other))
+        .collect();
+    let steps = Steps::of(&at);
+    Some((spaces, steps))
+}
+
+/// Of the grid on which all planes lie.
+pub(super) fn grid_step(slices: &[Slice], places: &[Place]) -> Option<f64> {
+    let (_, steps) = steps(slices, places)?;
+    steps.grid
+}
+
+/// How much of the normal each plane stands for, mm.
+fn extents(gaps: &[f64], thickness: Option<f64>) -> Option<Vec<f64>> {
+    let mut sorted = gaps.to_vec();
     sorted.sort_by(f64::total_cmp);
     let Some(&median) = sorted.get(sorted.len() / 2) else {
-        return thickness.map(|thickness| (vec![thickness; at.len()], true));
+        return thickness.map(|thickness| vec![thickness]);
     };
     // Over a wider gap nobody knows what lies there.
     let known = |gap: &&f64| **gap <= MISSING_PLANES * median;
@@ -212,9 +169,7 @@ fn extents(at: &[f64], thickness: Option<f64>) -> Option<(Vec<f64>, bool)> {
         let before = index.checked_sub(1).and_then(|index| gaps.get(index));
         half(before) + half(gaps.get(index))
     };
-    // A tenth is more than rounding and less than a missing plane.
-    let even = gaps.iter().all(|gap| (gap - median).abs() <= 0.1 * median);
-    Some(((0..at.len()).map(extent).collect(), even))
+    Some((0..=gaps.len()).map(extent).collect())
 }
 
 #[cfg(test)]
@@ -254,6 +209,8 @@ pub(super) mod tests {
                 copied: vec![(0x0010_0010, "DOE^JANE".into())],
                 deidentified: vec![],
                 lossy: None,
+                acquisitions: vec![],
+                has_odd_uid: false,
             },
             rows: 2,
             cols: 3,
@@ -272,7 +229,12 @@ pub(super) mod tests {
     }
 
     fn volume(slices: &[Slice]) -> Volumes {
-        volumes(slices, &places(slices), &classes())
+        volumes(slices, &ordered(slices), &classes())
+    }
+
+    fn ordered(slices: &[Slice]) -> Vec<Place> {
+        let all: Vec<(usize, usize)> = (0..slices.len()).map(|slice| (slice, 0)).collect();
+        places(slices, &all)
     }
 
     #[test]
@@ -282,29 +244,17 @@ pub(super) mod tests {
             slice(2, Some(-5.0), 1),
             slice(3, Some(2.5), 1),
         ];
-        let order: Vec<usize> = places(&slices).iter().map(|place| place.slice).collect();
+        let places = ordered(&slices);
+        let order: Vec<usize> = places.iter().map(|place| place.slice).collect();
         assert_eq!(order, [1, 2, 0]);
-        let positions: Vec<u32> = places(&slices).iter().map(|place| place.position).collect();
+        let positions: Vec<u32> = places.iter().map(|place| place.position).collect();
         assert_eq!(positions, [1, 2, 3]);
-    }
-
-    #[test]
-    fn what_lies_in_one_place_shares_its_number() {
-        // The noise of a real scanner.
-        let slices = [
-            slice(2, Some(1.0), 1),
-            slice(1, Some(1.000_04), 1),
-            slice(3, Some(0.0), 1),
-        ];
-        let found: Vec<(usize, u32, u32)> = places(&slices)
-            .iter()
-            .map(|place| (place.slice, place.position, place.repeat))
-            .collect();
-        assert_eq!(found, [(2, 1, 1), (1, 2, 1), (0, 2, 2)]);
-        assert_eq!(volume(&slices).warnings, ["planes_repeat"]);
         let without = [slice(2, None, 1), slice(1, None, 1)];
-        let repeats: Vec<u32> = places(&without).iter().map(|place| place.repeat).collect();
-        assert_eq!(repeats, [1, 2]);
+        let repeats: Vec<(usize, u32)> = ordered(&without)
+            .iter()
+            .map(|place| (place.slice, place.repeat))
+            .collect();
+        assert_eq!(repeats, [(1, 1), (0, 2)]);
         assert_eq!(volume(&without).warnings, ["planes_unknown"]);
     }
 
@@ -322,7 +272,7 @@ pub(super) mod tests {
             "{volumes:?}"
         );
         assert_eq!(volumes.warnings, [""; 0]);
-        assert_eq!(even_distance(&even, &places(&even)), Some(5.0));
+        assert_eq!(grid_step(&even, &ordered(&even)), Some(5.0));
         // One plane missing: its neighbours stand for it.
         let gap = [
             slice(1, Some(0.0), 2),
@@ -334,7 +284,9 @@ pub(super) mod tests {
             (volumes.volumes[0].volume_ml - 0.05).abs() < 1e-9,
             "{volumes:?}"
         );
-        assert_eq!(volumes.warnings, ["planes_uneven"]);
+        assert_eq!(volumes.warnings, ["planes_uneven", "slice_missing"]);
+        assert_eq!(volumes.n_missing, 1);
+        assert_eq!(grid_step(&gap, &ordered(&gap)), Some(5.0));
         // Two stacks.
         let wide = [0.0, 5.0, 100.0, 105.0].map(|z| slice(z as i64, Some(z), 2));
         let volumes = volume(&wide);
@@ -342,7 +294,10 @@ pub(super) mod tests {
             (volumes.volumes[0].volume_ml - 0.04).abs() < 1e-9,
             "{volumes:?}"
         );
-        assert_eq!(even_distance(&gap, &places(&gap)), None);
+        // A gantry that is tilted.
+        let mut tilted = even.clone();
+        tilted[2].source.planes[0].position = "-1.5\\5\\10".into();
+        assert_eq!(volume(&tilted).warnings, ["planes_sheared"]);
         // Alone, it is as thick as it says.
         let volumes = volume(&[slice(1, Some(0.0), 2)]);
         assert!(

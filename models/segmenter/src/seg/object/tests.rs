@@ -5,12 +5,15 @@ use super::super::element::{WORDS_MAX, decimal};
 use super::super::stack::tests::{classes, slice};
 use super::super::{encode, volumes};
 use super::*;
+use contract::manifest::Class;
 
 fn about(classes: &[Class]) -> About<'_> {
     About {
         sop_instance_uid: "2.25.1".into(),
         series_instance_uid: "2.25.2".into(),
         dimension_organization_uid: "2.25.3".into(),
+        instance_number: 7,
+        volume: "b 400",
         classes,
         model_name: "cardiac",
         model_version: "1.0",
@@ -20,8 +23,13 @@ fn about(classes: &[Class]) -> About<'_> {
     }
 }
 
+fn all(slices: &[Slice]) -> Vec<(usize, usize)> {
+    let frames = |(index, slice): (usize, &Slice)| (0..slice.frames).map(move |f| (index, f));
+    slices.iter().enumerate().flat_map(frames).collect()
+}
+
 fn made(slices: &[Slice]) -> DefaultDicomObject {
-    let bytes = encode(slices, &about(&classes())).unwrap();
+    let bytes = encode(slices, &all(slices), &about(&classes())).unwrap();
     dicom_object::from_reader(&bytes[..]).unwrap()
 }
 
@@ -52,7 +60,7 @@ fn frames(object: &Object) -> Vec<(String, Vec<u32>)> {
 }
 
 #[test]
-fn planes_with_a_mask_become_frames_in_the_order_of_space() {
+fn every_plane_is_a_frame_in_the_order_of_space() {
     let object = made(&[
         slice(1, Some(8.0), 2),
         slice(2, Some(4.0), 0),
@@ -62,6 +70,7 @@ fn planes_with_a_mask_become_frames_in_the_order_of_space() {
         frames(&object),
         [
             ("2.25.3".to_owned(), vec![1, 1]),
+            ("2.25.2".to_owned(), vec![1, 2]),
             ("2.25.1".to_owned(), vec![1, 3])
         ]
     );
@@ -70,9 +79,11 @@ fn planes_with_a_mask_become_frames_in_the_order_of_space() {
         .unwrap()
         .to_bytes()
         .unwrap();
-    // Four of six, then two of six.
-    assert_eq!(pixels[..], [0b1100_1111, 0]);
-    assert_eq!(word(&object, tags::NUMBER_OF_FRAMES), "2");
+    // Four of six, none of six, two of six.
+    assert_eq!(pixels[..], [0b1111, 0b11_0000, 0, 0]);
+    assert_eq!(word(&object, tags::NUMBER_OF_FRAMES), "3");
+    assert_eq!(word(&object, tags::INSTANCE_NUMBER), "7");
+    assert_eq!(word(&object, tags::SERIES_DESCRIPTION), "cardiac b 400");
     assert_eq!(word(&object, tags::FRAME_OF_REFERENCE_UID), "2.25.1002");
     assert_eq!(word(&object, tags::PATIENT_NAME), "DOE^JANE");
     assert_eq!(word(&object, tags::CONTENT_TIME), "004005.123");
@@ -81,31 +92,42 @@ fn planes_with_a_mask_become_frames_in_the_order_of_space() {
     assert_eq!(word(measures, tags::PIXEL_SPACING), "2\\0.5");
     assert_eq!(word(measures, tags::SPACING_BETWEEN_SLICES), "4.000000");
     let series = &items(&object, tags::REFERENCED_SERIES_SEQUENCE)[0];
-    assert_eq!(items(series, tags::REFERENCED_INSTANCE_SEQUENCE).len(), 3);
+    let instances = items(series, tags::REFERENCED_INSTANCE_SEQUENCE).iter();
+    let instances = instances.map(|item| word(item, tags::REFERENCED_SOP_INSTANCE_UID));
+    let instances: Vec<String> = instances.collect();
+    assert_eq!(instances, ["2.25.3", "2.25.2", "2.25.1"]);
 }
 
 #[test]
-fn nothing_found_is_one_empty_frame() {
-    let object = made(&[slice(1, Some(8.0), 0), slice(2, Some(4.0), 0)]);
-    assert_eq!(frames(&object), [("2.25.2".to_owned(), vec![1, 1])]);
-    let pixels = object
-        .element(tags::PIXEL_DATA)
-        .unwrap()
-        .to_bytes()
-        .unwrap();
-    assert_eq!(pixels[..], [0, 0]);
+fn classes_have_a_frame_for_each_plane_or_the_first_one_has() {
+    let mut both = classes();
+    both.push(Class {
+        id: 2,
+        label: "myocardium".into(),
+        ..both[0].clone()
+    });
+    let mut slices = [slice(1, Some(0.0), 1), slice(2, Some(4.0), 0)];
+    let found = Found {
+        class: 2,
+        ..slices[0].masks[0].clone()
+    };
+    slices[0].masks.push(found);
+    let segments = |slices: &[Slice]| {
+        let places = super::super::stack::places(slices, &all(slices));
+        let frames = super::frames(slices, &places, &both).unwrap();
+        let frame = |frame: &Frame| (frame.segment, frame.place.slice);
+        frames.iter().map(frame).collect::<Vec<_>>()
+    };
+    assert_eq!(segments(&slices), [(1, 0), (1, 1), (2, 0), (2, 1)]);
+    for slice in &mut slices {
+        slice.rows = 1 << 15;
+        slice.cols = 1 << 15;
+    }
+    assert_eq!(segments(&slices), [(1, 0), (1, 1), (2, 0)]);
 }
 
 #[test]
-fn images_in_one_place_are_told_apart() {
-    let object = made(&[slice(2, Some(0.0), 1), slice(1, Some(0.0), 1)]);
-    assert_eq!(
-        frames(&object),
-        [
-            ("2.25.1".to_owned(), vec![1, 1, 1]),
-            ("2.25.2".to_owned(), vec![1, 1, 2])
-        ]
-    );
+fn images_without_planes_are_told_apart_by_a_label() {
     let flat = made(&[slice(1, None, 1), slice(2, None, 1)]);
     assert_eq!(
         frames(&flat),
@@ -148,25 +170,25 @@ fn what_does_not_belong_together_is_refused() {
     let mixed = [slice(1, Some(0.0), 1), slice(2, None, 1)];
     let classes = classes();
     assert!(matches!(
-        encode(&mixed, &about(&classes)),
+        encode(&mixed, &all(&mixed), &about(&classes)),
         Err(SegError::Mixed)
     ));
     assert!(matches!(
-        encode(&[], &about(&classes)),
+        encode(&[], &[], &about(&classes)),
         Err(SegError::NoImage)
     ));
-    assert!(volumes(&[], &classes).volumes.is_empty());
+    assert!(volumes(&[], &[], &classes).volumes.is_empty());
     let mut broken = slice(1, Some(0.0), 1);
     broken.cols = 4;
     assert!(matches!(
-        encode(&[broken], &about(&classes)),
+        encode(&[broken], &[(0, 0)], &about(&classes)),
         Err(SegError::Mask(_))
     ));
 }
 
 #[test]
 fn the_data_set_is_sent_in_either_syntax() {
-    let file = encode(&[slice(1, Some(0.0), 2)], &about(&classes())).unwrap();
+    let file = encode(&[slice(1, Some(0.0), 2)], &[(0, 0)], &about(&classes())).unwrap();
     let explicit = data_set(&file, false).unwrap();
     assert_eq!(&explicit[..8], b"\x08\0\x05\0CS\x0a\0");
     let implicit = data_set(&file, true).unwrap();
@@ -194,4 +216,24 @@ fn texts_fit_their_attributes() {
     assert_eq!(cut(&"x".repeat(80)).len(), WORDS_MAX);
     assert_eq!(local_code("left ventricle cavity").len(), 16);
     assert!(decimal(-12_345_678.123_456).len() <= 16);
+}
+
+/// As tests/peers/seg.py finds with the readers themselves.
+#[test]
+fn sizes_that_readers_do_not_know_are_said() {
+    for (rows, cols, n_frames, misread) in [
+        (512, 512, 7, false),
+        (181, 217, 3, true),
+        (181, 217, 1, false),
+        (250, 250, 1, true),
+        (250, 250, 2, true),
+        (250, 250, 4, false),
+        (255, 255, 3, true),
+        (255, 255, 9, false),
+        (12, 10, 3, true),
+        (53, 9, 9, true),
+    ] {
+        let found = super::super::is_misread(rows * cols, n_frames);
+        assert_eq!(found, misread, "{rows} x {cols} x {n_frames}");
+    }
 }
