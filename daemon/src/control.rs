@@ -64,7 +64,7 @@ pub enum Answer {
     Moved(Moved),
     Models(Reply),
     Replay(Asked),
-    Segmentations(Vec<seg::Segmentation>),
+    Segmentations(Vec<seg::Unsent>),
     Retried(seg::Retried),
     /// Why the daemon could not do it.
     Failed(String),

@@ -45,7 +45,7 @@ use completion::Completion;
 use series::Segmentation;
 use shelf::Shelf;
 
-pub use waiting::{Counts, Pacs, Retried, Segmentation, Wanted, retry, segmentations};
+pub use waiting::{Counts, Pacs, Retried, Unsent, Wanted, retry, segmentations};
 
 /// How often series are looked at.
 const TICK: Duration = Duration::from_millis(500);

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::CliError;
 use crate::config::Config;
 use crate::control::{Answer, Request, ask};
-use crate::seg::{Retried, Segmentation, Wanted};
+use crate::seg::{Retried, Unsent, Wanted};
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum SegmentationsAction {
@@ -61,14 +61,14 @@ pub fn segmentations(action: &SegmentationsAction, out: &mut impl Write) -> Resu
     }
 }
 
-fn list(all: &[Segmentation], json: bool, out: &mut impl Write) -> Result<(), CliError> {
+fn list(all: &[Unsent], json: bool, out: &mut impl Write) -> Result<(), CliError> {
     for one in all {
         if json {
             let line = serde_json::to_string(one).expect("a segmentation is plain data");
             writeln!(out, "{line}")?;
             continue;
         }
-        let Segmentation {
+        let Unsent {
             series,
             refused,
             made_at,

@@ -350,8 +350,8 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
     let mut other = slice(4, 1);
     other.image.source.series_instance_uid = "2.25.1002".into();
     site.outbox.accept(&[arrival("other")]).unwrap();
-    let input = Input::of(b"");
-    let keep = (&input, Some(&other));
+    let keep = (&Marks::default(), Some(&other));
+
     site.outbox
         .append_with(4, keep, None, |seq| messages(seq, 1))
         .unwrap();

@@ -64,6 +64,7 @@ requests = ["segment"]
             stuck: false,
             mqtt_connected: false,
             disk_free_bytes: None,
+            segmentations: None,
             certificates: Vec::new(),
         })
     }

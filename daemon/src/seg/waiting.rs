@@ -55,7 +55,7 @@ pub struct Counts {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Segmentation {
+pub struct Unsent {
     /// `series` of its event, or the file's name where somebody else put it there.
     pub series: String,
     pub refused: bool,
@@ -192,11 +192,11 @@ fn refused_folder(waiting: &Path) -> PathBuf {
 }
 
 /// Everything that waits or was refused, the oldest first; nothing where no segmentation was ever to be sent.
-pub fn segmentations(state: &Path, why: Option<&str>) -> Vec<Segmentation> {
+pub fn segmentations(state: &Path, why: Option<&str>) -> Vec<Unsent> {
     list(&folder(state), why)
 }
 
-fn list(waiting: &Path, why: Option<&str>) -> Vec<Segmentation> {
+fn list(waiting: &Path, why: Option<&str>) -> Vec<Unsent> {
     let mut found = Vec::new();
     for (folder, refused) in [(waiting.to_owned(), false), (refused_folder(waiting), true)] {
         // Not there: nothing was ever sent.
@@ -217,7 +217,7 @@ fn list(waiting: &Path, why: Option<&str>) -> Vec<Segmentation> {
             } else {
                 why.map(str::to_owned)
             };
-            found.push(Segmentation {
+            found.push(Unsent {
                 series: name(&path),
                 refused,
                 made_at: clock::rfc3339(modified),
