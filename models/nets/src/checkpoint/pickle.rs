@@ -128,35 +128,8 @@ impl<'a> Machine<'a> {
             b'(' => self.marks.push(self.stack.len()),
             b'0' => drop(self.pop()?),
             b'1' => drop(self.pop_to_mark()?),
-            b'N' => self.push(Value::Other)?,
-            0x88 | 0x89 => self.push(Value::Bool(operation == 0x88))?,
-            b'J' => {
-                let value = i32::from_le_bytes(self.array()?);
-                self.push(Value::Int(value.into()))?;
-            }
-            b'K' => {
-                let [value] = self.array()?;
-                self.push(Value::Int(value.into()))?;
-            }
-            b'M' => {
-                let value = u16::from_le_bytes(self.array()?);
-                self.push(Value::Int(value.into()))?;
-            }
-            0x8a => self.long()?,
-            b'G' => {
-                self.take(8)?;
-                self.push(Value::Other)?;
-            }
-            b'X' | b'T' | b'U' | 0x8c | 0x8d => {
-                let bytes = self.counted(operation)?;
-                let text = String::from_utf8_lossy(bytes).into_owned();
-                self.push(Value::Text(text))?;
-            }
-            // Bytes and integers without end.
-            b'B' | b'C' | 0x8b | 0x8e | 0x96 => {
-                self.counted(operation)?;
-                self.push(Value::Other)?;
-            }
+            b'N' | 0x88 | 0x89 | b'J' | b'K' | b'M' | b'G' | 0x8a | 0x8b | b'X' | b'T' | b'U'
+            | 0x8c | 0x8d | b'B' | b'C' | 0x8e | 0x96 => self.scalar(operation)?,
             b')' => self.push(Value::Tuple(Vec::new()))?,
             0x85..=0x87 => self.tuple_of(usize::from(operation - 0x84))?,
             b't' => {
@@ -215,6 +188,32 @@ impl<'a> Machine<'a> {
         Ok(true)
     }
 
+    /// What holds nothing else.
+    fn scalar(&mut self, operation: u8) -> Result<(), Refusal> {
+        let value = match operation {
+            0x88 | 0x89 => Value::Bool(operation == 0x88),
+            b'J' => Value::Int(i32::from_le_bytes(self.array()?).into()),
+            b'K' => Value::Int(u8::from_le_bytes(self.array()?).into()),
+            b'M' => Value::Int(u16::from_le_bytes(self.array()?).into()),
+            0x8a => self.long()?,
+            b'G' => {
+                self.take(8)?;
+                Value::Other
+            }
+            b'X' | b'T' | b'U' | 0x8c | 0x8d => {
+                let bytes = self.counted(operation)?;
+                Value::Text(String::from_utf8_lossy(bytes).into_owned())
+            }
+            // Bytes, and integers of any length.
+            b'B' | b'C' | 0x8b | 0x8e | 0x96 => {
+                self.counted(operation)?;
+                Value::Other
+            }
+            _ => Value::Other,
+        };
+        self.push(value)
+    }
+
     fn take(&mut self, n: usize) -> Result<&'a [u8], Refusal> {
         let (taken, rest) = self.rest.split_at_checked(n).ok_or(Refusal::Damaged)?;
         self.rest = rest;
@@ -238,16 +237,16 @@ impl<'a> Machine<'a> {
     }
 
     /// An integer of a given number of bytes.
-    fn long(&mut self) -> Result<(), Refusal> {
+    fn long(&mut self) -> Result<Value, Refusal> {
         let [n] = self.array()?;
         let bytes = self.take(n.into())?;
         if bytes.len() > 8 {
-            return self.push(Value::Other);
+            return Ok(Value::Other);
         }
         let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
         let mut whole = if negative { [0xff; 8] } else { [0; 8] };
         whole[..bytes.len()].copy_from_slice(bytes);
-        self.push(Value::Int(i64::from_le_bytes(whole)))
+        Ok(Value::Int(i64::from_le_bytes(whole)))
     }
 
     fn push(&mut self, value: Value) -> Result<(), Refusal> {

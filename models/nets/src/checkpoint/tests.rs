@@ -9,7 +9,9 @@ use candle_core::{Device, Tensor};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use super::{Checkpoint, State, read, read_whole};
+use super::archive::Archive;
+use super::torch::Entry;
+use super::{Checkpoint, State, pickle, read, read_whole, torch};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -383,6 +385,37 @@ fn pickles_that_nobody_wrote_are_refused() {
         .collect();
     let file = saved(&[b"\x80\x02}", &levels, b"."]);
     has(&refused(&file.path, None), &["a list of 2 values"]);
+}
+
+/// A checksum stands before this in a file; here every byte of the pickle may be another.
+#[test]
+fn a_pickle_that_is_cut_or_flipped_ends_in_words_or_tensors() {
+    for name in ["layouts.pth", "types.pth", "training.pth", "protocol_5.pth"] {
+        let whole = Archive::open(&golden(name)).unwrap().pickle().unwrap();
+        for at in 0..whole.len() {
+            assert!(pickle::read(&whole[..at]).is_err(), "{name} cut at {at}");
+            for bits in [0x01, 0x10, 0x80, 0xff] {
+                let mut flipped = whole.clone();
+                flipped[at] ^= bits;
+                let Ok(values) = pickle::read(&flipped) else {
+                    continue;
+                };
+                let found = torch::state_dicts(&values);
+                let entries = found.iter().flat_map(|it| it.entries(&values));
+                for (name, entry) in entries {
+                    let Entry::Float(view) = entry else { continue };
+                    let n = view.n_elements().filter(|n| *n < 1 << 16);
+                    let bytes = n.and_then(|_| Some(view.gather(&[0; 200])?.len()));
+                    let width = view.dtype.size_in_bytes();
+                    assert!(
+                        bytes.is_none_or(|it| Some(it) == n.map(|n| n * width)),
+                        "{name}"
+                    );
+                }
+                assert!(!torch::instead(&values).is_empty());
+            }
+        }
+    }
 }
 
 #[test]
