@@ -52,8 +52,6 @@ fn known_gap(row: &BTreeMap<String, String>) -> Option<&'static str> {
         "1.2.840.10008.1.2.4.80" | "1.2.840.10008.1.2.4.81" if cfg!(not(feature = "jpeg-ls")) => {
             Some("unsupported_transfer_syntax")
         }
-        // Lossy JPEG of 12 bits.
-        "1.2.840.10008.1.2.4.51" if row["alloc"] == "16" => Some("unsupported"),
         // Segmented palettes.
         _ if row["file"].contains("US-ALOKA-16") => Some("unsupported"),
         _ => None,
