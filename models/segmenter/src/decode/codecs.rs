@@ -66,7 +66,6 @@ pub(super) fn decode(
     layout: Layout,
     photometric: Photometric,
 ) -> Result<Values, DecodeError> {
-    let named_ybr = [Photometric::YbrFull, Photometric::YbrFull422].contains(&photometric);
     if transfer_syntax == uids::RLE_LOSSLESS
         || transfer_syntax == uids::DEFLATED_IMAGE_FRAME_COMPRESSION
     {
@@ -78,7 +77,7 @@ pub(super) fn decode(
         return Ok(Values {
             data: layout.samples(&samples, 0)?,
             bits: layout.stored,
-            is_ybr: named_ybr,
+            is_ybr: is_ybr(photometric),
         });
     }
     if !are_read(transfer_syntax) {
@@ -90,20 +89,7 @@ pub(super) fn decode(
         samples: layout.samples,
     };
     if jpeg_2000::is_jpeg_2000(frame) {
-        let decoded = jpeg_2000::decode(frame, size)?;
-        if photometric == Photometric::YbrOfCodec && !decoded.undid_transform {
-            return Err(DecodeError::Unsupported {
-                what: "jpeg 2000 without the colour transform that PhotometricInterpretation names"
-                    .into(),
-            });
-        }
-        // The stream says where its sign is, and whether its upper bits are used.
-        let layout = of_stream(layout, decoded.precision, decoded.precision);
-        return Ok(Values {
-            data: layout.interleave(&decoded.planes),
-            bits: layout.stored,
-            is_ybr: named_ybr,
-        });
+        return decode_jpeg_2000(frame, size, layout, photometric);
     }
     if !jpeg::is_jpeg(frame) {
         return Err(malformed("a frame is neither jpeg nor jpeg 2000"));
@@ -114,9 +100,44 @@ pub(super) fn decode(
         return Ok(Values {
             data,
             bits,
-            is_ybr: named_ybr,
+            is_ybr: is_ybr(photometric),
         });
     }
+    decode_jpeg(frame, size, layout, photometric)
+}
+
+fn is_ybr(photometric: Photometric) -> bool {
+    [Photometric::YbrFull, Photometric::YbrFull422].contains(&photometric)
+}
+
+fn decode_jpeg_2000(
+    frame: &[u8],
+    size: jpeg::Size,
+    layout: Layout,
+    photometric: Photometric,
+) -> Result<Values, DecodeError> {
+    let decoded = jpeg_2000::decode(frame, size)?;
+    if photometric == Photometric::YbrOfCodec && !decoded.undid_transform {
+        return Err(DecodeError::Unsupported {
+            what: "jpeg 2000 without the colour transform that PhotometricInterpretation names"
+                .into(),
+        });
+    }
+    // The stream says where its sign is, and whether its upper bits are used.
+    let layout = of_stream(layout, decoded.precision, decoded.precision);
+    Ok(Values {
+        data: layout.interleave(&decoded.planes),
+        bits: layout.stored,
+        is_ybr: is_ybr(photometric),
+    })
+}
+
+fn decode_jpeg(
+    frame: &[u8],
+    size: jpeg::Size,
+    layout: Layout,
+    photometric: Photometric,
+) -> Result<Values, DecodeError> {
     let decoded = jpeg::decode(frame, size)?;
     if decoded.overflows && layout.stored > decoded.precision {
         return Err(malformed("a sample has more bits than its stream"));
@@ -124,8 +145,8 @@ pub(super) fn decode(
     let layout = of_stream(layout, decoded.precision, 16);
     // Lossless streams carry whatever the data set names. Streams by DCT have their own transform, which writers
     // forget to name; only where they do not say it the data set does.
-    let is_ybr = match decoded.colour {
-        _ if decoded.is_lossless => named_ybr,
+    let in_ybr = match decoded.colour {
+        _ if decoded.is_lossless => is_ybr(photometric),
         Colour::Rgb => false,
         Colour::Ybr => true,
         Colour::Unsaid => photometric != Photometric::Rgb,
@@ -137,7 +158,7 @@ pub(super) fn decode(
         } else {
             decoded.precision
         },
-        is_ybr: is_ybr && layout.samples == 3,
+        is_ybr: in_ybr && layout.samples == 3,
     })
 }
 
