@@ -282,6 +282,12 @@ def native() -> Iterator[Case]:
         yield Case(syntax, "1 bit, two frames", file, both, peers=("pydicom",))
         short = part10(data_set(18, 24), syntax, bytes(400), False, "OB")
         yield Case(syntax, "too few pixels", short, refused=("truncated", ""))
+        image = grey(18, 24, 8)
+        longer = part10(data_set(18, 24), syntax, words(image, 8) + bytes(1000), False, "OB")
+        # pydicom takes what follows for further frames.
+        yield Case(syntax, "zeros behind the pixels", longer, image[None])
+        wide = part10(data_set(18, 24), syntax, words(grey(18, 24, 16), 16), False, "OB")
+        yield Case(syntax, "16 bits, said to be 8", wide, refused=("bad_attribute", "longer than"))
         stream = encapsulated([cjpeg(grey(18, 24, 8), "-grayscale")])
         if syntax != BIG:
             said = part10(data_set(18, 24), syntax, stream, True)

@@ -1,7 +1,17 @@
 //! The stream of one compressed frame to values: which decoder, and how its samples are to be read.
 //!
-//! JPEG and JPEG 2000 are told apart by content, since transfer syntaxes name the wrong one of them at times; the table
-//! of what is read of each is in `tests/peers/transfer_syntaxes.py`.
+//! JPEG and JPEG 2000 are told apart by content, since transfer syntaxes name the wrong one of them at times. What a
+//! sender may use of each stream, tried against other decoders by `tests/peers/transfer_syntaxes.py`:
+//!
+//! | stream | read | refused by name |
+//! |---|---|---|
+//! | JPEG Lossless | 2 to 16 bits, predictors 1 to 7, point transform, restarts by rows, components in one scan or their own, rows behind the scan | restarts within a row, subsampled components, arithmetic coding, hierarchical |
+//! | JPEG by DCT | 8 and 12 bits, sequential and progressive, restarts, subsampling by whole numbers, a scan for each component | fractional subsampling, four components, arithmetic coding, hierarchical |
+//! | JPEG 2000 | 1 to 16 bits of either sign, reversible or not, tiles, layers, offsets, all orders and code-block modes, in JP2 | subsampled components, components of two precisions, palettes, a colour transform that is named and not there |
+//! | RLE | 1, 8, 16, 32 bits, 1 or 3 samples, any runs, padded segments | other counts of segments, more rows than said |
+//! | deflated | any layout of native pixels, zlib's header | more pixels than said |
+//!
+//! Streams that end early are errors, never an image filled up; JPEG-LS needs the feature `jpeg-ls`.
 
 use dicom_dictionary_std::uids;
 use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
@@ -56,7 +66,6 @@ pub(super) fn decode(
     layout: Layout,
     photometric: Photometric,
 ) -> Result<Values, DecodeError> {
-    let named_ybr = [Photometric::YbrFull, Photometric::YbrFull422].contains(&photometric);
     if transfer_syntax == uids::RLE_LOSSLESS
         || transfer_syntax == uids::DEFLATED_IMAGE_FRAME_COMPRESSION
     {
@@ -68,7 +77,7 @@ pub(super) fn decode(
         return Ok(Values {
             data: layout.samples(&samples, 0)?,
             bits: layout.stored,
-            is_ybr: named_ybr,
+            is_ybr: is_ybr(photometric),
         });
     }
     if !are_read(transfer_syntax) {
@@ -80,20 +89,7 @@ pub(super) fn decode(
         samples: layout.samples,
     };
     if jpeg_2000::is_jpeg_2000(frame) {
-        let decoded = jpeg_2000::decode(frame, size)?;
-        if photometric == Photometric::YbrOfCodec && !decoded.undid_transform {
-            return Err(DecodeError::Unsupported {
-                what: "jpeg 2000 without the colour transform that PhotometricInterpretation names"
-                    .into(),
-            });
-        }
-        // The stream says where its sign is, and whether its upper bits are used.
-        let layout = of_stream(layout, decoded.precision, decoded.precision);
-        return Ok(Values {
-            data: layout.interleave(&decoded.planes),
-            bits: layout.stored,
-            is_ybr: named_ybr,
-        });
+        return decode_jpeg_2000(frame, size, layout, photometric);
     }
     if !jpeg::is_jpeg(frame) {
         return Err(malformed("a frame is neither jpeg nor jpeg 2000"));
@@ -104,9 +100,44 @@ pub(super) fn decode(
         return Ok(Values {
             data,
             bits,
-            is_ybr: named_ybr,
+            is_ybr: is_ybr(photometric),
         });
     }
+    decode_jpeg(frame, size, layout, photometric)
+}
+
+fn is_ybr(photometric: Photometric) -> bool {
+    [Photometric::YbrFull, Photometric::YbrFull422].contains(&photometric)
+}
+
+fn decode_jpeg_2000(
+    frame: &[u8],
+    size: jpeg::Size,
+    layout: Layout,
+    photometric: Photometric,
+) -> Result<Values, DecodeError> {
+    let decoded = jpeg_2000::decode(frame, size)?;
+    if photometric == Photometric::YbrOfCodec && !decoded.undid_transform {
+        return Err(DecodeError::Unsupported {
+            what: "jpeg 2000 without the colour transform that PhotometricInterpretation names"
+                .into(),
+        });
+    }
+    // The stream says where its sign is, and whether its upper bits are used.
+    let layout = of_stream(layout, decoded.precision, decoded.precision);
+    Ok(Values {
+        data: layout.interleave(&decoded.planes),
+        bits: layout.stored,
+        is_ybr: is_ybr(photometric),
+    })
+}
+
+fn decode_jpeg(
+    frame: &[u8],
+    size: jpeg::Size,
+    layout: Layout,
+    photometric: Photometric,
+) -> Result<Values, DecodeError> {
     let decoded = jpeg::decode(frame, size)?;
     if decoded.overflows && layout.stored > decoded.precision {
         return Err(malformed("a sample has more bits than its stream"));
@@ -114,8 +145,8 @@ pub(super) fn decode(
     let layout = of_stream(layout, decoded.precision, 16);
     // Lossless streams carry whatever the data set names. Streams by DCT have their own transform, which writers
     // forget to name; only where they do not say it the data set does.
-    let is_ybr = match decoded.colour {
-        _ if decoded.is_lossless => named_ybr,
+    let in_ybr = match decoded.colour {
+        _ if decoded.is_lossless => is_ybr(photometric),
         Colour::Rgb => false,
         Colour::Ybr => true,
         Colour::Unsaid => photometric != Photometric::Rgb,
@@ -127,7 +158,7 @@ pub(super) fn decode(
         } else {
             decoded.precision
         },
-        is_ybr: is_ybr && layout.samples == 3,
+        is_ybr: in_ybr && layout.samples == 3,
     })
 }
 

@@ -114,6 +114,9 @@ impl<'a> PixelData<'a> {
                 if bytes.len() < layout.bytes(*count) {
                     return Err(truncated);
                 }
+                if index == 0 {
+                    check_surplus(bytes, layout, *count)?;
+                }
                 let ybr = [Photometric::YbrFull, Photometric::YbrFull422];
                 (
                     layout.samples(bytes, index)?,
@@ -135,4 +138,18 @@ impl<'a> PixelData<'a> {
         }
         Ok(data)
     }
+}
+
+/// Zeros behind the last frame are padding, and so is less than a frame; another frame means that an attribute is wrong,
+/// and then perhaps all pixels are.
+fn check_surplus(bytes: &[u8], layout: Layout, count: usize) -> Result<(), DecodeError> {
+    let surplus = &bytes[layout.bytes(count)..];
+    let is_frame = bytes.len() >= layout.bytes(count + 1) && surplus.len() > 1;
+    if is_frame && surplus.iter().any(|&byte| byte != 0) {
+        return Err(DecodeError::Attribute {
+            name: "PixelData",
+            problem: "is longer than Rows, Columns, BitsAllocated and NumberOfFrames say",
+        });
+    }
+    Ok(())
 }

@@ -85,8 +85,8 @@ impl Layout {
     }
 
     /// Values of one frame from words of 16 bits, a plane for each channel.
-    pub(super) fn interleave(&self, planes: &[Vec<u16>]) -> Vec<f32> {
-        let value = |word: u16| self.value(word.into());
+    pub(super) fn interleave(self, planes: &[Vec<u16>]) -> Vec<f32> {
+        let value = move |word: u16| self.value(word.into());
         if let [plane] = planes {
             return plane.iter().map(|&word| value(word)).collect();
         }
@@ -153,7 +153,8 @@ pub(super) fn ybr_to_rgb(data: &mut [f32], bits: usize) {
             y + 1.772 * cb,
         ];
         for (target, value) in pixel.iter_mut().zip(rgb) {
-            *target = value.round().clamp(0.0, maximum);
+            // `round` is a call on CPUs of 2003, which builds are for.
+            *target = (value.clamp(0.0, maximum) + 0.5) as i64 as f32;
         }
     }
 }

@@ -12,6 +12,7 @@ mod elements;
 mod exif;
 mod geometry;
 mod pile;
+mod reported_streams;
 #[path = "../../../../tests/sample_bundle.rs"]
 mod sample_bundle;
 mod values;

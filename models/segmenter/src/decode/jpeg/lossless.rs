@@ -76,15 +76,7 @@ pub(super) fn scan(
             "a lossless scan has no such predictor or point transform",
         ));
     }
-    let interval = match stream.restart_interval {
-        0 => rows,
-        mcus if mcus % cols == 0 => mcus / cols,
-        _ => {
-            return Err(unsupported(
-                "lossless jpeg with restart intervals that end within a row",
-            ));
-        }
-    };
+    let interval = interval_rows(stream.restart_interval, rows, cols)?;
     let undo = Undo {
         selection,
         start: 1 << (precision - shift - 1),
@@ -126,6 +118,17 @@ pub(super) fn scan(
         }
     }
     Ok(())
+}
+
+/// Rows of a restart interval of so many MCUs, which are pixels here; all of them where there is none.
+fn interval_rows(mcus: usize, rows: usize, cols: usize) -> Result<usize, DecodeError> {
+    match mcus {
+        0 => Ok(rows),
+        _ if mcus.is_multiple_of(cols) => Ok(mcus / cols),
+        _ => Err(unsupported(
+            "lossless jpeg with restart intervals that end within a row",
+        )),
+    }
 }
 
 /// Differences of one row of all components of the scan.

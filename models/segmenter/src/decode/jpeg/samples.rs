@@ -1,5 +1,7 @@
 //! Coefficients of JPEG by DCT to samples: dequantized, transformed, at the image's size.
 
+use std::f32::consts::SQRT_2;
+
 use super::dct::{Coefficients, Plane, ZIGZAG, highest_factors};
 use super::upsample::Subsampled;
 use super::{Size, Stream, malformed, no_table};
@@ -44,6 +46,14 @@ fn samples(plane: &Plane, table: &[u16; 64], precision: u32) -> Vec<u16> {
     let (center, maximum) = ((1 << (precision - 1)) as f32, ((1 << precision) - 1) as f32);
     for (index, block) in plane.blocks.iter().enumerate() {
         let corner = index / plane.stride * 8 * stride + index % plane.stride * 8;
+        let level = |value: f32| (value + (center + 0.5)).clamp(0.0, maximum) as i32 as u16;
+        if block[1..] == [0; 63] {
+            let flat = level(f32::from(block[0]) * scales[0][0]);
+            for y in 0..8 {
+                samples[corner + y * stride..][..8].fill(flat);
+            }
+            continue;
+        }
         let mut values: [Lanes; 8] = std::array::from_fn(|row| {
             std::array::from_fn(|col| f32::from(block[8 * row + col]) * scales[row][col])
         });
@@ -51,7 +61,7 @@ fn samples(plane: &Plane, table: &[u16; 64], precision: u32) -> Vec<u16> {
         for (y, row) in values.iter().enumerate() {
             let target = &mut samples[corner + y * stride..][..8];
             for (sample, value) in target.iter_mut().zip(row) {
-                *sample = (value + (center + 0.5)).clamp(0.0, maximum) as u16;
+                *sample = level(*value);
             }
         }
     }
@@ -62,10 +72,10 @@ type Lanes = [f32; 8];
 
 /// Arai, Agui and Nakajima's transform leaves these factors to the quantization.
 fn scales(table: &[u16; 64]) -> [Lanes; 8] {
-    use std::f64::consts::{PI, SQRT_2};
+    use std::f64::consts::PI;
     let factor = |index: usize| match index {
         0 => 1.0,
-        _ => (index as f64 * PI / 16.0).cos() * SQRT_2,
+        _ => (index as f64 * PI / 16.0).cos() * 2f64.sqrt(),
     };
     let mut scales = [[0.0; 8]; 8];
     for (position, &at) in ZIGZAG.iter().enumerate() {
@@ -84,31 +94,33 @@ fn inverse_dct(rows: &mut [Lanes; 8]) {
     }
 }
 
-/// Eight transforms of eight values, one in each lane.
+/// Eight transforms of eight values: one in each lane, so that the compiler takes several at a time.
+#[expect(clippy::needless_range_loop, reason = "a lane goes across all rows")]
 fn columns(rows: &mut [Lanes; 8]) {
-    let add = |a: Lanes, b: Lanes| -> Lanes { std::array::from_fn(|lane| a[lane] + b[lane]) };
-    let sub = |a: Lanes, b: Lanes| -> Lanes { std::array::from_fn(|lane| a[lane] - b[lane]) };
-    let mul = |a: Lanes, factor: f32| -> Lanes { a.map(|value| value * factor) };
-    let [r0, r1, r2, r3, r4, r5, r6, r7] = *rows;
-    let (sum, difference) = (add(r0, r4), sub(r0, r4));
-    let inner = add(r2, r6);
-    let outer = sub(mul(sub(r2, r6), 1.414_213_6), inner);
-    let even = [
-        add(sum, inner),
-        add(difference, outer),
-        sub(difference, outer),
-        sub(sum, inner),
-    ];
-    let (z13, z10) = (add(r5, r3), sub(r5, r3));
-    let (z11, z12) = (add(r1, r7), sub(r1, r7));
-    let z5 = mul(add(z10, z12), 1.847_759);
-    let o0 = add(z11, z13);
-    let o1 = sub(sub(z5, mul(z10, 2.613_126)), o0);
-    let o2 = sub(mul(sub(z11, z13), 1.414_213_6), o1);
-    let o3 = sub(sub(z5, mul(z12, 1.082_392_2)), o2);
-    for (index, odd) in [o0, o1, o2, o3].into_iter().enumerate() {
-        rows[index] = add(even[index], odd);
-        rows[7 - index] = sub(even[index], odd);
+    for lane in 0..8 {
+        let (r0, r1, r2, r3) = (rows[0][lane], rows[1][lane], rows[2][lane], rows[3][lane]);
+        let (r4, r5, r6, r7) = (rows[4][lane], rows[5][lane], rows[6][lane], rows[7][lane]);
+        let (sum, difference) = (r0 + r4, r0 - r4);
+        let inner = r2 + r6;
+        let outer = (r2 - r6) * SQRT_2 - inner;
+        let even = [
+            sum + inner,
+            difference + outer,
+            difference - outer,
+            sum - inner,
+        ];
+        let (z13, z10) = (r5 + r3, r5 - r3);
+        let (z11, z12) = (r1 + r7, r1 - r7);
+        let z5 = (z10 + z12) * 1.847_759;
+        let o0 = z11 + z13;
+        let o1 = z5 - z10 * 2.613_126 - o0;
+        let o2 = (z11 - z13) * SQRT_2 - o1;
+        let o3 = z5 - z12 * 1.082_392_2 - o2;
+        let odd = [o0, o1, o2, o3];
+        for index in 0..4 {
+            rows[index][lane] = even[index] + odd[index];
+            rows[7 - index][lane] = even[index] - odd[index];
+        }
     }
 }
 

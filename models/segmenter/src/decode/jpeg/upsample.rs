@@ -20,13 +20,14 @@ impl Subsampled {
     /// other factors repeat the sample.
     pub(super) fn upsample(&self, size: Size) -> Vec<u16> {
         let interpolated = self.down <= 2 && self.across <= 2;
-        let mut out = Vec::with_capacity(size.rows * size.cols);
+        let mut out = Vec::with_capacity(size.rows * size.cols + 1);
         for y in 0..size.rows {
             let near = self.row(y / self.down);
             if (self.down, self.across) == (1, 1) {
                 out.extend_from_slice(near);
             } else if interpolated {
-                out.extend(self.interpolate(y).take(size.cols));
+                self.interpolate(y, &mut out);
+                out.truncate((y + 1) * size.cols);
             } else {
                 out.extend((0..size.cols).map(|x| near[x / self.across]));
             }
@@ -39,38 +40,42 @@ impl Subsampled {
         &self.samples[start..start + self.cols]
     }
 
-    fn interpolate(&self, y: usize) -> impl Iterator<Item = u16> {
+    /// Row `y`, with up to a column more than the image has.
+    fn interpolate(&self, y: usize, out: &mut Vec<u16>) {
         let near = self.row(y / self.down);
-        let sums: Vec<u32> = if self.down == 2 {
-            let other = if y % 2 == 0 {
+        // The first and the last one twice, for what lies beyond the edges.
+        let mut sums = vec![0; self.cols + 2];
+        let inner = &mut sums[1..=self.cols];
+        if self.down == 2 {
+            let other = if y.is_multiple_of(2) {
                 (y / 2).saturating_sub(1)
             } else {
                 y / 2 + 1
             };
-            let other = self.row(other).iter();
-            near.iter()
-                .zip(other)
-                .map(|(&near, &far)| 3 * u32::from(near) + u32::from(far))
-                .collect()
+            for ((sum, &near), &far) in inner.iter_mut().zip(near).zip(self.row(other)) {
+                *sum = 3 * u32::from(near) + u32::from(far);
+            }
         } else {
-            near.iter().map(|&sample| sample.into()).collect()
-        };
+            for (sum, &sample) in inner.iter_mut().zip(near) {
+                *sum = sample.into();
+            }
+        }
+        sums[0] = sums[1];
+        sums[self.cols + 1] = sums[self.cols];
         // What libjpeg adds before it divides alternates, so that neither side is favoured.
-        let (shift, left, right) = match (self.down, self.across) {
-            (1, _) => (2, 1, 2),
-            (_, 2) => (4, 8, 7),
-            _ if y % 2 == 0 => (2, 1, 1),
-            _ => (2, 2, 2),
-        };
-        let across = self.across;
-        (0..sums.len() * across).map(move |x| {
-            let sum = sums[x / across];
-            let value = match (across, x % 2) {
-                (1, _) => sum + left,
-                (_, 0) => 3 * sum + sums[(x / 2).saturating_sub(1)] + left,
-                _ => 3 * sum + sums[(x / 2 + 1).min(sums.len() - 1)] + right,
-            };
-            (value >> shift) as u16
-        })
+        if self.across == 1 {
+            let add = if y.is_multiple_of(2) { 1 } else { 2 };
+            let inner = &sums[1..=self.cols];
+            out.extend(inner.iter().map(|sum| ((sum + add) >> 2) as u16));
+            return;
+        }
+        let (shift, left, right) = if self.down == 1 { (2, 1, 2) } else { (4, 8, 7) };
+        for window in sums.windows(3) {
+            let three = 3 * window[1];
+            out.extend([
+                ((three + window[0] + left) >> shift) as u16,
+                ((three + window[2] + right) >> shift) as u16,
+            ]);
+        }
     }
 }
