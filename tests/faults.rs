@@ -63,6 +63,8 @@ mod random;
 mod replay;
 #[path = "faults/requests.rs"]
 mod requests;
+#[path = "faults/rights.rs"]
+mod rights;
 #[path = "faults/routes.rs"]
 mod routes;
 #[expect(dead_code, reason = "other tests use the rest of it")]

@@ -120,7 +120,9 @@ fn a_subscriber_gets_again_what_the_broker_dropped() {
             &to.to_string(),
         ]);
         assert_eq!(code, 0, "{text}");
-        let range = format!("come again, seq {from} to {to}; seq 1 to {IMAGES} are kept");
+        // With the event about the new state directory.
+        let last = IMAGES + 1;
+        let range = format!("come again, seq {from} to {to}; seq 1 to {last} are kept");
         assert!(text.contains(&range), "{text}");
         hearing.join().unwrap()
     });
