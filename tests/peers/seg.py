@@ -223,13 +223,14 @@ def announced(site: Site) -> list[dict] | None:
     jobs = {job for event in events for job in event["jobs"]}
     left_out = sum(event.get("warned_images", {}).get("uid_shared", 0) for event in events)
     wanted = {result["job_id"] for result in site.messages("result/") if "no_segmentation" not in result["warnings"]}
+    site.waits = f"{len(wanted - jobs)} images are in no event, {left_out} of them left out by a warning"
     return events if len(wanted - jobs) <= left_out else None
 
 
 def check(site: Site, bundle: Path, node_modules: Path, delivered: dict[str, list[Path]]) -> list[str]:
     n_images = sum(len(files) for files in delivered.values())
     wait_for("every result", lambda: len(site.messages("result/")) == n_images)
-    events = wait_for("an event for each image", lambda: announced(site))
+    events = wait_for("an event for each image", lambda: announced(site), why=lambda: site.waits)
     written = sorted((site.work / "segmentations").glob("*.dcm"))
     stored = wait_for(
         "the PACS", lambda: found if len(found := list((site.work / "pacs").iterdir())) >= len(written) else None
