@@ -32,6 +32,9 @@ EXPECTED = {
     "dwi_multi_b": (3, {}),
     "calcb_missing_slice": (1, {"planes_uneven", "slice_missing"}),
     "siemens_xa10_enhanced_mf": (4, {}),
+    "btp_mr_t1post": (1, {"planes_uneven", "slice_missing"}),
+    # A tilted gantry and two distances.
+    "ge_ct_head": (1, {"planes_uneven", "planes_sheared"}),
 }
 # What a segmentation has in common with its images.
 SAME = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "AccessionNumber")
@@ -189,7 +192,9 @@ class Checked:
         found, cells = [], []
         for name, planes in seg_readers.answers(job, len(self.seg.SegmentSequence), work).items():
             wrong = seg_readers.compare(planes, expected)
-            if wrong and not seg_readers.may_err(name, self.seg):
+            # No grid of upright layers holds such planes; the adapters go by the images.
+            is_no_grid = name != "adapters" and "planes_sheared" in self.event["warnings"]
+            if wrong and not is_no_grid and not seg_readers.may_err(name, self.seg):
                 found.append(f"{name}: {wrong}")
             cells.append(f"{name} {'ok' if not wrong else 'ERRS, as said' if name not in str(found) else 'FAILED'}")
             table[name] += px if not wrong else 0
