@@ -341,7 +341,14 @@ fn what_is_odd_in_a_series_is_said() {
     let series = |name: &str, n_slices: usize| {
         let folder = folder.path().join(name);
         fs::create_dir(&folder).unwrap();
-        sender::one_series(&folder, n_slices)
+        let files = sender::one_series(&folder, n_slices);
+        // In the inbox no name comes twice.
+        let apart = |(index, file): (usize, &PathBuf)| {
+            let to = folder.join(format!("{name}-{index}.dcm"));
+            fs::rename(file, &to).unwrap();
+            to
+        };
+        files.iter().enumerate().map(apart).collect::<Vec<_>>()
     };
     // Two slices under one UID.
     let shared = series("shared", 4);

@@ -32,6 +32,9 @@ EXPECTED = {
     "dwi_multi_b": (3, {}),
     "calcb_missing_slice": (1, {"planes_uneven", "slice_missing"}),
     "siemens_xa10_enhanced_mf": (4, {}),
+    "btp_mr_t1post": (1, {"planes_uneven", "slice_missing"}),
+    # A tilted gantry and two distances.
+    "ge_ct_head": (1, {"planes_uneven", "planes_sheared"}),
 }
 # What a segmentation has in common with its images.
 SAME = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "AccessionNumber")
@@ -189,7 +192,9 @@ class Checked:
         found, cells = [], []
         for name, planes in seg_readers.answers(job, len(self.seg.SegmentSequence), work).items():
             wrong = seg_readers.compare(planes, expected)
-            if wrong and not seg_readers.may_err(name, self.seg):
+            # No grid of upright layers holds such planes; the adapters go by the images.
+            is_no_grid = name != "adapters" and "planes_sheared" in self.event["warnings"]
+            if wrong and not is_no_grid and not seg_readers.may_err(name, self.seg):
                 found.append(f"{name}: {wrong}")
             cells.append(f"{name} {'ok' if not wrong else 'ERRS, as said' if name not in str(found) else 'FAILED'}")
             table[name] += px if not wrong else 0
@@ -223,13 +228,14 @@ def announced(site: Site) -> list[dict] | None:
     jobs = {job for event in events for job in event["jobs"]}
     left_out = sum(event.get("warned_images", {}).get("uid_shared", 0) for event in events)
     wanted = {result["job_id"] for result in site.messages("result/") if "no_segmentation" not in result["warnings"]}
+    site.waits = f"{len(wanted - jobs)} images are in no event, {left_out} of them left out by a warning"
     return events if len(wanted - jobs) <= left_out else None
 
 
 def check(site: Site, bundle: Path, node_modules: Path, delivered: dict[str, list[Path]]) -> list[str]:
     n_images = sum(len(files) for files in delivered.values())
     wait_for("every result", lambda: len(site.messages("result/")) == n_images)
-    events = wait_for("an event for each image", lambda: announced(site))
+    events = wait_for("an event for each image", lambda: announced(site), why=lambda: site.waits)
     written = sorted((site.work / "segmentations").glob("*.dcm"))
     stored = wait_for(
         "the PACS", lambda: found if len(found := list((site.work / "pacs").iterdir())) >= len(written) else None

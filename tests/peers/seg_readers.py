@@ -43,6 +43,8 @@ def by_dcmqi(seg: Path, n_classes: int, work: Path) -> dict:
     planes: dict = {}
     for segment in range(n_classes):
         file = out / f"{segment + 1}.nrrd"
+        if not file.exists():
+            raise Unread((said.stderr + said.stdout).strip()[-200:])
         image = SimpleITK.ReadImage(str(file))
         array = SimpleITK.GetArrayFromImage(image)
         for k in range(array.shape[0]):

@@ -21,11 +21,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def wait_for(what: str, done, patience: float = PATIENCE):
+def wait_for(what: str, done, patience: float = PATIENCE, why=lambda: ""):
     end = time.monotonic() + patience
     while not (result := done()):
         if time.monotonic() > end:
-            raise SystemExit(f"FAILED: {what} did not happen in {patience} s")
+            raise SystemExit(f"FAILED: {what} did not happen in {patience} s {why()}")
         time.sleep(0.1)
     return result
 

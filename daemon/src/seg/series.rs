@@ -182,8 +182,8 @@ fn one(
     about.dimension_organization_uid = uid(named(&["seg-dimensions/2", &series.to_string()]));
     let volumes = seg::volumes(&images, &frames, &first.classes);
     if volumes.n_missing > 0 {
-        let missing = ("slice_missing".to_owned(), volumes.n_missing);
-        warnings.images.extend([missing]);
+        let word = "slice_missing".to_owned();
+        warnings.images.insert(word, volumes.n_missing);
     }
     let odd = images.iter().filter(|image| image.source.has_odd_uid);
     warnings.add("uid_invalid", odd.count());

@@ -43,9 +43,9 @@ impl Space {
     }
 
     pub(super) fn is_parallel(&self, other: &Self) -> bool {
-        let pairs = self.orientation.iter().zip(&other.orientation);
+        let mut pairs = self.orientation.iter().zip(&other.orientation);
         let mut spacings = self.spacing.iter().zip(&other.spacing);
-        pairs.into_iter().all(|(a, b)| (a - b).abs() < PARALLEL)
+        pairs.all(|(a, b)| (a - b).abs() < PARALLEL)
             && spacings.all(|(a, b)| (a - b).abs() < EVEN * a)
     }
 
@@ -57,19 +57,19 @@ impl Space {
         self.spacing[0] * self.spacing[1]
     }
 
-    fn from_here(&self, other: &Self) -> [f64; 3] {
+    fn way_to(&self, other: &Self) -> [f64; 3] {
         std::array::from_fn(|axis| other.position[axis] - self.position[axis])
     }
 
     /// Along the normal, mm.
     pub(super) fn distance_to(&self, other: &Self) -> f64 {
-        dot(self.axes()[2], self.from_here(other))
+        dot(self.axes()[2], self.way_to(other))
     }
 
     /// Along rows and columns, mm.
     pub(super) fn in_plane(&self, other: &Self) -> [f64; 2] {
         let [row, column, _] = self.axes();
-        let way = self.from_here(other);
+        let way = self.way_to(other);
         [dot(row, way), dot(column, way)]
     }
 }

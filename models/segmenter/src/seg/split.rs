@@ -72,7 +72,7 @@ pub fn parts(slices: &[Slice]) -> Vec<Part> {
             1 => Vec::new(),
             n => vec![("Stack".to_owned(), format!("{number} of {n}"))],
         };
-        divide(group, by, &mut parts);
+        divide(&group, by, &mut parts);
     }
     parts
 }
@@ -119,8 +119,8 @@ fn number_places(frames: &mut [Frame]) {
     }
 }
 
-fn divide(frames: Vec<Frame>, by: Vec<(String, String)>, parts: &mut Vec<Part>) {
-    if most_in_a_place(&frames) == 1 {
+fn divide(frames: &[Frame], by: Vec<(String, String)>, parts: &mut Vec<Part>) {
+    if most_in_a_place(frames) == 1 {
         parts.push(Part {
             frames: frames.iter().map(|frame| frame.of).collect(),
             by,
@@ -128,7 +128,7 @@ fn divide(frames: Vec<Frame>, by: Vec<(String, String)>, parts: &mut Vec<Part>) 
         });
         return;
     }
-    if let Some((keyword, split)) = attribute(&frames) {
+    if let Some((keyword, split)) = attribute(frames) {
         let n = split.len();
         for (number, (value, part)) in (1..).zip(split) {
             // These have no value that says anything; a UID says too much.
@@ -139,14 +139,14 @@ fn divide(frames: Vec<Frame>, by: Vec<(String, String)>, parts: &mut Vec<Part>) 
                 value
             };
             let also = (keyword.to_owned(), value);
-            divide(part, [&*by, &[also]].concat(), parts);
+            divide(&part, [&*by, &[also]].concat(), parts);
         }
         return;
     }
-    let n = most_in_a_place(&frames);
+    let n = most_in_a_place(frames);
     let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
     let mut volumes: Vec<Vec<(usize, usize)>> = vec![Vec::new(); n];
-    for frame in &frames {
+    for frame in frames {
         let repeat = seen.entry(frame.place).or_default();
         volumes[*repeat].push(frame.of);
         *repeat += 1;
