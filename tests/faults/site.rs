@@ -132,13 +132,12 @@ impl Site {
         self.broker = start_broker(self.station.path(), self.port, &self.broker_extra);
     }
 
-    /// The broker is started again with these settings, and everything that waited arrives.
-    pub(crate) fn heal(mut self, broker_extra: &str) {
+    /// The broker is started again with these settings.
+    pub(crate) fn change_broker(&mut self, broker_extra: &str) {
         broker_extra.clone_into(&mut self.broker_extra);
         self.broker.signal("-TERM");
         self.broker.0.wait().unwrap();
         self.restart_broker();
-        self.settle(1, 0);
     }
 
     /// A killed broker loses what it acknowledged and had not written yet. Gives how many results those were, by its own
