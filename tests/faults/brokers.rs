@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::certificates::Authority;
+use crate::http;
 use crate::script::packet;
 use crate::site::{Site, mosquitto};
 use crate::station::{PATIENCE, Station, free_port, wait_for};
@@ -257,7 +258,8 @@ fn requests_come_without_mqtt_5() {
 
 /// Words in the log and from `doctor`; then the broker has it after all.
 fn is_said_and_healed(broker_extra: &str, words: &[&str]) -> Site {
-    let mut site = Site::with_broker(broker_extra, "");
+    let door = free_port();
+    let mut site = Site::with_broker(broker_extra, &http::section(door));
     site.station.drop_image(0);
     let needed = [&["until an operator helps"], words].concat();
     wait_for("the words", PATIENCE, || site.station.said(&needed) > 0);
@@ -266,6 +268,10 @@ fn is_said_and_healed(broker_extra: &str, words: &[&str]) -> Site {
     let line = line.unwrap_or_else(|| panic!("{said}"));
     assert!(line.starts_with("FAIL") && code != 0, "{line}");
     assert!(words.iter().all(|word| line.contains(word)), "{line}");
+    let (_, ready) = http::get(door, "/readyz").unwrap();
+    for part in [&["\"state\":\"error\"", "mqtt_refused"], words].concat() {
+        assert!(ready.contains(part), "{part}: {ready}");
+    }
     site.change_broker("");
     site
 }
