@@ -61,13 +61,17 @@ impl Dialect {
         self.asking
     }
 
-    /// What the broker answered when it was asked. Words when a connection is of no use.
+    /// What the broker answered when it was asked. Words when a connection is of no use; then it is asked again
+    /// before the next one.
     pub(super) fn greeted(&mut self, greeting: Greeting) -> Result<(), &'static str> {
-        self.asking = false;
         match greeting {
             Greeting::Tls => return Err(TLS_PORT),
             Greeting::Http => return Err(HTTP_PORT),
             Greeting::Old if self.protocol == Protocol::Five => return Err(PINNED),
+            _ => self.asking = false,
+        }
+        match greeting {
+            Greeting::Tls | Greeting::Http => {}
             _ if self.protocol != Protocol::Auto => {}
             Greeting::Five => {
                 (self.level, self.certain, self.has_five) = (Version::Five, false, true);
@@ -262,6 +266,7 @@ mod tests {
                 .unwrap_err()
                 .contains("mqtt.protocol")
         );
+        assert!(dialect.is_asking(), "until it has MQTT 5");
         assert_eq!(dialect.level(), Version::Five);
         let mut dialect = Dialect::new(Protocol::Three);
         dialect.ended(&broken(), false);
