@@ -23,6 +23,8 @@ use station::{PATIENCE, Station, free_port, wait_for};
 mod aborts;
 #[path = "faults/bad_models.rs"]
 mod bad_models;
+#[path = "faults/brokers.rs"]
+mod brokers;
 #[path = "faults/certificates.rs"]
 mod certificates;
 #[path = "faults/clock.rs"]
@@ -99,8 +101,11 @@ fn the_broker_is_away() {
     if mosquitto().is_none() {
         return;
     }
+    an_outage_amid_a_stream(Site::new("", ""));
+}
+
+fn an_outage_amid_a_stream(mut site: Site) {
     let away = Duration::from_secs(if long() { 30 } else { 5 });
-    let mut site = Site::new("", "");
     (0..IMAGES / 2).for_each(|number| site.station.drop_image(number));
     site.wait_for_results(IMAGES / 8);
     site.broker.signal("-TERM");
@@ -116,8 +121,12 @@ fn the_broker_hangs_and_is_killed() {
     if mosquitto().is_none() {
         return;
     }
+    a_kill_amid_a_stream(Site::new("log_type all", ""));
+}
+
+/// The broker writes all into its log.
+fn a_kill_amid_a_stream(mut site: Site) {
     let rounds = if long() { 20 } else { 1 };
-    let mut site = Site::new("log_type all", "");
     for round in 0..rounds {
         // A stream, so that publishes are under way at every moment.
         for number in 0..IMAGES {
@@ -143,8 +152,11 @@ fn the_daemon_is_killed() {
     if mosquitto().is_none() {
         return;
     }
+    kills_of_the_daemon(Site::new("", ""));
+}
+
+fn kills_of_the_daemon(mut site: Site) {
     let (kills, batch) = if long() { (500, 8) } else { (5, 40) };
-    let mut site = Site::new("", "");
     for kill in 0..kills {
         let first = batch * kill;
         (first..first + batch).for_each(|number| site.station.drop_image(number));

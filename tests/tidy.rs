@@ -163,7 +163,7 @@ const HOMES: [Home; 12] = [
         word: "rumqttc::",
         inside: "",
         homes: &[
-            "daemon/src/mqtt/connection.rs",
+            "daemon/src/mqtt/connection",
             "daemon/src/mqtt/requests/wire.rs",
             "daemon/src/demo/",
         ],
@@ -176,7 +176,7 @@ const HOMES: [Home; 12] = [
             "daemon/src/tls.rs",
             "daemon/src/credentials.rs",
             "daemon/src/http/serve.rs",
-            "daemon/src/mqtt/connection.rs",
+            "daemon/src/mqtt/connection",
             "daemon/src/source/dicom/",
         ],
         because: "one place says whom to trust; the protocols only use what it made",

@@ -30,7 +30,7 @@ pub use error::{ConfigError, Fault};
 use error::{Problem, located};
 pub use http::Http;
 pub use models::{DEFAULT_SLOT, Models, NO_SLOT, Shadow, Slot};
-pub use mqtt::{MQTT_SOURCE, Mqtt, Verb};
+pub use mqtt::{MQTT_SOURCE, Mqtt, Protocol, Verb, Version};
 pub use privacy::{Level, Privacy};
 pub use quarantine::Quarantine;
 pub use results::Results;

@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use crate::check;
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Version};
 use crate::credentials::{CredentialError, Credentials};
 use crate::disk;
 use crate::failure::chain;
-use crate::mqtt::probe::{Probe, probe};
+use crate::mqtt::probe::{Probe, Retained, probe};
 use crate::seg;
 use crate::tls::expiry::{Expiries, Standing, date, standing};
 
@@ -85,14 +85,23 @@ const RESULT_BYTES: usize = 2048;
 
 fn judge(place: &str, probe: Probe, config: &Config) -> Finding {
     let Probe {
+        protocol,
         packet_max_bytes,
         receive_max,
         round_trip,
+        retained,
     } = probe;
-    let words = format!(
-        "{place}: PUBACK after {} ms, packets up to {packet_max_bytes} bytes, {} in flight",
+    let (ms, in_flight) = (
         round_trip.as_millis(),
-        receive_max.min(config.mqtt.window_max_messages)
+        receive_max.min(config.mqtt.window_max_messages),
+    );
+    if protocol == Version::Three {
+        let words = format!("{place}: MQTT 3.1.1, PUBACK after {ms} ms, {in_flight} in flight");
+        return judge_three(&words, retained);
+    }
+    let words = format!(
+        "{place}: MQTT 5, QoS 1 and retained messages, PUBACK after {ms} ms, packets up to {packet_max_bytes} \
+         bytes, {in_flight} in flight"
     );
     if packet_max_bytes < config.mqtt.inline_max_bytes + RESULT_BYTES {
         return Finding::Doubtful(format!(
@@ -104,6 +113,26 @@ fn judge(place: &str, probe: Probe, config: &Config) -> Finding {
         "{words}; what it keeps for a subscriber that is away it does not say (mosquitto: max_queued_messages, \
          1000)"
     ))
+}
+
+/// A broker that says little.
+fn judge_three(words: &str, retained: Retained) -> Finding {
+    let missing = Version::Three.missing().join(", ");
+    let missing = format!(
+        "missing in 3.1.1: {missing}; it does not say what it refuses, so let this user write below \
+         `<base>/v1/<node>/` and see that its packet limit is above `mqtt.inline_max_bytes`"
+    );
+    match retained {
+        Retained::Kept => Finding::Doubtful(format!("{words}, retained messages; {missing}")),
+        Retained::Unreadable => Finding::Doubtful(format!(
+            "{words}; whether it retains is unknown, as this user may not read there; {missing}"
+        )),
+        Retained::Gone => Finding::Bad(format!(
+            "{words}; it acknowledged a retained message and did not give it back: turn retained messages on \
+             there (`availability`, `state` and `info` are some), or let this user write below \
+             `<base>/v1/<node>/`; {missing}"
+        )),
+    }
 }
 
 /// Of each file, the first that ends.
@@ -226,7 +255,9 @@ mod tests {
         let probe = Probe {
             packet_max_bytes: 1 << 20,
             receive_max: 20,
+            protocol: Version::Five,
             round_trip: Duration::from_millis(3),
+            retained: Retained::Kept,
         };
         let finding = judge("broker b:1883", probe, &config);
         let (word, said) = words(&finding);
@@ -239,6 +270,18 @@ mod tests {
         let (word, said) = words(&finding);
         assert_eq!(word, "note");
         assert!(said.contains("packets up to 1000 bytes"), "{said}");
+    }
+
+    #[test]
+    fn a_broker_without_mqtt_5_is_noted_and_one_that_retains_nothing_fails() {
+        let finding = judge_three("broker b:1883: MQTT 3.1.1", Retained::Kept);
+        let (word, said) = words(&finding);
+        assert_eq!(word, "note");
+        assert!(said.contains("refusal_reasons"), "{said}");
+        let finding = judge_three("broker b:1883: MQTT 3.1.1", Retained::Gone);
+        let (word, said) = words(&finding);
+        assert_eq!(word, "FAIL");
+        assert!(said.contains("turn retained messages on"), "{said}");
     }
 
     #[test]

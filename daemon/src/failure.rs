@@ -118,7 +118,8 @@ impl Failure {
                  then put the file into the inbox again"
             }
             Self::Poison { .. } => {
-                "check the broker's message size limit, then put the file into the inbox again"
+                "raise the broker's message size limit or lower `mqtt.inline_max_bytes`, then `scansided \
+                 quarantine retry` it"
             }
             Self::Refused { .. } => "check the broker's log and its rules for this topic",
         }

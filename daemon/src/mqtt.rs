@@ -1,4 +1,4 @@
-//! Outbox to broker: MQTT 5, QoS 1. The client library is a pipe here, nothing more: every connection
+//! Outbox to broker: MQTT 5, or 3.1.1 where the broker has no 5, QoS 1. The client library is a pipe here, nothing more: every connection
 //! gets a client of its own, the [`Window`] knows what is in flight, and the outbox keeps every
 //! message until its PUBACK.
 //!
@@ -9,6 +9,7 @@
 mod again;
 mod answers;
 mod connection;
+mod dialect;
 mod feed;
 mod letters;
 mod presence;
@@ -27,7 +28,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::accept::{AcceptError, Shelves};
 use crate::backoff::Backoff;
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 use crate::credentials::Credentials;
 use crate::encode::Speaker;
 use crate::failure::Failure;
@@ -36,7 +37,9 @@ use crate::outbox::{Outbox, OutboxError};
 use crate::shutdown::stopped;
 use crate::status::Status;
 
-use connection::Connection;
+use connection::hello::hello;
+use connection::{Connection, Lost};
+use dialect::{Dialect, Rivals};
 use letters::Letters;
 use session::{End, Session};
 use window::{Letter, Window};
@@ -70,6 +73,10 @@ pub struct Publisher {
     outage: String,
     /// Connections in a row that ended in silence before anything was delivered.
     silences: u32,
+    dialect: Dialect,
+    /// Since when the broker talks to this node; of the connection at hand, or the last one until it is judged.
+    connected_at: Option<Instant>,
+    rivals: Rivals,
     started: std::time::Instant,
 }
 
@@ -101,6 +108,9 @@ impl Publisher {
             root: mqtt.root(&config.node),
             outage: String::new(),
             silences: 0,
+            dialect: Dialect::new(mqtt.protocol),
+            connected_at: None,
+            rivals: Rivals::default(),
             config: Arc::new(config.clone()),
             speaker,
             outbox,
@@ -121,28 +131,7 @@ impl Publisher {
         loop {
             match self.session(&fresh, &mut stop, grace).await? {
                 End::Stopped => return Ok(()),
-                End::Silent(error) => {
-                    self.window.closed();
-                    self.status.disconnected(None);
-                    self.mourn(error);
-                }
-                End::Distrusted(error) => {
-                    self.window.closed();
-                    self.status.disconnected(Some(error.clone()));
-                    self.complain(error);
-                }
-                End::Broken(error) => {
-                    self.status.disconnected(None);
-                    self.mourn(error);
-                    let strikes = self.config.mqtt.strikes_max;
-                    match self.window.broke() {
-                        Some(Letter::Fresh(key)) => {
-                            self.letters.dead(key, Failure::Poison { strikes }).await?;
-                        }
-                        Some(Letter::Again(key)) => self.skip_replayed(key).await?,
-                        None => {}
-                    }
-                }
+                End::Lost(lost) => self.lost(lost).await?,
             }
             let wait = self.backoff.wait();
             tokio::select! {
@@ -152,6 +141,61 @@ impl Publisher {
                 () = stopped(&mut stop) => return Ok(()),
             }
         }
+    }
+
+    /// Says why, and lets the window judge whether a message is at fault.
+    async fn lost(&mut self, lost: Lost) -> Result<(), MqttError> {
+        let lived = self.connected_at.take().map(|since| since.elapsed());
+        self.dialect.ended(&lost, lived.is_some());
+        match lost {
+            Lost::Silent(words) => {
+                self.window.closed();
+                self.status.disconnected(None);
+                self.mourn(words);
+            }
+            // What comes next knows better.
+            Lost::Version(words) if self.config.mqtt.protocol == Protocol::Auto => {
+                self.window.closed();
+                self.status.disconnected(None);
+                tracing::info!(error = words, "the other MQTT is tried");
+            }
+            Lost::Distrusted(words) | Lost::Unfit(words) => self.turned_away(words),
+            Lost::Version(words) => {
+                self.turned_away(format!("{words}; set `mqtt.protocol` to \"auto\""));
+            }
+            Lost::Taken(words) => self.turned_away(format!("{words}; {}", self.rival())),
+            Lost::Broken(words) => {
+                let words = match lived {
+                    Some(lived) if self.rivals.ended(lived) => {
+                        format!("{words}, again soon after CONNACK; {}", self.rival())
+                    }
+                    _ => words,
+                };
+                self.status.disconnected(None);
+                self.mourn(words);
+                let strikes = self.config.mqtt.strikes_max;
+                match self.window.broke() {
+                    Some(Letter::Fresh(key)) => {
+                        self.letters.dead(key, Failure::Poison { strikes }).await?;
+                    }
+                    Some(Letter::Again(key)) => self.skip_replayed(key).await?,
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rival(&self) -> String {
+        let node = &self.config.node;
+        format!("is there another client called {node}? Give every box a `node` of its own")
+    }
+
+    /// What only an operator can change.
+    fn turned_away(&mut self, words: String) {
+        self.window.closed();
+        self.status.disconnected(Some(words.clone()));
+        self.complain(words);
     }
 
     /// One warning for one outage.
@@ -187,11 +231,21 @@ impl Publisher {
         grace: Duration,
     ) -> Result<End, MqttError> {
         let will = (self.topic("availability"), "offline");
-        let mqtt = &self.config.mqtt;
+        let (mqtt, node) = (&self.config.mqtt, &*self.config.node);
         let broker = self.credentials.borrow_and_update().mqtt.clone();
-        let mut session = match Connection::open(mqtt, &broker, &self.config.node, will) {
+        if self.dialect.is_asking() {
+            let greeting = tokio::select! {
+                greeting = hello(mqtt, &broker, node) => greeting,
+                () = stopped(stop) => return Ok(End::Stopped),
+            };
+            if let Err(words) = self.dialect.greeted(greeting) {
+                return Ok(End::Lost(Lost::Unfit(words.to_owned())));
+            }
+        }
+        let mut session = match Connection::open(self.dialect.level(), mqtt, (&broker, node), will)
+        {
             Ok(connection) => Session::new(connection, mqtt, self.silences),
-            Err(error) => return Ok(End::Distrusted(error.to_string())),
+            Err(error) => return Ok(End::Lost(Lost::Distrusted(error.to_string()))),
         };
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -211,12 +265,14 @@ impl Publisher {
                 received = session.connection.signals() => signals = received,
                 _ = tick.tick() => if self.silent(&session) {
                     self.silences += 1;
-                    return Ok(End::Silent(SILENCE.to_owned()));
+                    return Ok(End::Lost(Lost::Silent(SILENCE.to_owned())));
                 },
                 () = fresh.notified() => session.again.look(),
             }
             let began = Instant::now();
-            if let Some(end) = self.handle(&mut session, signals).await? {
+            let end = self.handle(&mut session, signals).await?;
+            self.connected_at = session.connected_at;
+            if let Some(end) = end {
                 return Ok(end);
             }
             let exhausted = session.is_connected() && self.fill(&mut session).await?;
@@ -224,6 +280,7 @@ impl Publisher {
             session.silence.worked(began, Instant::now());
             if self.held(&session) {
                 self.backoff.reset();
+                self.rivals.held();
             }
             if let Some(deadline) = deadline {
                 let drained = exhausted && self.window.is_empty();

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::clock;
+use crate::config::Version;
 use crate::metrics::Metrics;
 use crate::outbox::Identity;
 use crate::seg::Pacs;
@@ -25,6 +28,8 @@ pub struct Status {
     pub pacs: Pacs,
     /// Of the state directory.
     pub identity: OnceLock<Identity>,
+    /// The MQTT that the broker was last spoken to in.
+    mqtt_level: watch::Sender<Option<Version>>,
     disk_low: AtomicBool,
     draining: AtomicBool,
     model_fell_back: AtomicBool,
@@ -49,6 +54,7 @@ impl Default for Status {
             distrust: Mutex::default(),
             pacs: Pacs::default(),
             identity: OnceLock::new(),
+            mqtt_level: watch::Sender::default(),
             disk_low: AtomicBool::default(),
             draining: AtomicBool::default(),
             model_fell_back: AtomicBool::default(),
@@ -145,6 +151,15 @@ impl Status {
         if let Some(away) = &mut self.link().away {
             why.clone_into(away);
         }
+    }
+
+    pub(crate) fn set_mqtt_level(&self, level: Version) {
+        self.mqtt_level.send_replace(Some(level));
+    }
+
+    /// Nothing before the first CONNACK.
+    pub(crate) fn mqtt_level(&self) -> watch::Receiver<Option<Version>> {
+        self.mqtt_level.subscribe()
     }
 
     pub fn is_connected(&self) -> bool {

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
-use rustls::{CertificateError, ClientConfig, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
 use crate::config;
 
@@ -90,6 +90,19 @@ pub(crate) fn client(tls: &config::Tls) -> Result<Arc<ClientConfig>, TlsError> {
     Ok(Arc::new(config))
 }
 
+/// What begins a TLS connection, to see whether a port answers to it. Nothing is trusted.
+pub(crate) fn client_hello(host: &str) -> Option<Vec<u8>> {
+    let builder = ClientConfig::builder_with_provider(provider());
+    let builder = builder.with_safe_default_protocol_versions().ok()?;
+    let config = builder.with_root_certificates(RootCertStore::empty());
+    let name = ServerName::try_from(host.to_owned()).ok()?;
+    let mut connection =
+        ClientConnection::new(Arc::new(config.with_no_client_auth()), name).ok()?;
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).ok()?;
+    Some(bytes)
+}
+
 /// What rustls said, however deep it lies in another library's error.
 pub(crate) fn said<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut cause = Some(error);
@@ -119,6 +132,16 @@ pub(crate) fn words(error: &rustls::Error, peer: &str, section: &str) -> String 
              `certificate_file` in [{section}.tls] and {peer}'s log"
         ),
         error => format!("no TLS with {peer}: {error}; check the port and [{section}.tls]"),
+    }
+}
+
+/// Why there is no TLS with a client of this box.
+pub(crate) fn client_words(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InvalidMessage(_) => format!(
+            "what it sent is no TLS, which this port wants ({error}); let it use TLS, or take the `tls` section away"
+        ),
+        error => error.to_string(),
     }
 }
 

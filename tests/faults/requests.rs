@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::replay::again;
 use crate::site::{Site, mosquitto};
 use crate::station::{PATIENCE, wait_for};
 
@@ -104,7 +105,7 @@ fn an_image_comes_as_a_request_and_its_result_again_on_another() {
     wait_for("the replay", PATIENCE, || {
         site.lines.lock().unwrap().len() == 2
     });
-    assert_eq!(site.lines.lock().unwrap()[1], first, "as it was");
+    assert_eq!(site.lines.lock().unwrap()[1], again(&first), "as it was");
 
     let said = ask(&site, "segment", &[7; 2001]);
     assert_eq!(

@@ -55,7 +55,7 @@ fn serve(mut stream: TcpStream, rule: impl Fn(&str) -> Answer) -> io::Result<()>
 }
 
 /// Fixed header's first byte, and what follows the length.
-fn packet(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+pub(crate) fn packet(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
     let header = byte[0];

@@ -132,6 +132,14 @@ impl Site {
         self.broker = start_broker(self.station.path(), self.port, &self.broker_extra);
     }
 
+    /// The broker is started again with these settings.
+    pub(crate) fn change_broker(&mut self, broker_extra: &str) {
+        broker_extra.clone_into(&mut self.broker_extra);
+        self.broker.signal("-TERM");
+        self.broker.0.wait().unwrap();
+        self.restart_broker();
+    }
+
     /// A killed broker loses what it acknowledged and had not written yet. Gives how many results those were, by its own
     /// log (`log_type all`), and has them sent again.
     pub(crate) fn ask_again(&self, images: usize) -> usize {

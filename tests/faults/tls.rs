@@ -15,7 +15,7 @@ use crate::site::{Site, mosquitto};
 use crate::station::{PATIENCE, Station, free_port, png, wait_for};
 
 /// A listener that asks its clients for certificates.
-fn listener(port: u16, authority: &Authority, broker: &Identity) -> String {
+pub(crate) fn listener(port: u16, authority: &Authority, broker: &Identity) -> String {
     format!(
         "listener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true",
         authority.file.display(),
@@ -358,7 +358,12 @@ fn images_come_over_tls_with_a_token() {
     );
     assert!(send("wrong").ends_with("401"));
     let plain = curl(&[&url.replace("https", "http")]).unwrap();
-    assert!(!plain.status.success(), "without TLS nothing is answered");
+    let answer = String::from_utf8(plain.stdout).unwrap();
+    assert!(
+        answer.contains("this port wants https") && answer.ends_with("400"),
+        "{answer}"
+    );
+    assert_eq!(site.station.said(&["plain HTTP", "wants https"]), 1);
 
     // Another token from the next request on; the old one is worth nothing.
     fs::write(&token, "fedcba9876543210fedcba9876543210\n").unwrap();

@@ -15,6 +15,9 @@ pub struct Mqtt {
     pub host: String,
     #[serde(default = "default::port")]
     pub port: u16,
+    /// Which MQTT the broker is spoken to in.
+    #[serde(default)]
+    pub protocol: Protocol,
     /// Topics start with `<base>/v1/<node>/`.
     #[serde(default = "default::base")]
     pub base: String,
@@ -60,6 +63,56 @@ pub struct Mqtt {
     pub request_expiry_s: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
+}
+
+/// What the configuration asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protocol {
+    /// MQTT 5, and 3.1.1 with a broker that does not speak it.
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    #[serde(rename = "5")]
+    Five,
+    #[serde(rename = "3.1.1")]
+    Three,
+}
+
+/// The MQTT that a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum Version {
+    #[serde(rename = "3.1.1")]
+    Three,
+    #[serde(rename = "5")]
+    Five,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Three => "3.1.1",
+            Self::Five => "5",
+        })
+    }
+}
+
+impl Version {
+    /// What a daemon that speaks it cannot do or know, for `info` and `doctor`.
+    pub fn missing(self) -> &'static [&'static str] {
+        match self {
+            Self::Five => &[],
+            Self::Three => &[
+                "refusal_reasons",
+                "unheard_messages",
+                "packet_limit",
+                "receive_maximum",
+                "replayed_property",
+                "response_topic",
+                "correlation_data",
+                "request_expiry",
+            ],
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

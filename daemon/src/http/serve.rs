@@ -6,7 +6,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
@@ -17,6 +17,7 @@ use super::{Desk, HttpError, Peer, Port, router};
 use crate::job::Ticket;
 use crate::shutdown::stopped;
 use crate::source::{DISK_CHECK, Door, Watermark};
+use crate::tls;
 
 /// After a connection could not be taken, for want of files or memory.
 const BREATH: Duration = Duration::from_millis(200);
@@ -24,6 +25,9 @@ const BREATH: Duration = Duration::from_millis(200);
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 /// For metrics, as a refusal's code: a connection whose TLS failed.
 pub(super) const NO_TLS: &str = "tls";
+/// Of what comes in plain at a port for TLS so much is thrown away, so long.
+const PLAIN_MAX_BYTES: u64 = 1 << 20;
+const PLAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Serves until `stop`, then what is under way.
 pub async fn run(
@@ -117,13 +121,47 @@ async fn connection_of(desk: Arc<Desk>, stream: TcpStream, full: bool) {
     };
     let source = desk.config.name.clone();
     let patience = Duration::from_secs(desk.config.idle_timeout_s);
+    if timeout(patience, speaks_plain(&stream)).await == Ok(true) {
+        desk.door.status.metrics.refused(&source, NO_TLS);
+        tracing::warn!(
+            source,
+            "a client speaks plain HTTP, and this port wants https"
+        );
+        return send_off(stream).await;
+    }
     let error = match timeout(patience, TlsAcceptor::from(tls).accept(stream)).await {
         Ok(Ok(stream)) => return converse(desk, stream, full, peer).await,
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(error)) => tls::said(&error).map_or_else(|| error.to_string(), tls::client_words),
         Err(_) => "nothing complete came in time".to_owned(),
     };
     desk.door.status.metrics.refused(&source, NO_TLS);
     tracing::warn!(source, error, "no TLS with a client");
+}
+
+/// A method is in capital letters, and a TLS record begins with a number.
+async fn speaks_plain(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    matches!(stream.peek(&mut first).await, Ok(1)) && first[0].is_ascii_uppercase()
+}
+
+/// Nothing that it sends is read as a request: it may hold a token, which was in the open.
+async fn send_off(mut stream: TcpStream) {
+    const WORDS: &str =
+        "this port wants https: the request came without TLS, and nothing of it was kept\n";
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{WORDS}",
+        WORDS.len()
+    );
+    let answered = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // Closed with bytes unread, the answer would not arrive.
+        let mut rest = stream.take(PLAIN_MAX_BYTES);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    if let Ok(Err(error)) = timeout(PLAIN_PATIENCE, answered).await {
+        tracing::debug!(%error, "a plain connection ended");
+    }
 }
 
 async fn converse(

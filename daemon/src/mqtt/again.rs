@@ -10,7 +10,7 @@ use super::connection::REPLAYED;
 use super::session::Session;
 use super::window::Letter;
 use super::{MqttError, Publisher};
-use crate::outbox::Key;
+use crate::outbox::{Key, Message};
 
 /// A message that comes twice is harmless, a flush for each is not.
 const NOTE_INTERVAL: Duration = Duration::from_secs(1);
@@ -80,6 +80,23 @@ fn before((seq, part): Key) -> Key {
     }
 }
 
+/// Says `"replay": true` in a result or an event, for clients that see no user properties; a part of the masks
+/// is no object and stays as it was.
+fn marked(mut message: Message) -> Message {
+    const FRESH: &[u8] = br#""replay":false"#;
+    const MARK: &[u8] = br#""replay":true"#;
+    let payload = &mut message.payload;
+    // A key of an object: within a string its quotes would be escaped.
+    if let Some(at) = payload.windows(FRESH.len()).rposition(|key| key == FRESH) {
+        payload.splice(at..at + FRESH.len(), MARK.iter().copied());
+    } else if message.topic == "event" && payload.pop_if(|last| *last == b'}').is_some() {
+        payload.push(b',');
+        payload.extend(MARK);
+        payload.push(b'}');
+    }
+    message
+}
+
 impl Publisher {
     pub(super) async fn send_again(&mut self, session: &mut Session) -> Result<(), MqttError> {
         let share = (self.config.mqtt.window_max_messages / 2).max(1);
@@ -100,6 +117,7 @@ impl Publisher {
             }
             for (key, message) in page.messages {
                 let letter = Letter::Again(key);
+                let message = marked(message);
                 let bytes = self.packet_bytes(message.bytes()) + PROPERTY_BYTES;
                 if bytes > session.packet_max_bytes {
                     session.again.too_large += 1;
@@ -152,6 +170,25 @@ impl Publisher {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replay_says_so_itself() {
+        let said = |topic: &str, payload: &str| {
+            let message = marked(Message {
+                topic: topic.into(),
+                payload: payload.into(),
+            });
+            String::from_utf8(message.payload).unwrap()
+        };
+        let label = r#""label":"\"replay\":false""#;
+        let result = format!(r#"{{{label},"replay":false}}"#);
+        let marked = format!(r#"{{{label},"replay":true}}"#);
+        assert_eq!(said("result/inbox", &result), marked);
+        let event = said("event", r#"{"event":"series","seq":4}"#);
+        assert_eq!(event, r#"{"event":"series","seq":4,"replay":true}"#);
+        let part = r#"[{"id":1}"#;
+        assert_eq!(said("mask/7/1", part), part);
+    }
 
     #[test]
     fn done_is_what_nothing_in_flight_lies_before() {

@@ -2,10 +2,12 @@
 
 use tokio::time::Instant;
 
-use super::connection::Signal;
+use super::connection::hello::hello;
+use super::connection::{Lost, Signal};
 use super::session::{End, Session};
 use super::window::{Letter, Outcome, Verdict};
 use super::{MqttError, Publisher};
+use crate::config::Version;
 use crate::failure::Failure;
 
 impl Publisher {
@@ -25,13 +27,9 @@ impl Publisher {
                     session.packet_max_bytes = packet_max_bytes;
                     self.window
                         .set_limit(receive_max.min(self.config.mqtt.window_max_messages));
-                    let now = Instant::now();
-                    session.connected_at = Some(now);
-                    session.silence.broken(now);
-                    self.outage.clear();
-                    self.status.connected();
-                    tracing::info!(host = self.config.mqtt.host, "connected to the broker");
-                    self.greet(session).await?;
+                    if let Some(lost) = self.welcome(session).await? {
+                        return Ok(Some(End::Lost(lost)));
+                    }
                 }
                 Signal::Published(packet_id) => self.window.published(packet_id),
                 Signal::Answered(packet_id, verdict) => {
@@ -43,13 +41,13 @@ impl Publisher {
                         None => {}
                     }
                 }
-                Signal::Broken(error) => end = Some(End::Broken(error)),
+                // Of the doctor's connection.
+                Signal::Subscribed(_) | Signal::Came(_) => {}
                 // Both ends trusted each other already.
-                Signal::Distrusted(error) if session.is_connected() => {
-                    end = Some(End::Broken(error));
+                Signal::Lost(Lost::Distrusted(words)) if session.is_connected() => {
+                    end = Some(End::Lost(Lost::Broken(words)));
                 }
-                Signal::Distrusted(error) => end = Some(End::Distrusted(error)),
-                Signal::Silent(error) => end = Some(End::Silent(error)),
+                Signal::Lost(lost) => end = Some(End::Lost(lost)),
             }
         }
         if !delivered.is_empty() {
@@ -59,6 +57,36 @@ impl Publisher {
         }
         self.note_replay(session).await?;
         Ok(end)
+    }
+
+    /// After CONNACK. Why the connection is not used, if so.
+    async fn welcome(&mut self, session: &mut Session) -> Result<Option<Lost>, MqttError> {
+        let (mqtt, node) = (&self.config.mqtt, &self.config.node);
+        if self.dialect.connected() {
+            let broker = self.credentials.borrow().mqtt.clone();
+            let greeting = hello(mqtt, &broker, node).await;
+            if self.dialect.confirmed(greeting) {
+                let words = "the broker speaks MQTT 5 after all".to_owned();
+                return Ok(Some(Lost::Silent(words)));
+            }
+        }
+        let now = Instant::now();
+        session.connected_at = Some(now);
+        session.silence.broken(now);
+        self.outage.clear();
+        let protocol = self.dialect.level();
+        self.status.connected();
+        self.status.set_mqtt_level(protocol);
+        tracing::info!(host = mqtt.host, %protocol, "connected to the broker");
+        if protocol == Version::Three {
+            let missing = protocol.missing().join(", ");
+            tracing::warn!(
+                missing,
+                "the broker is spoken to in MQTT 3.1.1, which says less; one with MQTT 5 has these"
+            );
+        }
+        self.greet(session).await?;
+        Ok(None)
     }
 
     /// One answer; the letter when nothing more is to be done for it.

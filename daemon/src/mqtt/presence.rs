@@ -10,14 +10,19 @@ use super::session::Session;
 use super::window::Item;
 use super::{MqttError, Publisher};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, Version};
 use crate::disk;
 use crate::encode::Speaker;
 use crate::models::Models;
 use crate::outbox::{Message, Outbox, OutboxError};
 use crate::status::Status;
 
-fn info(config: &Config, (speaker, status): (&Speaker, &Status), models: &Models) -> Value {
+fn info(
+    config: &Config,
+    (speaker, status): (&Speaker, &Status),
+    models: &Models,
+    protocol: Version,
+) -> Value {
     let sources: Vec<&str> = config.sources().collect();
     json!({
         "schema": "info/1",
@@ -29,6 +34,8 @@ fn info(config: &Config, (speaker, status): (&Speaker, &Status), models: &Models
         "models": models.serving_models(),
         "sources": sources,
         "formats": ["png", "jpeg", "tiff", "dicom"],
+        "protocol": protocol,
+        "missing": protocol.missing(),
         "requests": config.mqtt.requests,
         "state_directory": status.identity.get(),
         "identifiers": config.privacy.identifiers,
@@ -91,11 +98,16 @@ impl Publisher {
     /// After every CONNACK: a will of an earlier connection may have said `offline` since.
     pub(super) async fn greet(&mut self, session: &mut Session) -> Result<(), MqttError> {
         self.present(session, "availability", b"online".to_vec());
-        let info = info(&self.config, (&self.speaker, &self.status), &self.models);
+        let info = self.info();
         self.present(session, "info", info.to_string().into_bytes());
         session.said = None;
         session.models_said = None;
         self.tell(session).await
+    }
+
+    fn info(&self) -> Value {
+        let (config, level) = (&self.config, self.dialect.level());
+        info(config, (&self.speaker, &self.status), &self.models, level)
     }
 
     fn present(&mut self, session: &mut Session, topic: &'static str, payload: Vec<u8>) {
@@ -161,7 +173,7 @@ impl Publisher {
             return;
         }
         if session.models_said.is_some_and(|said| said != revision) {
-            let info = info(&self.config, (&self.speaker, &self.status), &self.models);
+            let info = self.info();
             self.present(session, "info", info.to_string().into_bytes());
             session.said = None;
         }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::MqttError;
 use crate::backoff::Backoff;
-use crate::config::{Config, Verb};
+use crate::config::{Config, Verb, Version};
 use crate::job::Ticket;
 use crate::shutdown::stopped;
 use crate::source::Door;
@@ -54,6 +54,9 @@ struct Answered {
 
 /// A longer response topic is not used: the response has to fit into the broker's packets.
 const TOPIC_MAX_BYTES: usize = 1024;
+
+/// Why a connection was given up that works.
+const AGAIN: &str = "requests were left at the broker";
 
 impl Requests {
     pub fn new(
@@ -93,7 +96,9 @@ impl Requests {
             if began.elapsed() > Duration::from_millis(self.config.mqtt.backoff_max_ms) {
                 self.backoff.reset();
             }
-            if error != self.outage {
+            if error == AGAIN {
+                tracing::debug!("more requests came than there is room for; the rest is fetched");
+            } else if error != self.outage {
                 tracing::warn!(error, "no connection to the broker for requests");
                 self.outage = error;
             }
@@ -110,7 +115,15 @@ impl Requests {
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<String>, MqttError> {
         let broker = self.desk.door.credentials.borrow().mqtt.clone();
-        let mut wire = match Wire::open(&self.config.mqtt, &broker, &self.config.node) {
+        // As the publisher: it finds out what the broker speaks.
+        let mut known = self.desk.door.status.mqtt_level();
+        let level = tokio::select! {
+            level = known.wait_for(Option::is_some) => level.ok().and_then(|level| *level),
+            () = stopped(stop) => return Ok(None),
+        };
+        let level = level.unwrap_or(Version::Five);
+        let mqtt = &self.config.mqtt;
+        let mut wire = match Wire::open(level, mqtt, (&broker, &self.config.node)) {
             Ok(wire) => wire,
             Err(error) => return Ok(Some(error.to_string())),
         };
@@ -138,6 +151,11 @@ impl Requests {
                 }
                 // Of a response that was given up.
                 Heard::Answered(_) => {}
+                Heard::Again => {
+                    wire.close().await;
+                    self.backoff.reset();
+                    return Ok(Some(AGAIN.to_owned()));
+                }
                 Heard::Lost(error) => return Ok(Some(error)),
             }
         }
@@ -145,7 +163,8 @@ impl Requests {
 
     /// Does what was asked, says so, and acknowledges. Why the connection is of no more use, if so.
     async fn serve(&mut self, wire: &mut Wire, asked: Asked) -> Result<Option<String>, MqttError> {
-        let Some(verb) = self.verb(&asked) else {
+        // A retained request would be done anew at every start.
+        let Some(verb) = self.verb(&asked).filter(|_| !asked.retained) else {
             // Another session's subscription, or one of an earlier configuration.
             wire.acknowledge(&asked);
             return Ok(None);
@@ -190,13 +209,11 @@ impl Requests {
         let mut subscribed = None;
         let answered = async {
             loop {
-                match wire.hear().await {
+                match wire.hear_beside().await {
                     Heard::Answered(reason) => return Ok(reason),
                     Heard::Lost(error) => return Err(error),
                     // A session brings requests before the subscription is answered.
                     Heard::Subscribed(granted) => subscribed = Some(granted),
-                    // The broker sends no second request before the first is acknowledged, except with
-                    // QoS 0, which promises nothing.
                     _ => {}
                 }
             }

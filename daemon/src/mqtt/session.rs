@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::again::Again;
-use super::connection::Connection;
+use super::connection::{Connection, Lost};
 use super::refusals::Refusals;
 use super::silence::{self, Silence};
 use super::window::Letter;
@@ -44,12 +44,7 @@ pub(super) struct Sent {
 
 pub(super) enum End {
     Stopped,
-    /// The peer broke the connection with this.
-    Broken(String),
-    /// The broker does not answer; no message's fault.
-    Silent(String),
-    /// Both ends do not trust each other, which only an operator can change; no message's fault.
-    Distrusted(String),
+    Lost(Lost),
 }
 
 impl Session {

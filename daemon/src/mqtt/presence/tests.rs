@@ -32,7 +32,10 @@ fn retained_messages_and_health_obey_the_shipped_schemas() {
     let obeys = |schema: &str, value: &Value, place| {
         check(&serde_json::from_str(schema).unwrap(), value, place);
     };
-    obeys(INFO, &info(&config, (&speaker, &status), &models), "info");
+    for protocol in [Version::Five, Version::Three] {
+        let info = info(&config, (&speaker, &status), &models, protocol);
+        obeys(INFO, &info, "info");
+    }
     let state = state(&config, (&speaker, &models), &status, &outbox).unwrap();
     obeys(STATE, &state, "state");
     let health = health(&config, &status, &outbox, started).unwrap();

@@ -11,6 +11,7 @@ use dicom_ul::{read_pdu, write_pdu};
 use tokio::sync::watch;
 
 use super::line::Line;
+use crate::tls;
 
 /// How often a waiting thread looks whether the daemon stops.
 const TICK: Duration = Duration::from_millis(100);
@@ -36,7 +37,7 @@ pub(super) enum Lost {
     Closed,
     #[error("the connection broke: {0}")]
     Broken(io::Error),
-    #[error("no TLS with the sender: {0}")]
+    #[error("no TLS with the sender: {}", tls::client_words(.0))]
     Tls(rustls::Error),
     #[error("the sender aborted")]
     Aborted,
