@@ -7,11 +7,17 @@
 )]
 
 mod bundle;
+mod damage;
 mod decode;
 mod elements;
 mod exif;
 mod geometry;
+mod headers;
+mod mutations;
 mod pile;
+mod reports;
 #[path = "../../../../tests/sample_bundle.rs"]
 mod sample_bundle;
+mod text;
 mod values;
+mod written;
