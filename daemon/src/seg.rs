@@ -85,8 +85,17 @@ impl Slice {
             mask: instance.mask.clone(),
         });
         let (model, manifest) = serving;
+        let job_id = job::job_id(&found.sha256, model);
+        for problem in source::doubts(bytes, limits) {
+            tracing::warn!(
+                %job_id,
+                source = source_name,
+                %problem,
+                "text of an image for its segmentation"
+            );
+        }
         Ok(Some(Self {
-            job_id: job::job_id(&found.sha256, model),
+            job_id,
             source: source_name.to_owned(),
             finished_at: clock::now(),
             model: model.clone(),

@@ -2,18 +2,22 @@
 
 pub mod acquisition;
 mod attributes;
+mod charset;
 mod codecs;
+mod dataset;
 mod deflated;
 mod dicom;
 mod elements;
 mod foreign;
 mod fragments;
+mod header;
 mod jpeg;
 mod jpeg_2000;
 #[cfg(feature = "jpeg-ls")]
 mod jpeg_ls;
 pub mod kind;
 mod lookup;
+mod object;
 pub mod orientation;
 mod padding;
 mod pixel_data;
@@ -28,6 +32,9 @@ mod values;
 use std::time::{Duration, Instant};
 
 use contract::{Image, intensity};
+use dicom_core::Tag;
+use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry};
+use dicom_dictionary_std::StandardDataDictionary;
 
 use crate::result::Warning;
 
@@ -166,11 +173,16 @@ pub enum DecodeError {
     UnsupportedTransferSyntax { uid: String, name: String },
     #[error("{what} is not supported; convert the image at its source")]
     Unsupported { what: String },
-    #[error("attribute {name} {problem}; correct it at the source")]
+    #[error("attribute {} {problem}; correct it at the source", with_tag(.name))]
     Attribute {
         name: &'static str,
         problem: &'static str,
     },
+    #[error(
+        "element {} {problem}; correct its writer, or have an archive write the object anew",
+        with_keyword(*.tag)
+    )]
+    Element { tag: Tag, problem: &'static str },
     #[error("the {} file is damaged: {detail}; send it again", .format.name())]
     Malformed { format: Format, detail: String },
     #[error("the {} decoder broke on this file; report it to the makers", .format.name())]
@@ -194,10 +206,27 @@ impl DecodeError {
             Self::UnsupportedTransferSyntax { .. } => "unsupported_transfer_syntax",
             Self::Unsupported { .. } => "unsupported",
             Self::Attribute { .. } => "bad_attribute",
-            Self::Malformed { .. } => "malformed",
+            Self::Element { .. } | Self::Malformed { .. } => "malformed",
             Self::DecoderPanicked { .. } => "decoder_panicked",
         }
     }
+}
+
+/// A keyword of the dictionary behind its tag; other names as they are.
+fn with_tag(name: &str) -> String {
+    let entry = StandardDataDictionary.by_name(name);
+    entry.map_or_else(
+        || name.to_owned(),
+        |entry| format!("{} {name}", entry.tag()),
+    )
+}
+
+fn with_keyword(tag: Tag) -> String {
+    let entry = StandardDataDictionary.by_tag(tag);
+    entry.map_or_else(
+        || tag.to_string(),
+        |entry| format!("{tag} {}", entry.alias()),
+    )
 }
 
 /// Decodes the file's frames to modality values (see [`dicom`] for what these are in DICOM; other
@@ -246,7 +275,7 @@ pub fn sniff(bytes: &[u8]) -> Option<Format> {
     {
         return Some(Format::Tiff);
     }
-    dicom::looks_bare(bytes).then_some(Format::Dicom)
+    dataset::looks_bare(bytes).then_some(Format::Dicom)
 }
 
 fn check(what: &'static str, found: u64, limit: u64) -> Result<(), DecodeError> {

@@ -1,6 +1,7 @@
 //! Attributes of a data set, read strictly: absent and empty are `None`, unreadable is an error.
 
 use dicom_core::Tag;
+use dicom_core::value::PrimitiveValue;
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
@@ -16,17 +17,37 @@ pub(super) fn present(object: &InMemDicomObject, tag: Tag) -> Option<&InMemEleme
     (!blank).then_some(element)
 }
 
+/// The number that an attribute of one value holds. Some writers store a number as text, or repeat it.
+fn single(element: &InMemElement) -> Result<f64, &'static str> {
+    let numbers = match element.value().primitive() {
+        Some(PrimitiveValue::Strs(words)) => words
+            .iter()
+            .filter(|word| !word.is_empty())
+            .map(|word| word.parse().ok())
+            .collect(),
+        Some(_) => element.to_multi_float64().ok(),
+        None => None,
+    };
+    let numbers: Vec<f64> = numbers.ok_or("is no number")?;
+    match numbers[..] {
+        [first, ref others @ ..] if others.iter().all(|other| *other == first) => Ok(first),
+        _ => Err("has several values, where one is due"),
+    }
+}
+
 pub(super) fn integer(
     object: &InMemDicomObject,
     tag: Tag,
     name: &'static str,
 ) -> Result<Option<u32>, DecodeError> {
     let read = |element: &InMemElement| {
-        let problem = "is no whole number above zero";
-        element
-            .to_int::<u32>()
-            .map_err(|_| DecodeError::Attribute { name, problem })
+        let number = single(element)?;
+        let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+        is_whole
+            .then_some(number as u32)
+            .ok_or("is no whole number above zero")
     };
+    let read = |element| read(element).map_err(|problem| DecodeError::Attribute { name, problem });
     present(object, tag).map(read).transpose()
 }
 
@@ -35,14 +56,20 @@ pub(super) fn float(
     tag: Tag,
     name: &'static str,
 ) -> Result<Option<f64>, DecodeError> {
-    let read = |element: &InMemElement| match element.to_float64() {
-        Ok(value) if value.is_finite() => Ok(value),
-        _ => Err(DecodeError::Attribute {
-            name,
-            problem: "is no finite number",
-        }),
+    let read = |element: &InMemElement| {
+        let number = single(element)?;
+        let finite = number.is_finite().then_some(number);
+        finite.ok_or("is no finite number")
     };
+    let read = |element| read(element).map_err(|problem| DecodeError::Attribute { name, problem });
     present(object, tag).map(read).transpose()
+}
+
+/// An integer that costs nothing where it is unreadable.
+pub(super) fn whole(object: &InMemDicomObject, tag: Tag) -> Option<i64> {
+    let number = single(present(object, tag)?).ok()?;
+    let is_exact = number.fract() == 0.0 && number.abs() < 1e15;
+    is_exact.then_some(number as i64)
 }
 
 pub(super) fn text(object: &InMemDicomObject, tag: Tag) -> Option<String> {

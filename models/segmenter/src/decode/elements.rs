@@ -1,290 +1,394 @@
-//! A walk over a DICOM stream that reads nothing but tags and lengths.
+//! A DICOM stream as a tree of elements, whose values are not looked at.
 //!
-//! The parser allocates what a length field claims and recurses once per nesting level, before it has
-//! seen a byte of content: 20 hostile bytes would cost 4 GiB or the stack. So every length is first
-//! held against the bytes that are there. PS3.5 section 7 has the encoding.
+//! Every length is held against the bytes that are there before anything depends on it, and nesting is bounded. Private
+//! sequences and what is unknown are passed over: nothing here reads them. A sequence that is damaged loses its content, and its place
+//! says why; it costs an image only where its content is asked for.
 
-use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry};
+use dicom_core::dictionary::VirtualVr;
 use dicom_core::{Tag, VR};
-use dicom_dictionary_std::{StandardDataDictionary, tags};
+use dicom_dictionary_std::tags;
 
+use super::header::{
+    Encoding, Header, ITEM, ITEM_END, Reader, SEQUENCE_END, SHORTEST, UNDEFINED, virtual_vr,
+};
 use super::{DecodeError, Format};
 
-pub(super) const UNDEFINED: u32 = u32::MAX;
 /// Real objects nest below ten levels.
 const MAX_DEPTH: usize = 32;
-const ITEM: Tag = Tag(0xfffe, 0xe000);
-const ITEM_END: Tag = Tag(0xfffe, 0xe00d);
-const SEQUENCE_END: Tag = Tag(0xfffe, 0xe0dd);
+const MAX_LOSSES: usize = 16;
+/// Of file meta information: what is below is no part of a data set.
+const FIRST_GROUP: u16 = 8;
+pub(super) const PIXELS: [Tag; 3] = [
+    tags::PIXEL_DATA,
+    tags::FLOAT_PIXEL_DATA,
+    tags::DOUBLE_FLOAT_PIXEL_DATA,
+];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Encoding {
-    pub explicit: bool,
+pub(super) struct Element<'a> {
+    pub tag: Tag,
+    /// As written, or that of the dictionary where none or UN is written.
+    pub vr: VR,
+    pub content: Content<'a>,
     pub big_endian: bool,
 }
 
-/// Tag, VR (of explicit encoding) and length of one element.
-pub(super) struct Header {
-    pub tag: Tag,
-    pub vr: Option<VR>,
-    pub length: u32,
+pub(super) enum Content<'a> {
+    Value(&'a [u8]),
+    Items(Vec<Vec<Element<'a>>>),
+    /// Of encapsulated pixel data: the offset table and what follows it.
+    Fragments(Vec<&'a [u8]>),
+    /// A sequence that cannot be read.
+    Damaged(Damage),
+}
+
+/// What is wrong with the element of a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    tag: Tag,
+    fault: Fault,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// The bytes end before it does.
+    Cut,
+    /// It is cut, but pixels stand behind its header.
+    PastPixels,
+    LongerThanItem,
+    NoItem,
+    NoHeader,
+    Deep,
+}
+
+impl From<Damage> for DecodeError {
+    fn from(Damage { tag, fault }: Damage) -> Self {
+        let problem = match fault {
+            Fault::Cut => {
+                let format = Format::Dicom;
+                return Self::Truncated { format };
+            }
+            Fault::PastPixels => "has a length that runs past the end of the file",
+            Fault::LongerThanItem => "has a length that runs past the end of what holds it",
+            Fault::NoItem => "holds something else where an item is due",
+            Fault::NoHeader => "is followed by something that is no element",
+            Fault::Deep => "nests deeper than 32 sequences",
+        };
+        Self::Element { tag, problem }
+    }
+}
+
+/// All elements of a data set. What is damaged behind the pixels is no loss, and the pixels themselves are none where
+/// `with_pixels` says that they are not asked for.
+pub(super) fn read(
+    bytes: &[u8],
+    encoding: Encoding,
+    with_pixels: bool,
+) -> Result<Vec<Element<'_>>, DecodeError> {
+    let mut walk = Walk::new(bytes, encoding);
+    let mut found = Vec::new();
+    let walked = walk.elements(bytes.len(), 0, &mut found);
+    let has_pixels = found.iter().any(|element| PIXELS.contains(&element.tag));
+    match walked {
+        Err(damage) if has_pixels || !with_pixels && PIXELS.contains(&damage.tag) => {}
+        walked => walked?,
+    }
+    Ok(found)
 }
 
 pub(super) struct Walk<'a> {
-    pub bytes: &'a [u8],
-    pub position: usize,
-    pub encoding: Encoding,
-}
-
-fn truncated() -> DecodeError {
-    DecodeError::Truncated {
-        format: Format::Dicom,
-    }
-}
-
-fn malformed(detail: &str) -> DecodeError {
-    DecodeError::Malformed {
-        format: Format::Dicom,
-        detail: detail.into(),
-    }
-}
-
-/// Checks that all lengths of a data set fit.
-pub(super) fn check_lengths(bytes: &[u8], encoding: Encoding) -> Result<(), DecodeError> {
-    Walk {
-        bytes,
-        position: 0,
-        encoding,
-    }
-    .elements(bytes.len(), 0)
-}
-
-/// The data set up to the first element of `group` or above.
-pub(super) fn before_group(
-    bytes: &[u8],
-    encoding: Encoding,
-    group: u16,
-) -> Result<&[u8], DecodeError> {
-    let mut walk = Walk {
-        bytes,
-        position: 0,
-        encoding,
-    };
-    while bytes.len() - walk.position >= 8 {
-        let start = walk.position;
-        let header = walk.header()?;
-        if header.tag.group() >= group {
-            return Ok(&bytes[..start]);
-        }
-        if header.length == UNDEFINED || walk.is_sequence(&header) {
-            walk.sequence(&header, bytes.len(), 0)?;
-        } else {
-            walk.value(&header)?;
-        }
-    }
-    Ok(bytes)
+    pub reader: Reader<'a>,
+    /// Damaged sequences behind which the walk may go on: each may have been walked to the end of the file.
+    n_losses: usize,
 }
 
 impl<'a> Walk<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], DecodeError> {
-        let end = self.position.checked_add(count).ok_or_else(truncated)?;
-        let taken = self.bytes.get(self.position..end).ok_or_else(truncated)?;
-        self.position = end;
-        Ok(taken)
-    }
-
-    fn u16(&mut self) -> Result<u16, DecodeError> {
-        let bytes = self.take(2)?;
-        let pair = [bytes[0], bytes[1]];
-        let big = self.encoding.big_endian;
-        Ok(if big {
-            u16::from_be_bytes(pair)
-        } else {
-            u16::from_le_bytes(pair)
-        })
-    }
-
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        let bytes = self.take(4)?;
-        let four = [bytes[0], bytes[1], bytes[2], bytes[3]];
-        let big = self.encoding.big_endian;
-        Ok(if big {
-            u32::from_be_bytes(four)
-        } else {
-            u32::from_le_bytes(four)
-        })
-    }
-
-    pub(super) fn header(&mut self) -> Result<Header, DecodeError> {
-        let tag = Tag(self.u16()?, self.u16()?);
-        if tag.group() == 0xfffe || !self.encoding.explicit {
-            let length = self.u32()?;
-            return Ok(Header {
-                tag,
-                vr: None,
-                length,
-            });
-        }
-        let code = self.take(2)?;
-        let vr = VR::from_binary([code[0], code[1]]);
-        let length = match vr {
-            // An unknown VR has a long length, as the parser takes it (PS3.5 6.2.2, note on future VRs).
-            None
-            | Some(
-                VR::OB
-                | VR::OD
-                | VR::OF
-                | VR::OL
-                | VR::OV
-                | VR::OW
-                | VR::SQ
-                | VR::SV
-                | VR::UC
-                | VR::UN
-                | VR::UR
-                | VR::UT
-                | VR::UV,
-            ) => {
-                self.take(2)?;
-                self.u32()?
-            }
-            Some(_) => u32::from(self.u16()?),
+    pub(super) fn new(bytes: &'a [u8], encoding: Encoding) -> Self {
+        let reader = Reader {
+            bytes,
+            position: 0,
+            encoding,
         };
-        Ok(Header { tag, vr, length })
-    }
-
-    /// Moves past `length` bytes of content.
-    pub(super) fn skip(&mut self, length: u32) -> Result<&'a [u8], DecodeError> {
-        self.take(length as usize)
-    }
-
-    /// Moves past a value. The parser reads whole numbers and takes a rest for the next header, with a length that nobody
-    /// has seen here.
-    fn value(&mut self, header: &Header) -> Result<(), DecodeError> {
-        let vr = if self.encoding.explicit {
-            header.vr
-        } else {
-            let entry = StandardDataDictionary.by_tag(header.tag);
-            entry.map(|entry| entry.vr().relaxed())
-        };
-        let size = match vr {
-            Some(VR::US | VR::SS | VR::OW) => 2,
-            Some(VR::UL | VR::SL | VR::OL | VR::FL | VR::OF | VR::AT) => 4,
-            Some(VR::FD | VR::OD | VR::SV | VR::UV | VR::OV) => 8,
-            _ => 1,
-        };
-        if !header.length.is_multiple_of(size) {
-            return Err(malformed("a value ends within a number"));
+        Self {
+            reader,
+            n_losses: MAX_LOSSES,
         }
-        self.skip(header.length)?;
-        Ok(())
     }
 
-    fn elements(&mut self, end: usize, depth: usize) -> Result<(), DecodeError> {
-        if depth > MAX_DEPTH {
-            return Err(malformed("sequences nest too deep"));
-        }
-        // Fewer than eight bytes hold no element: writers pad files.
-        while end - self.position >= 8 {
-            let header = self.header()?;
-            if header.tag == ITEM_END {
-                return Ok(());
+    fn elements(
+        &mut self,
+        end: usize,
+        depth: usize,
+        found: &mut Vec<Element<'a>>,
+    ) -> Result<(), Damage> {
+        let mut last = Tag(0, 0);
+        while end.saturating_sub(self.reader.position) >= SHORTEST {
+            let start = self.reader.position;
+            let Some(header) = self.reader.header(end) else {
+                let rest = &self.reader.bytes[start..end];
+                if rest.iter().all(|byte| *byte == rest[0]) {
+                    return Ok(());
+                }
+                // The longest header has twelve bytes.
+                let fault = match end == self.reader.bytes.len() && rest.len() < 12 {
+                    true => Fault::Cut,
+                    false => Fault::NoHeader,
+                };
+                return Err(Damage { tag: last, fault });
+            };
+            match header.tag {
+                ITEM_END if depth > 0 => return Ok(()),
+                // The end of the item is missing.
+                SEQUENCE_END | ITEM if depth > 0 => {
+                    self.reader.position = start;
+                    return Ok(());
+                }
+                SEQUENCE_END | ITEM_END | ITEM => continue,
+                _ => last = header.tag,
             }
-            let is_sequence = self.is_sequence(&header);
-            if header.length != UNDEFINED && !is_sequence {
-                self.value(&header)?;
-            } else if header.tag == tags::PIXEL_DATA && header.length == UNDEFINED {
-                self.items(end, None)?;
-            } else {
-                self.sequence(&header, end, depth)?;
-            }
-            if self.position > end {
-                return Err(malformed("an element is longer than what holds it"));
+            let big_endian = self.reader.encoding.big_endian;
+            let (vr, content) = self.content(&header, end, depth)?;
+            if let Some(vr) = vr {
+                found.push(Element {
+                    tag: header.tag,
+                    vr,
+                    content,
+                    big_endian,
+                });
             }
         }
         Ok(())
     }
 
-    pub(super) fn sequence(
+    /// The element's VR, or `None` where nothing reads it, and its content.
+    pub(super) fn content(
         &mut self,
         header: &Header,
         end: usize,
         depth: usize,
-    ) -> Result<(), DecodeError> {
-        let end = self.content_end(header.length, end)?;
-        let outer = self.encoding;
-        if header.vr == Some(VR::UN) {
-            // PS3.5 6.2.2 note 4: undefined-length UN holds implicit VR little endian.
-            self.encoding = Encoding {
-                explicit: false,
-                big_endian: false,
+    ) -> Result<(Option<VR>, Content<'a>), Damage> {
+        let vr = known_vr(header);
+        if PIXELS.contains(&header.tag) && header.length == UNDEFINED {
+            return Ok((vr, Content::Fragments(self.fragments(header.tag, end)?)));
+        }
+        if header.length == UNDEFINED {
+            return Ok((vr, self.open_sequence(header, end, depth)?));
+        }
+        let value = self.value(header, end, depth)?;
+        if vr != Some(VR::SQ) {
+            return Ok((vr, Content::Value(value)));
+        }
+        if !value.is_empty() && value.len() < SHORTEST {
+            let fault = Fault::NoItem;
+            let tag = header.tag;
+            return Ok((vr, Content::Damaged(Damage { tag, fault })));
+        }
+        let mut inner = Self::new(self.reader.bytes, self.within(header));
+        inner.reader.position = self.reader.position - value.len();
+        let items = inner.items(header.tag, self.reader.position, depth + 1);
+        Ok((vr, items.map_or_else(Content::Damaged, Content::Items)))
+    }
+
+    fn value(&mut self, header: &Header, end: usize, depth: usize) -> Result<&'a [u8], Damage> {
+        let tag = header.tag;
+        let (start, length) = (self.reader.position, header.length as usize);
+        let bytes = self.reader.bytes;
+        let mut stop = start.saturating_add(length);
+        // An odd length may be rounded up where no byte is.
+        if depth == 0 && PIXELS.contains(&tag) && stop == end + 1 {
+            stop = end;
+        }
+        if stop > end {
+            let is_before_pixels = || {
+                let mut words = bytes[start..end].windows(4);
+                words.any(|word| word == [0xe0, 0x7f, 0x10, 0] || word == [0x7f, 0xe0, 0, 0x10])
             };
+            let fault = match end == bytes.len() {
+                false => Fault::LongerThanItem,
+                true if tag != ITEM && !PIXELS.contains(&tag) && is_before_pixels() => {
+                    Fault::PastPixels
+                }
+                true => Fault::Cut,
+            };
+            return Err(Damage { tag, fault });
         }
-        let walked = self.items(end, Some(depth + 1));
-        self.encoding = outer;
-        self.close(header.length, end);
-        walked
+        self.reader.position = stop;
+        Ok(&bytes[start..stop])
     }
 
-    /// Items of a sequence (`depth` of their elements given) or fragments of pixel data.
-    fn items(&mut self, end: usize, depth: Option<usize>) -> Result<(), DecodeError> {
-        let mut is_first = true;
-        while end - self.position >= 8 {
-            let header = self.header()?;
-            match (header.tag, depth) {
-                (SEQUENCE_END, _) => return Ok(()),
-                // Offsets of four bytes.
-                (ITEM, None) if is_first && header.length % 4 != 0 => {
-                    return Err(malformed("an offset table ends within an offset"));
-                }
-                (ITEM, None) => {
-                    self.skip(header.length)?;
-                }
-                (ITEM, Some(depth)) => {
-                    let end = self.content_end(header.length, end)?;
-                    self.elements(end, depth)?;
-                    self.close(header.length, end);
-                }
-                _ => return Err(malformed("something else stands where an item is due")),
+    /// How the items of a sequence are encoded, unless they look otherwise.
+    fn within(&self, header: &Header) -> Encoding {
+        match header.vr {
+            Some(VR::UN) => Encoding::IMPLICIT,
+            _ => self.reader.encoding,
+        }
+    }
+
+    /// A sequence of undefined length.
+    fn open_sequence(
+        &mut self,
+        header: &Header,
+        end: usize,
+        depth: usize,
+    ) -> Result<Content<'a>, Damage> {
+        let (start, outer) = (self.reader.position, self.reader.encoding);
+        self.reader.encoding = self.within(header);
+        let items = self.items(header.tag, end, depth + 1);
+        self.reader.encoding = outer;
+        match items {
+            Ok(items) => Ok(Content::Items(items)),
+            Err(damage)
+                if depth == 0
+                    && self.n_losses > 0
+                    && self.is_found_again(start, header.tag, end) =>
+            {
+                self.n_losses -= 1;
+                Ok(Content::Damaged(damage))
             }
-            if self.position > end {
-                return Err(malformed("an item is longer than what holds it"));
+            Err(damage) => Err(damage),
+        }
+    }
+
+    /// Moves behind the first delimiter after `start` that another element of the data set follows.
+    fn is_found_again(&mut self, start: usize, tag: Tag, end: usize) -> bool {
+        let big = [0xff, 0xfe, 0xe0, 0xdd, 0, 0, 0, 0];
+        let little = [0xfe, 0xff, 0xdd, 0xe0, 0, 0, 0, 0];
+        let delimiters = self.reader.bytes[start..end].windows(8).enumerate();
+        let behind = delimiters
+            .filter(|(_, bytes)| *bytes == little || *bytes == big)
+            .map(|(at, _)| start + at + 8);
+        for position in behind {
+            self.reader.position = position;
+            if self.reader.is_element(tag, end) {
+                return true;
             }
-            is_first = false;
         }
-        Ok(())
+        false
     }
 
-    /// Past the padding of something whose length is known.
-    fn close(&mut self, length: u32, end: usize) {
-        if length != UNDEFINED {
-            self.position = self.position.max(end);
+    fn items(
+        &mut self,
+        tag: Tag,
+        end: usize,
+        depth: usize,
+    ) -> Result<Vec<Vec<Element<'a>>>, Damage> {
+        let mut items = Vec::new();
+        let damage = |fault| Damage { tag, fault };
+        if depth > MAX_DEPTH {
+            return Err(damage(Fault::Deep));
         }
+        while end.saturating_sub(self.reader.position) >= SHORTEST {
+            let start = self.reader.position;
+            let header = self.reader.header(end).ok_or(damage(Fault::NoItem))?;
+            match header.tag {
+                SEQUENCE_END => break,
+                // Of an item whose length is known as well.
+                ITEM_END => {}
+                ITEM => items.push(self.item(tag, &header, end, depth)?),
+                // The end of the sequence is missing.
+                next if next > tag && !items.is_empty() => {
+                    self.reader.position = start;
+                    break;
+                }
+                _ => return Err(damage(Fault::NoItem)),
+            }
+        }
+        Ok(items)
     }
 
-    fn content_end(&self, length: u32, outer: usize) -> Result<usize, DecodeError> {
-        if length == UNDEFINED {
-            return Ok(outer);
+    fn item(
+        &mut self,
+        tag: Tag,
+        header: &Header,
+        end: usize,
+        depth: usize,
+    ) -> Result<Vec<Element<'a>>, Damage> {
+        let start = self.reader.position;
+        let item_end = match header.length {
+            UNDEFINED => end,
+            length => start.saturating_add(length as usize),
+        };
+        let fault = match item_end <= end {
+            true => None,
+            false if end == self.reader.bytes.len() => Some(Fault::Cut),
+            false => Some(Fault::LongerThanItem),
+        };
+        if let Some(fault) = fault {
+            return Err(Damage { tag, fault });
         }
-        let end = self
-            .position
-            .checked_add(length as usize)
-            .ok_or_else(truncated)?;
-        if end > self.bytes.len() {
-            return Err(truncated());
+        let bytes = self.reader.bytes;
+        let outer = self.reader.encoding;
+        let encoding = Encoding {
+            big_endian: bytes[start - SHORTEST] == 0xff,
+            ..outer
+        };
+        self.reader.encoding = encoding.of_item(&bytes[start..item_end]);
+        let mut elements = Vec::new();
+        let walked = self.elements(item_end, depth, &mut elements);
+        self.reader.encoding = outer;
+        walked?;
+        if header.length != UNDEFINED {
+            self.reader.position = item_end;
         }
-        if end > outer {
-            return Err(malformed("a sequence is longer than what holds it"));
-        }
-        Ok(end)
+        Ok(elements)
     }
 
-    pub(super) fn is_sequence(&self, header: &Header) -> bool {
-        if self.encoding.explicit {
-            return header.vr == Some(VR::SQ);
+    fn fragments(&mut self, tag: Tag, end: usize) -> Result<Vec<&'a [u8]>, Damage> {
+        let mut fragments = Vec::new();
+        while end.saturating_sub(self.reader.position) >= SHORTEST {
+            let start = self.reader.position;
+            let header = self.reader.header(end);
+            match header {
+                Some(header) if header.tag == SEQUENCE_END => break,
+                Some(header) if header.tag == ITEM => {
+                    let value = self.value(&header, end, 1);
+                    fragments.push(value.map_err(|damage| Damage { tag, ..damage })?);
+                }
+                _ => {
+                    // The end of the sequence may be missing, but only where something else plainly begins.
+                    self.reader.position = start;
+                    let rest = &self.reader.bytes[start..end];
+                    let is_padding = rest.iter().all(|byte| *byte == rest[0]);
+                    if fragments.len() > 1 && (is_padding || self.reader.is_element(tag, end)) {
+                        break;
+                    }
+                    let fault = Fault::NoItem;
+                    return Err(Damage { tag, fault });
+                }
+            }
         }
-        StandardDataDictionary
-            .by_tag(header.tag)
-            .is_some_and(|entry| entry.vr().exact() == Some(VR::SQ))
+        Ok(fragments)
+    }
+}
+
+/// Longest value of a private element that is kept: a number, or the name of who made the block.
+const PRIVATE_MAX_BYTES: u32 = 256;
+/// Elements of a private group that say whose its blocks are (PS3.5 7.8.1).
+const CREATORS: std::ops::RangeInclusive<u16> = 0x10..=0xff;
+
+/// The VR by which a value is read. `None` for what nothing reads.
+fn known_vr(header: &Header) -> Option<VR> {
+    let group = header.tag.group();
+    if group < FIRST_GROUP {
+        return None;
+    }
+    if group % 2 == 1 {
+        let is_short = header.length <= PRIVATE_MAX_BYTES && header.vr != Some(VR::SQ);
+        return match CREATORS.contains(&header.tag.element()) {
+            true => is_short.then_some(VR::LO),
+            false => is_short.then_some(header.vr.unwrap_or(VR::UN)),
+        };
+    }
+    match header.vr {
+        // Bytes of any kind: the dictionary knows better what they are.
+        None | Some(VR::UN | VR::OB | VR::OW) => match virtual_vr(header.tag) {
+            Some(VirtualVr::Exact(vr)) => Some(vr),
+            Some(VirtualVr::Xs) => Some(VR::US),
+            Some(relaxed) => {
+                let written = header.vr.filter(|vr| *vr != VR::UN);
+                written.or(Some(relaxed.relaxed()))
+            }
+            None => None,
+        },
+        written => written,
     }
 }

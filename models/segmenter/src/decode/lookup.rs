@@ -121,8 +121,8 @@ impl Modality {
 /// Rescale Slope and Intercept.
 fn rescale(object: &InMemDicomObject) -> Result<(Option<f64>, Option<f64>), DecodeError> {
     Ok((
-        float(object, tags::RESCALE_SLOPE, "rescale slope")?,
-        float(object, tags::RESCALE_INTERCEPT, "rescale intercept")?,
+        float(object, tags::RESCALE_SLOPE, "RescaleSlope")?,
+        float(object, tags::RESCALE_INTERCEPT, "RescaleIntercept")?,
     ))
 }
 

@@ -13,9 +13,10 @@ use dicom_object::InMemDicomObject;
 use serde::{Deserialize, Serialize};
 
 use super::acquisition::{self, Acquisition};
-use super::attributes::{functional_group, integer, text};
-use super::dicom::{header, meta};
-use super::{DecodeError, Format, Limits, sniff};
+use super::attributes::{functional_group, integer, text, whole};
+use super::dataset::{self, meta};
+use super::object::Doubt;
+use super::{DecodeError, Format, Limits, sniff, with_keyword};
 
 /// Every element of these is text; what is empty or absent in the image is left out of [`Source`].
 pub const COPIED: [(Tag, VR); 24] = [
@@ -124,21 +125,42 @@ impl fmt::Debug for Plane {
     }
 }
 
-const GROUP_OF_PIXELS: u16 = 0x7fe0;
-
 /// Reads everything but the pixels. `None` for what is no DICOM object.
 pub fn read(bytes: &[u8], limits: &Limits) -> Result<Option<Source>, SourceError> {
     if sniff(bytes) != Some(Format::Dicom) {
         return Ok(None);
     }
     let read = std::panic::catch_unwind(|| {
-        let object = header(bytes, limits, GROUP_OF_PIXELS)?;
+        let object = dataset::read(bytes, limits, false)?.object;
         source(bytes, &object, limits).map(Some)
     });
     let panicked = DecodeError::DecoderPanicked {
         format: Format::Dicom,
     };
     read.unwrap_or(Err(panicked.into()))
+}
+
+/// Which texts of [`COPIED`] are not what their writer meant for sure, and what to do. Without a value: it may name a
+/// patient.
+pub fn doubts(bytes: &[u8], limits: &Limits) -> Vec<String> {
+    let read = std::panic::catch_unwind(|| dataset::read(bytes, limits, false));
+    let Ok(Ok(found)) = read else {
+        return Vec::new();
+    };
+    let is_copied = |tag: Tag| COPIED.iter().any(|copied| copied.0 == tag);
+    let doubts = found.doubts.into_iter().filter(|(tag, _)| is_copied(*tag));
+    let words = doubts.map(|(tag, doubt)| {
+        let problem = match doubt {
+            Doubt::Unreadable => {
+                "is left out: its bytes are no text in the image's SpecificCharacterSet (0008,0005)"
+            }
+            Doubt::Guessed => {
+                "may have other letters: SpecificCharacterSet (0008,0005) does not say what its bytes mean"
+            }
+        };
+        format!("{} {problem}; correct the character set at the source", with_keyword(tag))
+    });
+    words.collect()
 }
 
 fn source(bytes: &[u8], object: &InMemDicomObject, limits: &Limits) -> Result<Source, SourceError> {
@@ -181,9 +203,7 @@ fn source(bytes: &[u8], object: &InMemDicomObject, limits: &Limits) -> Result<So
         study_instance_uid,
         series_instance_uid,
         frame_of_reference_uid,
-        instance_number: text(object, tags::INSTANCE_NUMBER)
-            .and_then(|number| number.parse().ok())
-            .unwrap_or_default(),
+        instance_number: whole(object, tags::INSTANCE_NUMBER).unwrap_or_default(),
         is_multi_frame: count.is_some(),
         planes: planes.unwrap_or_default(),
         copied: copied.collect(),

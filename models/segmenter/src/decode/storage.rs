@@ -9,7 +9,8 @@ use dicom_encoding::Codec;
 use dicom_encoding::transfer_syntax::{Endianness, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::{TransferSyntaxRegistry, entries};
 
-use super::elements::{Encoding, UNDEFINED, Walk};
+use super::elements::{Content, Walk};
+use super::header::Encoding;
 use super::{DecodeError, Format, codecs};
 
 /// Transfer syntaxes whose pixels [`decode`](super::decode) reads: what a sender may use of each, and what is refused,
@@ -55,41 +56,37 @@ pub fn instance(head: &[u8], transfer_syntax: &str) -> Result<Instance, DecodeEr
         }
         _ => Cow::Borrowed(head),
     };
-    let mut walk = Walk {
-        bytes: &bytes,
-        position: 0,
-        encoding: Encoding {
-            explicit: transfer_syntax != uids::IMPLICIT_VR_LITTLE_ENDIAN,
-            big_endian: syntax.endianness() == Endianness::Big,
-        },
+    let stated = Encoding {
+        explicit: transfer_syntax != uids::IMPLICIT_VR_LITTLE_ENDIAN,
+        big_endian: syntax.endianness() == Endianness::Big,
     };
-    walk.instance()
+    Walk::new(&bytes, stated.of_data_set(&bytes)).instance()
 }
 
 impl Walk<'_> {
     fn instance(&mut self) -> Result<Instance, DecodeError> {
         let mut found = Instance::default();
         let mut last = None;
-        while self.position < self.bytes.len() {
-            let header = self.header()?;
-            let has_vr = header.vr.is_some() || !self.encoding.explicit;
+        let end = self.reader.bytes.len();
+        while self.reader.position < end {
+            let header = self.reader.header(end).ok_or_else(no_data_set)?;
             // Elements ascend, and the first ones are of group 8.
             let in_order = last.map_or(header.tag.group() == 8, |last| header.tag > last);
-            if !(has_vr && in_order) {
+            if !in_order {
                 return Err(no_data_set());
             }
             last = Some(header.tag);
             if header.tag > tags::SOP_INSTANCE_UID {
                 break;
             }
-            if header.length == UNDEFINED {
-                self.sequence(&header, self.bytes.len(), 0)?;
-                continue;
-            }
-            let value = self.skip(header.length)?;
-            match header.tag {
-                tags::SOP_CLASS_UID => found.sop_class_uid = Some(uid(value)),
-                tags::SOP_INSTANCE_UID => found.sop_instance_uid = Some(uid(value)),
+            let (_, content) = self.content(&header, end, 0)?;
+            match (header.tag, content) {
+                (tags::SOP_CLASS_UID, Content::Value(value)) => {
+                    found.sop_class_uid = Some(uid(value));
+                }
+                (tags::SOP_INSTANCE_UID, Content::Value(value)) => {
+                    found.sop_instance_uid = Some(uid(value));
+                }
                 _ => {}
             }
         }

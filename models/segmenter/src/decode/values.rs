@@ -5,7 +5,7 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::StandardDataDictionary;
 
 use super::attributes::present;
-use super::{DecodeError, Format, Limits, check, dicom, sniff};
+use super::{DecodeError, Format, Limits, check, dataset, sniff};
 
 /// An attribute of the standard's dictionary whose values are short texts or numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +49,11 @@ impl Attribute {
     }
 }
 
-/// Pixels and what follows them.
+/// Pixels and what follows them: no attribute of an image.
 const PIXEL_GROUP: u16 = 0x7fe0;
 
 /// Values of each attribute, without padding; none for one that is absent or empty. `None` for a file
-/// that is no DICOM. What stands at pixels and behind them is not read.
+/// that is no DICOM. The pixels are not read.
 pub fn values(
     bytes: &[u8],
     limits: &Limits,
@@ -65,7 +65,7 @@ pub fn values(
     }
     // As in `decode`: a parser that panics must not end the daemon.
     let read = std::panic::catch_unwind(|| {
-        let object = dicom::header(bytes, limits, PIXEL_GROUP)?;
+        let object = dataset::read(bytes, limits, false)?.object;
         let values = |attribute: &Attribute| {
             let element = present(&object, attribute.tag)?;
             let values = element.value().to_multi_str().ok()?;

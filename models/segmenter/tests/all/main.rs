@@ -7,12 +7,18 @@
 )]
 
 mod bundle;
+mod damage;
 mod decode;
 mod elements;
 mod exif;
 mod geometry;
+mod headers;
+mod mutations;
 mod pile;
 mod reported_streams;
+mod reports;
 #[path = "../../../../tests/sample_bundle.rs"]
 mod sample_bundle;
+mod text;
 mod values;
+mod written;
