@@ -20,9 +20,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use contract::{Image, LabelMap};
-use segmenter::decode::{Limits, Scan, decode};
+use segmenter::decode::{DecodeError, Limits, Scan, decode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -163,7 +163,7 @@ impl Dataset {
             self.slice(entry)?
         } else {
             let (image, spacing_mm) = frame(entry)?;
-            (image, label::read_png(&entry.labels)?, spacing_mm)
+            (image, label::read_picture(&entry.labels)?, spacing_mm)
         };
         ensure_same_size(entry, &image, &grey)?;
         let doubts =
@@ -190,10 +190,10 @@ impl Dataset {
         let mut known = HashMap::with_capacity(entries.len());
         let mut files = fingerprint::Files::default();
         for entry in &entries {
+            let image = files.image(entry)?;
             if !files.has(&entry.labels) {
                 classes.extend(label::values(&entry.labels)?);
             }
-            let image = files.image(entry)?;
             let labels = files.hash(&entry.labels)?;
             let (patient, split) = (&entry.patient, entry.split.name());
             let content = format!("{image}\t{labels}\t{patient}\t{split}\n");
@@ -320,8 +320,15 @@ fn frame(entry: &Entry) -> Result<(Image, Option<[f64; 2]>)> {
 fn scan(path: &Path) -> Result<Scan> {
     let bytes =
         std::fs::read(path).with_context(|| format!("cannot read image {}", path.display()))?;
-    decode(&bytes, &Limits::STANDARD)
-        .with_context(|| format!("cannot decode image {}", path.display()))
+    let decoded = decode(&bytes, &Limits::STANDARD).map_err(|error| match error {
+        DecodeError::OtherFormat { name } => {
+            anyhow!(
+                "the content is {name}; convert it to DICOM, PNG, TIFF or NIfTI-1 (.nii, .nii.gz)"
+            )
+        }
+        other => other.into(),
+    });
+    decoded.with_context(|| format!("cannot decode image {}", path.display()))
 }
 
 fn ensure_same_size(entry: &Entry, image: &Image, labels: &LabelMap) -> Result<()> {

@@ -32,7 +32,7 @@ impl Files {
         let mut hash = hex::encode(Sha256::digest(&bytes));
         let turned = orientation(&bytes);
         if turned != Orientation::NoTransforms {
-            hash.push_str(&format!("@exif{}", turned.to_exif()));
+            hash = format!("{hash}@exif{}", turned.to_exif());
         }
         self.hashes.insert(path.to_owned(), hash.clone());
         Ok(hash)

@@ -14,8 +14,9 @@ const HEAD: usize = 2;
 
 /// One spacing has to exceed both others by this factor to be the distance between thick slices.
 const THICK: f64 = 1.05;
-/// How far voxels of two files may lie apart and still be the same, in voxels. Headers hold 32-bit numbers.
-const SAME_PLACE: f64 = 0.01;
+/// How far voxels of two files may lie apart and still be the same, in voxels. Headers hold 32-bit numbers, and a
+/// quaternion near half a turn turns the far end of a volume by some hundredths of a voxel.
+const SAME_PLACE: f64 = 0.05;
 /// Cosine of the angle between two axes of a volume above which it is sheared (half a degree).
 const SHEAR: f64 = 0.01;
 /// Below this a step between voxels is none, mm.

@@ -164,7 +164,11 @@ fn frame(pair: Pair) -> Result<Entry> {
         slice: None,
         plane: None,
     };
-    ensure_same_size(&entry, &scan.frames[0], &label::read_png(&entry.labels)?)?;
+    ensure_same_size(
+        &entry,
+        &scan.frames[0],
+        &label::read_picture(&entry.labels)?,
+    )?;
     let doubts = doubt::mend(&mut scan.frames[0])
         .with_context(|| format!("image {}", entry.image.display()))?;
     doubt::say(&doubts, &entry.image, None);

@@ -8,10 +8,13 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use contract::LabelMap;
 use segmenter::decode::orientation::{orientation, turned};
-use segmenter::decode::{Format, sniff};
+use segmenter::decode::{Format, Limits, decode, sniff};
 use serde::{Deserialize, Serialize};
 
 use super::nifti::{self, Stored};
+
+/// Why labels are refused that were stored as photographs are.
+const LOSSY: &str = "which changes class ids along every border: draw or export the labels as PNG";
 
 /// How grey values of a label file become classes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,15 +68,14 @@ impl LabelRule {
     }
 }
 
-/// Grey values of a PNG label file as they are; of a palette PNG the indices, which are the class ids.
-pub(super) fn read_png(path: &Path) -> Result<LabelMap> {
+/// Grey values of a PNG or TIFF label file as they are; of a palette PNG the indices, which are the class ids.
+pub(super) fn read_picture(path: &Path) -> Result<LabelMap> {
     let bytes =
         std::fs::read(path).with_context(|| format!("cannot read labels {}", path.display()))?;
     let decoded = match sniff(&bytes) {
         Some(Format::Png) => decode_png(&bytes),
-        Some(Format::Jpeg) => Err(anyhow!(
-            "this is JPEG, which changes class ids along every border: draw or export the labels as PNG"
-        )),
+        Some(Format::Tiff) => decode_tiff(&bytes),
+        Some(Format::Jpeg) => Err(anyhow!("this is JPEG, {LOSSY}")),
         Some(other) => Err(anyhow!(
             "this is {}: store labels as PNG, or as NIfTI beside a NIfTI image",
             other.name().to_uppercase()
@@ -83,6 +85,53 @@ pub(super) fn read_png(path: &Path) -> Result<LabelMap> {
         )),
     };
     decoded.with_context(|| format!("labels {}", path.display()))
+}
+
+fn decode_tiff(bytes: &[u8]) -> Result<LabelMap> {
+    // JPEG in its two forms, WebP and JPEG XL.
+    const LOSSY_COMPRESSIONS: [u32; 4] = [6, 7, 50_001, 50_002];
+    let mut header =
+        tiff::decoder::Decoder::new(Cursor::new(bytes)).context("the TIFF file is damaged")?;
+    let compression: Option<u32> = header
+        .find_tag_unsigned(tiff::tags::Tag::Compression)
+        .context("the TIFF file is damaged")?;
+    if let Some(number) = compression {
+        ensure!(
+            !LOSSY_COMPRESSIONS.contains(&number),
+            "this TIFF file is compressed as a photograph, {LOSSY}"
+        );
+    }
+    let palette = header.find_tag(tiff::tags::Tag::ColorMap);
+    ensure!(
+        palette.context("the TIFF file is damaged")?.is_none(),
+        "this TIFF file has a palette: export the labels as PNG, whose indices are class ids"
+    );
+    let mut scan = decode(bytes, &Limits::STANDARD)?;
+    ensure!(
+        scan.frames.len() == 1,
+        "this TIFF file has {} pages: labels are files of one picture",
+        scan.frames.len()
+    );
+    let image = scan.frames.swap_remove(0);
+    let class = |pixel: &[f32]| {
+        let nearest = pixel[0] as u8;
+        // The cast cuts and saturates, so that what is no class id differs from it.
+        let wanted = f32::from(nearest);
+        ensure!(
+            pixel.iter().all(|it| it.total_cmp(&wanted).is_eq()),
+            "a pixel has the value {pixel:?}, no class id (a grey value, 0 to 255)"
+        );
+        Ok(nearest)
+    };
+    Ok(LabelMap {
+        rows: image.rows,
+        cols: image.cols,
+        data: image
+            .data
+            .chunks_exact(image.channels)
+            .map(class)
+            .collect::<Result<_>>()?,
+    })
 }
 
 fn decode_png(bytes: &[u8]) -> Result<LabelMap> {
@@ -168,7 +217,7 @@ pub(super) fn values(path: &Path) -> Result<BTreeSet<u8>> {
             .labels()
             .with_context(|| format!("labels {}", path.display()))?
     } else {
-        read_png(path)?.data
+        read_picture(path)?.data
     };
     let mut seen = [false; 256];
     for value in labels {

@@ -112,7 +112,7 @@ pub(super) fn pair(images: (&Path, &[PathBuf]), labels: (&Path, &[PathBuf])) -> 
             found = by_path.get(&below(images.0, image, short.to_owned()))?;
             found = found.filter(|it| !taken.contains(it));
             if found.is_some() {
-                stem = short.to_owned();
+                stem.truncate(short.len());
             }
         }
         if found.is_none() {

@@ -339,6 +339,7 @@ struct Voxels {
 }
 
 impl Voxels {
+    #[expect(clippy::cast_lossless, reason = "one expression for ten types")]
     fn map<T>(&self, function: impl Fn(f64) -> T) -> Vec<T> {
         macro_rules! numbers {
             ($number:ty) => {

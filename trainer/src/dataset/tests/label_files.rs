@@ -2,7 +2,7 @@
 
 use super::{by_name, error_of};
 use crate::dataset::index::index;
-use crate::dataset::label::read_png;
+use crate::dataset::label::read_picture;
 use crate::dataset::*;
 
 /// A PNG of 2 rows and 3 columns; `palette` makes it an indexed one.
@@ -48,7 +48,7 @@ impl Png<'_> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("mask.png");
         self.write(&path);
-        read_png(&path)
+        read_picture(&path)
     }
 }
 
@@ -192,6 +192,60 @@ fn jpeg_and_other_formats_are_refused_whatever_their_name_says() {
         said.contains("this is no PNG") && said.contains("p2.png"),
         "{said}"
     );
+}
+
+#[test]
+fn tiff_labels_are_read_exactly_or_refused() {
+    use tiff::encoder::colortype::{Gray8, Gray16, Gray32Float, RGB8};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mask.tif");
+    let read = |write: &dyn Fn(&mut tiff::encoder::TiffEncoder<std::fs::File>)| {
+        let file = std::fs::File::create(&path).unwrap();
+        write(&mut tiff::encoder::TiffEncoder::new(file).unwrap());
+        read_picture(&path)
+    };
+    let grey = read(&|it| {
+        it.write_image::<Gray8>(3, 2, &[0, 1, 2, 3, 4, 255])
+            .unwrap()
+    });
+    assert_eq!(grey.unwrap().data, [0, 1, 2, 3, 4, 255]);
+    let wide = read(&|it| {
+        it.write_image::<Gray16>(3, 2, &[0, 1, 2, 3, 4, 255])
+            .unwrap()
+    });
+    assert_eq!(wide.unwrap().data, [0, 1, 2, 3, 4, 255]);
+    let said = [
+        read(&|it| {
+            it.write_image::<Gray16>(3, 2, &[0, 1, 2, 3, 4, 256])
+                .unwrap()
+        }),
+        read(&|it| {
+            it.write_image::<Gray32Float>(3, 2, &[0.0, 1.5, 2.0, 3.0, 4.0, 5.0])
+                .unwrap()
+        }),
+        read(&|it| it.write_image::<RGB8>(2, 1, &[1, 1, 1, 255, 0, 0]).unwrap()),
+    ];
+    for (said, words) in said
+        .into_iter()
+        .map(error_of)
+        .zip(["256", "1.5", "255.0, 0.0"])
+    {
+        assert!(
+            said.contains(words) && said.contains("no class id"),
+            "{said}"
+        );
+        assert!(said.contains("mask.tif"), "{said}");
+    }
+    let said = error_of(read(&|it| {
+        let mut image = it.new_image::<Gray8>(3, 2).unwrap();
+        // The tag alone: what the pixels would say is of no interest.
+        image
+            .encoder()
+            .write_tag(tiff::tags::Tag::Compression, 7_u16)
+            .unwrap();
+        image.write_data(&[0, 1, 2, 3, 4, 5]).unwrap();
+    }));
+    assert!(said.contains("compressed as a photograph"), "{said}");
 }
 
 #[test]
