@@ -228,7 +228,7 @@ fn the_daemon_quarantines_bad_files_with_a_reason_and_goes_on() {
     let ledger = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{ledger}");
     assert!(
-        ledger.contains("received 6 = published 0 + pending 1 + quarantined 5"),
+        ledger.contains("received 7 = published 0 + pending 1 + quarantined 6"),
         "{ledger}"
     );
 }
