@@ -259,7 +259,8 @@ impl Segmenter {
         let input = &self.manifest().input;
         let (scaled, placement) = input.scaled(image);
         let next = scaled.data.iter().skip(scaled.channels);
-        let is_flat = scaled.data.iter().zip(next).all(|(one, next)| one == next);
+        let mut pairs = scaled.data.iter().zip(next);
+        let is_flat = pairs.all(|(one, next)| one.to_bits() == next.to_bits());
         let chw = input.normalized(scaled);
         let prepared = Instant::now();
         let logits = self.graph.run(&chw)?;

@@ -41,7 +41,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError>
     Ok(Scan {
         spacing: Spacing::read(&object, frames.len()),
         frames,
-        warnings: Vec::from_iter(unknown_class),
+        warnings: unknown_class.into_iter().collect(),
         modality: text(&object, tags::MODALITY).filter(|text| text.len() <= 16),
         format: Format::Dicom,
         identifiers: Identifiers {

@@ -110,8 +110,8 @@ fn pair(object: &InMemDicomObject, tag: Tag) -> Option<[f64; 2]> {
 
 /// In the frame's functional group, the shared one, or the object itself.
 fn nearest(object: &InMemDicomObject, group: Tag, tag: Tag, frame: usize) -> Option<[f64; 2]> {
-    let places = functional_groups(object, group, frame).chain([object]);
-    places.into_iter().find_map(|place| pair(place, tag))
+    let mut places = functional_groups(object, group, frame).chain([object]);
+    places.find_map(|place| pair(place, tag))
 }
 
 /// Pixel Spacing that equals Imager Pixel Spacing was not corrected (PS3.3 10.7.1.3): it is the detector's.
