@@ -94,9 +94,9 @@ def write(folder: Path) -> list[Path]:
         made.append(Series(folder / name, len(made) + 1))
         return made[-1]
 
-    for rows, cols in ((181, 217), (250, 250), (255, 255)):
+    for rows, cols, n in ((181, 217, 3), (250, 250, 2), (255, 255, 3)):
         sized = series(f"size_{rows}x{cols}")
-        for k in range(3):
+        for k in range(n):
             sized.add([0, 0, 8 * k], size=(rows, cols))
     echoes = series("echoes")
     for k in range(3):
