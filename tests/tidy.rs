@@ -203,6 +203,7 @@ const HOMES: [Home; 12] = [
             "models/phantom/",
             "daemon/src/source/dicom",
             "daemon/src/seg/send/line.rs",
+            "daemon/src/segment/tests.rs",
             "tests/faults/",
         ],
         because: "images are decoded and segmentations made in one place each, and one source and one \
