@@ -57,7 +57,7 @@ pub enum Choice {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Ledger(Ledger),
-    Life(Option<Life>),
+    Life(Option<Box<Life>>),
     Found(Found),
     Listed(Vec<Life>),
     Quarantined(Vec<Item>),
@@ -197,7 +197,8 @@ fn perform(hands: &Hands<'_>, request: &Request) -> Result<Answer, AcceptError> 
             outbox
                 .life(*ticket)?
                 .map(|life| measured(outbox, shelves, life))
-                .transpose()?,
+                .transpose()?
+                .map(Box::new),
         ),
         Request::Find(word) => Answer::Found(find::find(outbox, shelves, word)?),
         Request::List(listing) => Answer::Listed(outbox.list(listing)?),

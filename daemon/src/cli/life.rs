@@ -72,22 +72,22 @@ fn state(phase: Phase) -> &'static str {
 pub(super) fn line(life: &Life) -> String {
     let mut line = format!("job {}  {}  {}", life.job, life.accepted_at, life.source);
     if let Some(sender) = &life.sender {
-        line += &format!("  {sender}");
+        line.extend(["  ", &sender.to_string()]);
     }
-    line += &format!("  {}", state(life.state));
+    line.extend(["  ", state(life.state)]);
     // A result that was tried again has the number of the last time.
     let last = life
         .messages
         .last()
         .filter(|_| life.reason.is_none() || life.state == Phase::Published);
     if let Some(sent) = last {
-        line += &format!(", seq {}", sent.seq);
+        line.extend([", seq ", &sent.seq.to_string()]);
     }
     if let (Some(reason), Phase::Quarantined | Phase::Dropped) = (&life.reason, life.state) {
-        line += &format!(": {}", reason.code);
+        line.extend([": ", &reason.code]);
     }
     if let Some(input) = &life.input {
-        line += &format!("  sha256 {}", &input.sha256[..input.sha256.len().min(12)]);
+        line.extend(["  sha256 ", &input.sha256[..input.sha256.len().min(12)]]);
     }
     line
 }

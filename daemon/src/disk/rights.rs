@@ -207,11 +207,11 @@ mod tests {
     /// Root runs a command beside a daemon that has a user of its own.
     #[test]
     fn what_root_makes_belongs_to_the_owner_of_the_folder() {
+        const USER: u32 = 54_321;
         if !rustix::process::geteuid().is_root() {
             eprintln!("SKIPPED: only root can give files away; this was NOT tested");
             return;
         }
-        const USER: u32 = 54_321;
         let folder = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(folder.path(), Some(USER), Some(USER)).unwrap();
         let owner = |path: &Path| {

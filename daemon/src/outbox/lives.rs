@@ -270,7 +270,7 @@ pub(super) fn sent_by(
     sender: &Sender,
 ) -> Result<(), redb::Error> {
     change(transaction, ticket, |life| {
-        life.sender = Some(sender.clone())
+        life.sender = Some(sender.clone());
     })
 }
 

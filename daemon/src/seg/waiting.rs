@@ -164,13 +164,14 @@ impl Pacs {
         } = counts;
         let mut words = format!("{waiting} wait for {}", site.place);
         if waiting > 0 {
-            words += &format!(", the oldest for {oldest_waiting_s} s");
+            words.extend([", the oldest for ", &oldest_waiting_s.to_string(), " s"]);
         }
         if refused > 0 {
-            words += &format!("; {refused} refused, see `scansided segmentations list`");
+            let count = refused.to_string();
+            words.extend(["; ", &count, " refused, see `scansided segmentations list`"]);
         }
         if let Some(why) = self.why() {
-            words += &format!("; {why}");
+            words.extend(["; ", &why]);
         }
         Some(words)
     }

@@ -1,7 +1,7 @@
 //! One association from its request to its release: messages out of PDUs, C-ECHO and C-STORE answered.
 
 use std::mem;
-use std::net::TcpStream;
+use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
 
 use dicom_ul::pdu::{AssociationRJ, AssociationRQ, PDataValue, PDataValueType, Pdu};
@@ -81,11 +81,7 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
             "sender can deliver nothing"
         );
     }
-    let sender = Sender {
-        ae_title: Some(calling.clone()),
-        address: peer.ok(),
-        response_topic: None,
-    };
+    let sender = sender(&calling, peer.ok());
     let mut association = Association {
         scp,
         calling,
@@ -130,6 +126,14 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
             refused,
             "association ended"
         );
+    }
+}
+
+fn sender(calling: &str, address: Option<IpAddr>) -> Sender {
+    Sender {
+        ae_title: Some(calling.to_owned()),
+        address,
+        response_topic: None,
     }
 }
 
