@@ -127,7 +127,8 @@ impl<'a> Machine<'a> {
             b'.' => return Ok(false),
             b'(' => self.marks.push(self.stack.len()),
             b'0' => drop(self.pop()?),
-            b'1' => drop(self.pop_to_mark()?),
+            // POP_MARK, and ADDITEMS of a set, which holds no tensor.
+            b'1' | 0x90 => drop(self.pop_to_mark()?),
             b'N' | 0x88 | 0x89 | b'J' | b'K' | b'M' | b'G' | 0x8a | 0x8b | b'X' | b'T' | b'U'
             | 0x8c | 0x8d | b'B' | b'C' | 0x8e | 0x96 => self.scalar(operation)?,
             b')' => self.push(Value::Tuple(Vec::new()))?,
@@ -164,9 +165,8 @@ impl<'a> Machine<'a> {
                 let items = self.pop_to_mark()?;
                 self.set_items(&items)?;
             }
-            // EMPTY_SET, ADDITEMS, FROZENSET
+            // EMPTY_SET, FROZENSET
             0x8f => self.push(Value::Other)?,
-            0x90 => drop(self.pop_to_mark()?),
             0x91 => {
                 self.pop_to_mark()?;
                 self.push(Value::Other)?;
