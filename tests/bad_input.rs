@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use files::{bad_files, png_header};
+use files::bad_files;
 
 #[path = "bad_input/files.rs"]
 mod files;

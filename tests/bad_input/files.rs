@@ -56,7 +56,7 @@ fn with_modality(dicom: &[u8], modality: &[u8; 2]) -> Vec<u8> {
 }
 
 /// Signature and IHDR, 8-bit grey, and the start of pixel data that never comes.
-pub(crate) fn png_header(width: u32, height: u32) -> Vec<u8> {
+fn png_header(width: u32, height: u32) -> Vec<u8> {
     let mut ihdr = b"IHDR".to_vec();
     ihdr.extend(width.to_be_bytes());
     ihdr.extend(height.to_be_bytes());

@@ -29,7 +29,8 @@ fn refused(path: &Path, key: Option<&str>) -> String {
     let mut error: &dyn std::error::Error = &error;
     let mut text = error.to_string();
     while let Some(source) = error.source() {
-        text += &format!(": {source}");
+        text.push_str(": ");
+        text.push_str(&source.to_string());
         error = source;
     }
     text
