@@ -254,7 +254,9 @@ impl Events {
             let text = fs::read_to_string(&self.path).unwrap();
             let events = text
                 .lines()
-                .filter_map(|line| serde_json::from_str(line).ok());
+                .filter_map(|line| serde_json::from_str(line).ok())
+                // A new state directory says so first.
+                .filter(|event: &Value| event["event"] == "series");
             let numbered = events.map(|event: Value| (event["seq"].as_u64(), event));
             let numbered: BTreeMap<_, _> = numbered.collect();
             numbered.into_values().collect::<Vec<Value>>()
