@@ -118,7 +118,7 @@ fn decode_tiff(bytes: &[u8]) -> Result<LabelMap> {
         // The cast cuts and saturates, so that what is no class id differs from it.
         let wanted = f32::from(nearest);
         ensure!(
-            pixel.iter().all(|it| it.total_cmp(&wanted).is_eq()),
+            pixel.iter().all(|it| (it - wanted).abs() < f32::EPSILON),
             "a pixel has the value {pixel:?}, no class id (a grey value, 0 to 255)"
         );
         Ok(nearest)

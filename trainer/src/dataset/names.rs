@@ -109,10 +109,11 @@ pub(super) fn pair(images: (&Path, &[PathBuf]), labels: (&Path, &[PathBuf])) -> 
         let mut stem = stem_of(image);
         let mut found = None;
         if let Some(short) = without_channel(&stem) {
+            let length = short.len();
             found = by_path.get(&below(images.0, image, short.to_owned()))?;
             found = found.filter(|it| !taken.contains(it));
             if found.is_some() {
-                stem.truncate(short.len());
+                stem.truncate(length);
             }
         }
         if found.is_none() {

@@ -30,7 +30,9 @@ fn single(element: &InMemElement) -> Result<f64, &'static str> {
     };
     let numbers: Vec<f64> = numbers.ok_or("is no number")?;
     match numbers[..] {
-        [first, ref others @ ..] if others.iter().all(|other| *other == first) => Ok(first),
+        [first, ref others @ ..] if others.iter().all(|other| other.total_cmp(&first).is_eq()) => {
+            Ok(first)
+        }
         _ => Err("has several values, where one is due"),
     }
 }

@@ -170,8 +170,10 @@ fn value_of(elements: &[(Tag, &[u8])], tag: Tag) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
+type Group<'a> = Vec<(Tag, &'a [u8])>;
+
 /// The elements of group 0002, and where they end.
-fn group_2(bytes: &[u8]) -> Result<(Vec<(Tag, &[u8])>, usize), DecodeError> {
+fn group_2(bytes: &[u8]) -> Result<(Group<'_>, usize), DecodeError> {
     let mut reader = Reader {
         bytes,
         position: 0,

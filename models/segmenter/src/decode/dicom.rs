@@ -151,9 +151,12 @@ fn layout(object: &InMemDicomObject, tag: Tag) -> Result<(Layout, Photometric), 
         });
     }
     // What says nothing of these pixels is not read.
-    let if_integer = |tag, name| match is_float {
-        true => Ok(None),
-        false => number(tag, name),
+    let if_integer = |tag, name| {
+        if is_float {
+            Ok(None)
+        } else {
+            number(tag, name)
+        }
     };
     let stored = if_integer(tags::BITS_STORED, "BitsStored")?.unwrap_or(allocated);
     let high_bit = if_integer(tags::HIGH_BIT, "HighBit")?.unwrap_or(stored.saturating_sub(1));

@@ -129,9 +129,10 @@ impl<'a> Walk<'a> {
                     return Ok(());
                 }
                 // The longest header has twelve bytes.
-                let fault = match end == self.reader.bytes.len() && rest.len() < 12 {
-                    true => Fault::Cut,
-                    false => Fault::NoHeader,
+                let fault = if end == self.reader.bytes.len() && rest.len() < 12 {
+                    Fault::Cut
+                } else {
+                    Fault::NoHeader
                 };
                 return Err(Damage { tag: last, fault });
             };
@@ -202,12 +203,13 @@ impl<'a> Walk<'a> {
                 let mut words = bytes[start..end].windows(4);
                 words.any(|word| word == [0xe0, 0x7f, 0x10, 0] || word == [0x7f, 0xe0, 0, 0x10])
             };
-            let fault = match end == bytes.len() {
-                false => Fault::LongerThanItem,
-                true if tag != ITEM && !PIXELS.contains(&tag) && is_before_pixels() => {
-                    Fault::PastPixels
-                }
-                true => Fault::Cut,
+            let is_of_pixels = tag == ITEM || PIXELS.contains(&tag);
+            let fault = if end != bytes.len() {
+                Fault::LongerThanItem
+            } else if !is_of_pixels && is_before_pixels() {
+                Fault::PastPixels
+            } else {
+                Fault::Cut
             };
             return Err(Damage { tag, fault });
         }
@@ -307,12 +309,12 @@ impl<'a> Walk<'a> {
             UNDEFINED => end,
             length => start.saturating_add(length as usize),
         };
-        let fault = match item_end <= end {
-            true => None,
-            false if end == self.reader.bytes.len() => Some(Fault::Cut),
-            false => Some(Fault::LongerThanItem),
-        };
-        if let Some(fault) = fault {
+        if item_end > end {
+            let fault = if end == self.reader.bytes.len() {
+                Fault::Cut
+            } else {
+                Fault::LongerThanItem
+            };
             return Err(Damage { tag, fault });
         }
         let bytes = self.reader.bytes;
@@ -373,9 +375,10 @@ fn known_vr(header: &Header) -> Option<VR> {
     }
     if group % 2 == 1 {
         let is_short = header.length <= PRIVATE_MAX_BYTES && header.vr != Some(VR::SQ);
-        return match CREATORS.contains(&header.tag.element()) {
-            true => is_short.then_some(VR::LO),
-            false => is_short.then_some(header.vr.unwrap_or(VR::UN)),
+        return if CREATORS.contains(&header.tag.element()) {
+            is_short.then_some(VR::LO)
+        } else {
+            is_short.then_some(header.vr.unwrap_or(VR::UN))
         };
     }
     match header.vr {

@@ -38,9 +38,10 @@ impl Encoding {
             return self;
         };
         let (little, big) = (u16::from_le_bytes([a, b]), u16::from_be_bytes([a, b]));
-        let big_endian = match self.big_endian {
-            true => big <= little,
-            false => big < little,
+        let big_endian = if self.big_endian {
+            big <= little
+        } else {
+            big < little
         };
         Self { big_endian, ..self }.of_item(bytes)
     }
@@ -99,17 +100,21 @@ impl First {
             [0xff, 0xfe] => true,
             _ => big_endian,
         };
-        let u16 = |pair| match big_endian {
-            true => u16::from_be_bytes(pair),
-            false => u16::from_le_bytes(pair),
+        let u16 = |pair| {
+            if big_endian {
+                u16::from_be_bytes(pair)
+            } else {
+                u16::from_le_bytes(pair)
+            }
         };
         Some(Self {
             tag: Tag(u16([a, b]), u16([c, d])),
             code: VR::from_binary([rest[0], rest[1]]),
             is_lettered: rest[..2].iter().all(u8::is_ascii_uppercase),
-            length: match big_endian {
-                true => u32::from_be_bytes(rest),
-                false => u32::from_le_bytes(rest),
+            length: if big_endian {
+                u32::from_be_bytes(rest)
+            } else {
+                u32::from_le_bytes(rest)
             },
         })
     }
@@ -140,7 +145,7 @@ pub(super) struct Reader<'a> {
     pub encoding: Encoding,
 }
 
-impl<'a> Reader<'a> {
+impl Reader<'_> {
     /// The next header of what ends at `end`. `None` where nothing stands that can be one.
     pub(super) fn header(&mut self, end: usize) -> Option<Header> {
         let bytes = self.bytes.get(self.position..end)?;
@@ -198,10 +203,11 @@ impl<'a> Reader<'a> {
     /// Of an explicit data set, but with no VR that is known.
     fn without_vr(&self, first: &First, implicit: Reading, end: usize) -> Option<Reading> {
         let long = self.long(end);
-        let readings = match first.is_lettered {
+        let readings = if first.is_lettered {
             // PS3.5 6.2.2: a VR of the future has a long length.
-            true => [long, Some(self.short()), Some(implicit)],
-            false => [Some(implicit), Some(self.short()), long],
+            [long, Some(self.short()), Some(implicit)]
+        } else {
+            [Some(implicit), Some(self.short()), long]
         };
         let mut readings = readings.into_iter().flatten();
         let followed = readings.find(|&reading| self.is_followed(first.tag, reading, end));
@@ -211,9 +217,10 @@ impl<'a> Reader<'a> {
     fn short(&self) -> Reading {
         let at = self.position + 6;
         let pair = [self.bytes[at], self.bytes[at + 1]];
-        let length = match self.encoding.big_endian {
-            true => u16::from_be_bytes(pair),
-            false => u16::from_le_bytes(pair),
+        let length = if self.encoding.big_endian {
+            u16::from_be_bytes(pair)
+        } else {
+            u16::from_le_bytes(pair)
         };
         Reading {
             vr: None,
@@ -228,9 +235,10 @@ impl<'a> Reader<'a> {
         Some(Reading {
             vr: None,
             start: at + 4,
-            length: match self.encoding.big_endian {
-                true => u32::from_be_bytes(four),
-                false => u32::from_le_bytes(four),
+            length: if self.encoding.big_endian {
+                u32::from_be_bytes(four)
+            } else {
+                u32::from_le_bytes(four)
             },
         })
     }

@@ -201,9 +201,10 @@ impl Reading {
             VR::AT => {
                 let tag = |four: [u8; 4]| {
                     let number = u32::from_le_bytes(four);
-                    match big {
-                        true => Tag((number >> 16) as u16, number as u16),
-                        false => Tag(number as u16, (number >> 16) as u16),
+                    if big {
+                        Tag((number >> 16) as u16, number as u16)
+                    } else {
+                        Tag(number as u16, (number >> 16) as u16)
                     }
                 };
                 numbers(bytes, big, tag).map(PrimitiveValue::Tags)
@@ -218,9 +219,10 @@ impl Reading {
                 let is_read =
                     group == GROUP_OF_TABLES || group % 2 == 1 || PIXELS.contains(&element.tag);
                 // That it is there may count.
-                return match is_read {
-                    true => words(bytes, big && vr == VR::OW).into(),
-                    false => PrimitiveValue::Empty.into(),
+                return if is_read {
+                    words(bytes, big && vr == VR::OW).into()
+                } else {
+                    PrimitiveValue::Empty.into()
                 };
             }
             VR::SQ => None,
@@ -277,10 +279,12 @@ fn signed_as_pixels(element: &Element<'_>, is_signed: bool) -> VR {
     let is_open = matches!(vr, VR::US | VR::SS)
         && element.tag.group() == GROUP_OF_TABLES
         && virtual_vr(element.tag) == Some(VirtualVr::Xs);
-    match is_signed {
-        true if is_open => VR::SS,
-        false if is_open => VR::US,
-        _ => vr,
+    if !is_open {
+        vr
+    } else if is_signed {
+        VR::SS
+    } else {
+        VR::US
     }
 }
 

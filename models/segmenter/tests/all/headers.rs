@@ -26,9 +26,12 @@ fn every_attribute_is_read_from_un() {
 
 /// PixelMeasures and PixelValueTransformation of the only frame, as items of one way within items of another.
 fn groups(how: As, inner: As, is_open: bool) -> Vec<u8> {
-    let un = |how, tag, items: Vec<u8>| match is_open {
-        true => open_sequence(how, tag, b"UN", &open_item(&items)),
-        false => element(how, tag, b"UN", &item(&items)),
+    let un = |how, tag, items: Vec<u8>| {
+        if is_open {
+            open_sequence(how, tag, b"UN", &open_item(&items))
+        } else {
+            element(how, tag, b"UN", &item(&items))
+        }
     };
     let spacing = element(inner, 0x0028_0030, b"DS", b"1.5\\1.5 ");
     let rescale = [

@@ -27,13 +27,19 @@ pub(crate) enum As {
 /// One element, its length as written.
 pub(crate) fn claimed(how: As, tag: u32, vr: &[u8], length: u32, value: &[u8]) -> Vec<u8> {
     let big = how == As::BigEndian;
-    let u16 = |number: u16| match big {
-        true => number.to_be_bytes(),
-        false => number.to_le_bytes(),
+    let u16 = |number: u16| {
+        if big {
+            number.to_be_bytes()
+        } else {
+            number.to_le_bytes()
+        }
     };
-    let u32 = |number: u32| match big {
-        true => number.to_be_bytes(),
-        false => number.to_le_bytes(),
+    let u32 = |number: u32| {
+        if big {
+            number.to_be_bytes()
+        } else {
+            number.to_le_bytes()
+        }
     };
     let mut bytes = [u16((tag >> 16) as u16), u16(tag as u16)].concat();
     if how == As::Implicit || tag >> 16 == 0xfffe {
