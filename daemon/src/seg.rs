@@ -50,7 +50,7 @@ pub use waiting::{Counts, Pacs, Retried, Unsent, Wanted, retry, segmentations};
 /// How often series are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// How often closed series are looked through.
-const FORGET_EVERY: Duration = Duration::from_secs(3600);
+const FORGET_EVERY: Duration = Duration::from_hours(1);
 /// Releases that are not looked at yet; one more is forgotten, and quiet time ends its series.
 const RELEASES_MAX: usize = 256;
 

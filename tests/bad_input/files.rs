@@ -26,7 +26,7 @@ pub(crate) fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str, &'static 
         ),
         (
             "presentation.dcm",
-            with_modality(&dicom, b"PR"),
+            with_modality(&dicom, *b"PR"),
             "no_patient_image",
             "its Modality is PR",
         ),
@@ -46,12 +46,12 @@ pub(crate) fn bad_files() -> Vec<(&'static str, Vec<u8>, &'static str, &'static 
     ]
 }
 
-fn with_modality(dicom: &[u8], modality: &[u8; 2]) -> Vec<u8> {
+fn with_modality(dicom: &[u8], modality: [u8; 2]) -> Vec<u8> {
     let header = b"\x08\0\x60\0CS\x02\0";
     let mut bytes = dicom.to_vec();
     let found = bytes.windows(header.len()).position(|it| it == header);
     let value = found.unwrap() + header.len();
-    bytes[value..value + 2].copy_from_slice(modality);
+    bytes[value..value + 2].copy_from_slice(&modality);
     bytes
 }
 

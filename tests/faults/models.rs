@@ -103,7 +103,7 @@ fn a_signed_bundle_comes_in_serves_and_goes_again() {
         &["models", "rollback", "--slot", "hart"],
     ] {
         let (code, text) = station.ask(wrong);
-        assert!(code == 1 && text.contains("`"), "{text}");
+        assert!(code == 1 && text.contains('`'), "{text}");
     }
     assert_eq!(slot(station)["problem"], Value::Null);
     site.settle(3, 0);

@@ -117,23 +117,23 @@ fn read(source: &WeightsSource) -> Result<Weights> {
 impl Weights {
     /// Where in the file the tensors stood and what of it is not in `state`, each on a line of its own.
     fn remarks(&self) -> String {
-        let mut text = String::new();
+        let mut lines = Vec::new();
         if !self.key.is_empty() || !self.other_keys.is_empty() {
-            text += &match self.key.as_str() {
-                "" => "\nkey         none, the tensors stand at the top".to_owned(),
-                key => format!("\nkey         {key}"),
+            let mut line = match self.key.as_str() {
+                "" => "key         none, the tensors stand at the top".to_owned(),
+                key => format!("key         {key}"),
             };
-        }
-        if !self.other_keys.is_empty() {
-            text += &format!(
-                "; other state dicts, for --key: {}",
-                first_few(self.other_keys.iter().cloned())
-            );
+            if !self.other_keys.is_empty() {
+                let others = first_few(self.other_keys.iter().cloned());
+                line = format!("{line}; other state dicts, for --key: {others}");
+            }
+            lines.push(line);
         }
         if !self.left_out.is_empty() {
-            text += &format!("\nleft out    {}", not_floating(&self.left_out));
+            lines.push(format!("left out    {}", not_floating(&self.left_out)));
         }
-        text
+        let line = |line: &String| format!("\n{line}");
+        lines.iter().map(line).collect()
     }
 }
 

@@ -206,22 +206,22 @@ fn tiff_labels_are_read_exactly_or_refused() {
     };
     let grey = read(&|it| {
         it.write_image::<Gray8>(3, 2, &[0, 1, 2, 3, 4, 255])
-            .unwrap()
+            .unwrap();
     });
     assert_eq!(grey.unwrap().data, [0, 1, 2, 3, 4, 255]);
     let wide = read(&|it| {
         it.write_image::<Gray16>(3, 2, &[0, 1, 2, 3, 4, 255])
-            .unwrap()
+            .unwrap();
     });
     assert_eq!(wide.unwrap().data, [0, 1, 2, 3, 4, 255]);
     let said = [
         read(&|it| {
             it.write_image::<Gray16>(3, 2, &[0, 1, 2, 3, 4, 256])
-                .unwrap()
+                .unwrap();
         }),
         read(&|it| {
             it.write_image::<Gray32Float>(3, 2, &[0.0, 1.5, 2.0, 3.0, 4.0, 5.0])
-                .unwrap()
+                .unwrap();
         }),
         read(&|it| it.write_image::<RGB8>(2, 1, &[1, 1, 1, 255, 0, 0]).unwrap()),
     ];

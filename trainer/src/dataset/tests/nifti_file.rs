@@ -147,12 +147,11 @@ pub(super) fn orders() -> Vec<Order> {
         .collect()
 }
 
+/// Pixels, labels and spacing of each slice.
+pub(super) type Slices = Vec<(Vec<f32>, Vec<u8>, [f64; 2])>;
+
 /// Writes a pair and loads all that `index` finds: pixels, labels and spacing of each slice.
-pub(super) fn slices_of(
-    image: &Nifti,
-    labels: &Nifti,
-    options: &Options,
-) -> Result<Vec<(Vec<f32>, Vec<u8>, [f64; 2])>> {
+pub(super) fn slices_of(image: &Nifti, labels: &Nifti, options: &Options) -> Result<Slices> {
     let folder = tempfile::tempdir().unwrap();
     image.write(&folder.path().join("images/p.nii"));
     labels.write(&folder.path().join("labels/p.nii.gz"));

@@ -1,5 +1,7 @@
 //! Where volumes lie: every order of storage, planes, grids that differ, and nibabel's affines.
 
+#![expect(clippy::float_cmp, reason = "what was written is read, to the bit")]
+
 use serde_json::Value;
 
 use super::error_of;

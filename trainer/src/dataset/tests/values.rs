@@ -1,5 +1,7 @@
 //! Voxel values of volumes: slopes, class ids, axes behind the third, and files that are broken.
 
+#![expect(clippy::float_cmp, reason = "what was written is read, to the bit")]
+
 use super::error_of;
 use super::nifti_file::{Nifti, image, labels, options, slices_of};
 use crate::dataset::index::index;
@@ -122,23 +124,23 @@ fn broken_files_are_refused_by_name() {
         ("no NIfTI-1", |header| put(header, 344, &[0; 4])),
         (".hdr and .img", |header| put(header, 344, b"ni1\0")),
         ("not finite", |header| {
-            put(header, 280, &f32::NAN.to_le_bytes())
+            put(header, 280, &f32::NAN.to_le_bytes());
         }),
         ("no length along voxel axis 2", |header| {
-            put(header, 320, &[0; 4])
+            put(header, 320, &[0; 4]);
         }),
         ("sheared", |header| put(header, 284, &0.5_f32.to_le_bytes())),
         ("RGB colours", |header| {
-            put(header, 70, &128_i16.to_le_bytes())
+            put(header, 70, &128_i16.to_le_bytes());
         }),
         ("complex numbers", |header| {
-            put(header, 70, &32_i16.to_le_bytes())
+            put(header, 70, &32_i16.to_le_bytes());
         }),
         ("the dimensions [5, 0, 3]", |header| {
-            put(header, 44, &[0; 2])
+            put(header, 44, &[0; 2]);
         }),
         ("vox_offset", |header| {
-            put(header, 108, &f32::NAN.to_le_bytes())
+            put(header, 108, &f32::NAN.to_le_bytes());
         }),
     ];
     let refused = |words: &str, image: &[u8]| {
