@@ -206,8 +206,7 @@ const HOMES: [Home; 12] = [
             "daemon/src/segment/tests.rs",
             "tests/faults/",
         ],
-        because: "images are decoded and segmentations made in one place each, and one source and one \
-                  sender speak DICOM's protocol",
+        because: "one place each decodes images, makes segmentations, and speaks DICOM's protocol",
     },
     Home {
         word: "std::fs",
