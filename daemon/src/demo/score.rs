@@ -88,8 +88,11 @@ impl Board {
             self.result(&topic, &report, out)?;
         } else if topic.ends_with("/event") {
             let event: Value = serde_json::from_slice(&payload).map_err(not_json)?;
-            self.tally.quarantined.extend(event["seq"].as_u64());
-            writeln!(out, "{topic}  {}: {}", event["event"], event["words"])?;
+            // The state directory of a demo is a new one, and says so.
+            if event["event"] == "quarantined" {
+                self.tally.quarantined.extend(event["seq"].as_u64());
+                writeln!(out, "{topic}  {}: {}", event["event"], event["words"])?;
+            }
         } else if topic.ends_with("/availability") && !retained {
             writeln!(out, "{topic}  {}", String::from_utf8_lossy(&payload))?;
             if payload == b"online" {
