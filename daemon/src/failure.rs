@@ -101,8 +101,8 @@ impl Failure {
                 "let the sender leave out what is no image; drop it"
             }
             Self::Decode(DecodeError::OwnObject { .. }) => {
-                "let the PACS leave out Manufacturer `Scanside` of what it sends here; nothing is lost, \
-                 the file is where it came from"
+                "let the PACS leave out Manufacturer `Scanside` of what it sends here; what a peer sent \
+                 is not kept here, a file of an inbox is"
             }
             Self::Decode(_) => "check the file at its source; put it into the inbox again",
             Self::Infer(_) => "check the bundle with `scansided check`",

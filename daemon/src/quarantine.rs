@@ -203,6 +203,8 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
         return Ok(());
     }
     let sender = outbox.life(ticket)?.and_then(|life| life.sender);
+    // What a peer sent is still where it came from; a file of an inbox is nowhere else.
+    let is_elsewhere = sender.is_some();
     tracing::warn!(
         ticket,
         sender = sender.map(tracing::field::display),
@@ -213,7 +215,8 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
     store(shelves, &shelves.input(&job), &job.file, &reason)?;
     outbox.forget(ticket);
     drop(alone);
-    if failure.is_own_object()
+    if is_elsewhere
+        && failure.is_own_object()
         && let Some(entry) = outbox.quarantined_as(&job.file)?
     {
         discard(outbox, shelves, &entry)?;

@@ -192,6 +192,8 @@ impl Keeper {
         (fresh, credentials, status): (&Arc<Notify>, &watch::Receiver<Credentials>, &Arc<Status>),
     ) -> Result<Option<Self>, SeriesError> {
         let Some(seg) = &config.seg else {
+            // Nobody joins late images to what was segmented: its patients' attributes go.
+            outbox.forget_series(u64::MAX)?;
             return Ok(None);
         };
         if let Some(to) = &seg.send_to {
@@ -303,9 +305,12 @@ impl Keeper {
         let before = self.outbox.closed(series)?;
         let max = self.config.series_max_images;
         // An endless series must not make an endless segmentation.
-        let is_full = !before.slices.is_empty() && before.slices.len() + fresh.len() > max;
-        let before_it = if is_full { Vec::new() } else { before.slices };
-        let whole = series::join(before_it, fresh);
+        let is_first = before.slices.is_empty();
+        let mut whole = series::join(before.slices, fresh);
+        let is_full = !is_first && whole.len() > max;
+        if is_full {
+            whole = series::join(Vec::new(), fresh);
+        }
         let mut made = series::make(&whole, &self.speaker.node);
         let of = |made: &Segmentation| Made {
             id: made.facts.series,
@@ -313,7 +318,12 @@ impl Keeper {
         };
         let now: Vec<Made> = made.iter().map(of).collect();
         let jobs: BTreeSet<Uuid> = fresh.iter().map(|slice| slice.job_id).collect();
-        made.retain(|made| made.facts.jobs.iter().any(|job| jobs.contains(job)));
+        let known: BTreeSet<Uuid> = before.made.iter().map(|made| made.id).collect();
+        // Also a volume that late images only renamed: what it was before is said to be replaced.
+        made.retain(|made| {
+            !known.contains(&made.facts.series)
+                || made.facts.jobs.iter().any(|job| jobs.contains(job))
+        });
         for made in &mut made {
             if is_full {
                 made.facts.warnings.push("series_in_parts".to_owned());

@@ -44,14 +44,28 @@ fn open(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 pub(super) fn hand_over(made: &File, folder: &Path) -> io::Result<()> {
     let (own, owner) = (made.metadata()?, fs::metadata(folder)?);
     if own.uid() == 0 && owner.uid() != 0 {
-        fchown(made, Some(owner.uid()), Some(owner.gid()))?;
+        let given = fchown(made, Some(owner.uid()), Some(owner.gid()));
+        // A root that may not give files away, as in some containers, works with its own.
+        let refused = [io::ErrorKind::PermissionDenied, io::ErrorKind::InvalidInput];
+        given.or_else(|error| {
+            if refused.contains(&error.kind()) {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })?;
     }
     Ok(())
 }
 
 /// Takes the rights of others away from a file that came by a rename. Its owner alone can do that.
 pub(crate) fn close(path: &Path) -> io::Result<()> {
-    let mode = fs::symlink_metadata(path)?.mode();
+    let metadata = fs::symlink_metadata(path)?;
+    // A link of another name, or to another place, shares its rights with what is not ours.
+    if !metadata.is_file() || metadata.nlink() > 1 {
+        return Ok(());
+    }
+    let mode = metadata.mode();
     fs::set_permissions(path, Permissions::from_mode(closed(mode, false)))
 }
 

@@ -195,7 +195,8 @@ fn rollback(store: &Store, live: Option<&Models>, slot: &str) -> Result<Reply, M
     let (Some(active), Some(previous)) = (record.active.take(), record.previous.take()) else {
         return Err(ModelsError::NothingBefore(slot.to_owned()));
     };
-    if record.rolled_back {
+    // A record of before knows it by the counters alone.
+    if record.rolled_back || previous.version.counter > active.version.counter {
         return Err(ModelsError::RolledBack {
             slot: slot.to_owned(),
             active: active.version.to_string(),

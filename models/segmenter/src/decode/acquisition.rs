@@ -6,7 +6,7 @@ use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
 use serde::{Deserialize, Serialize};
 
-use super::attributes::{functional_group, item, text};
+use super::attributes::{self, functional_group, item};
 
 /// How a frame was acquired.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -144,6 +144,13 @@ pub const TRIGGER_TIME: &str = "TriggerTime";
 /// Of the attributes, in the order of how much they say.
 pub fn keywords() -> impl Iterator<Item = &'static str> {
     ATTRIBUTES.iter().map(|attribute| attribute.keyword)
+}
+
+/// What tells frames apart is short, and each of them has its own.
+const TEXT_MAX_BYTES: usize = 1024;
+
+fn text(object: &InMemDicomObject, tag: Tag) -> Option<String> {
+    attributes::text(object, tag).filter(|text| text.len() <= TEXT_MAX_BYTES)
 }
 
 /// Of each frame; one for all of them where they do not differ.

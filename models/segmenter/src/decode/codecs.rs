@@ -142,7 +142,13 @@ fn decode_jpeg(
     if decoded.overflows && layout.stored > decoded.precision {
         return Err(malformed("a sample has more bits than its stream"));
     }
-    let layout = of_stream(layout, decoded.precision, 16);
+    // By DCT no bit is an overlay's: all of them are the sample's, whatever BitsStored says.
+    let stored = if decoded.is_lossless {
+        layout.stored
+    } else {
+        decoded.precision
+    };
+    let layout = of_stream(Layout { stored, ..layout }, decoded.precision, 16);
     // Lossless streams carry whatever the data set names. Streams by DCT have their own transform, which writers
     // forget to name; only where they do not say it the data set does.
     let in_ybr = match decoded.colour {

@@ -238,6 +238,10 @@ impl Reading {
         bytes: &[u8],
         context: &Context,
     ) -> Value<InMemDicomObject, Vec<u8>> {
+        if bytes.len() > TEXT_MAX_BYTES {
+            self.doubts.push((tag, Doubt::Unreadable));
+            return unreadable();
+        }
         let text = match context.charset.decode(bytes, vr == VR::PN) {
             Text::Known(text) => text,
             Text::Guessed(text) => {
@@ -260,6 +264,9 @@ impl Reading {
         PrimitiveValue::Strs(values).into()
     }
 }
+
+/// Nothing that is read is longer; each value of a list takes many times its bytes.
+const TEXT_MAX_BYTES: usize = 1 << 16;
 
 /// What is no number, no text and no sequence.
 fn unreadable() -> Value<InMemDicomObject, Vec<u8>> {

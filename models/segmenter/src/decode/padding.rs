@@ -1,6 +1,6 @@
 //! Pixels that are no part of the image (Pixel Padding Value, PS3.3 C.7.5.1.1.2): the corners outside of a round field of
 //! view, often far below every real value. They are found among stored values, before rescale, and get the lowest real
-//! value of their frame, so that neither window nor percentile sees them.
+//! value of their frame: to window and percentile they are its darkest tissue, and not a value of their own.
 
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
@@ -45,8 +45,13 @@ impl Padding {
         }))
     }
 
-    /// Which of the stored values are padding; `None` when none is.
+    /// Which of the stored values are padding; `None` when none is. Padding lies at an end of the values: a zero amid
+    /// signed ones may be tissue as well as padding, and stays what it is.
     pub(super) fn find(&self, stored: &[f32]) -> Option<Vec<bool>> {
+        let values = || stored.iter().map(|value| f64::from(*value));
+        if values().any(|value| value < self.low) && values().any(|value| value > self.high) {
+            return None;
+        }
         let is_padding = |value: &f32| {
             let value = f64::from(*value);
             (self.low..=self.high).contains(&value) || (self.low.is_nan() && value.is_nan())
@@ -86,16 +91,16 @@ fn stored_value(
     }))
 }
 
-/// Gives padded pixels the lowest finite value of the others; where there is no other, all are 0.
+/// Gives padded pixels the lowest finite value of the others; where there is no other, finite ones stay as they are.
 pub(super) fn fill(data: &mut [f32], padded: &[bool]) {
     let real = data.iter().zip(padded).filter(|(_, padded)| !**padded);
     let finite = real
         .map(|(value, _)| *value)
         .filter(|value| value.is_finite());
-    let lowest = finite.reduce(f32::min).unwrap_or_default();
+    let lowest = finite.reduce(f32::min);
     for (value, padded) in data.iter_mut().zip(padded) {
-        if *padded {
-            *value = lowest;
+        if *padded && (lowest.is_some() || !value.is_finite()) {
+            *value = lowest.unwrap_or_default();
         }
     }
 }
@@ -161,6 +166,8 @@ mod tests {
     #[test]
     fn padding_gets_the_lowest_real_value() {
         let padding = range(-2000.0, -1000.0);
+        // Values on both sides: it cannot be told from tissue.
+        assert_eq!(padding.find(&[-2001.0, -1500.0, 3.0]), None);
         let mut data = [-2000.0, 3.0, -999.0, f32::NAN, -1500.0];
         let padded = padding.find(&data).unwrap();
         fill(&mut data, &padded);
@@ -171,7 +178,7 @@ mod tests {
         let mut all = [-1100.0; 2];
         let padded = padding.find(&all).unwrap();
         fill(&mut all, &padded);
-        assert_eq!(all.to_vec(), [0.0; 2]);
+        assert_eq!(all.to_vec(), [-1100.0; 2]);
         let nan = range(f64::NAN, f64::NAN);
         assert_eq!(nan.find(&[f32::NAN, 0.0]), Some(vec![true, false]));
     }

@@ -107,6 +107,10 @@ impl<'a> PixelData<'a> {
                 let chroma_422 = photometric == Photometric::YbrFull422
                     && bytes.len() < layout.bytes(*count)
                     && bytes.len() >= shared.bytes(*count);
+                if chroma_422 && !layout.cols.is_multiple_of(2) {
+                    let what = "YBR_FULL_422 with an odd number of columns".into();
+                    return Err(DecodeError::Unsupported { what });
+                }
                 let layout = Layout {
                     chroma_422,
                     ..layout
