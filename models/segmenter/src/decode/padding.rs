@@ -47,17 +47,22 @@ impl Padding {
 
     /// Which of the stored values are padding; `None` when none is. Padding lies at an end of the values: a zero amid
     /// signed ones may be tissue as well as padding, and stays what it is.
+    #[expect(
+        clippy::needless_bitwise_bool,
+        reason = "without branches several values are compared at once"
+    )]
     pub(super) fn find(&self, stored: &[f32]) -> Option<Vec<bool>> {
-        let values = || stored.iter().map(|value| f64::from(*value));
-        if values().any(|value| value < self.low) && values().any(|value| value > self.high) {
-            return None;
+        // Stored values have single precision, so have these.
+        let (low, high) = (self.low as f32, self.high as f32);
+        let is_nan = low.is_nan();
+        let is_padding = |value: f32| (value >= low) & (value <= high) | (is_nan & value.is_nan());
+        let (mut below, mut above, mut any) = (false, false, false);
+        for &value in stored {
+            below |= value < low;
+            above |= value > high;
+            any |= is_padding(value);
         }
-        let is_padding = |value: &f32| {
-            let value = f64::from(*value);
-            (self.low..=self.high).contains(&value) || (self.low.is_nan() && value.is_nan())
-        };
-        let padded: Vec<bool> = stored.iter().map(is_padding).collect();
-        padded.contains(&true).then_some(padded)
+        (any && !(below && above)).then(|| stored.iter().map(|value| is_padding(*value)).collect())
     }
 }
 
@@ -92,12 +97,17 @@ fn stored_value(
 }
 
 /// Gives padded pixels the lowest finite value of the others; where there is no other, finite ones stay as they are.
+#[expect(
+    clippy::needless_bitwise_bool,
+    reason = "without branches several values are compared at once"
+)]
 pub(super) fn fill(data: &mut [f32], padded: &[bool]) {
-    let real = data.iter().zip(padded).filter(|(_, padded)| !**padded);
-    let finite = real
-        .map(|(value, _)| *value)
-        .filter(|value| value.is_finite());
-    let lowest = finite.reduce(f32::min);
+    let mut lowest = f32::INFINITY;
+    for (&value, &padded) in data.iter().zip(padded) {
+        let lower = (value < lowest) & value.is_finite() & !padded;
+        lowest = if lower { value } else { lowest };
+    }
+    let lowest = lowest.is_finite().then_some(lowest);
     for (value, padded) in data.iter_mut().zip(padded) {
         if *padded && (lowest.is_some() || !value.is_finite()) {
             *value = lowest.unwrap_or_default();
