@@ -255,7 +255,7 @@ impl Keeper {
     fn look(&mut self, completion: &mut Completion) -> Result<bool, SeriesError> {
         if self.forgot.is_none_or(|at| at.elapsed() > FORGET_EVERY) {
             self.outbox
-                .forget_series(clock::unix_ms(SystemTime::now()))?;
+                .forget_series(clock::unix_ms(clock::for_expiry()))?;
             self.forgot = Some(Instant::now());
         }
         let open = self.outbox.open_series()?;

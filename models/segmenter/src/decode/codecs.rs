@@ -7,11 +7,12 @@
 //! |---|---|---|
 //! | JPEG Lossless | 2 to 16 bits, predictors 1 to 7, point transform, restarts by rows, components in one scan or their own, rows behind the scan | restarts within a row, subsampled components, arithmetic coding, hierarchical |
 //! | JPEG by DCT | 8 and 12 bits, sequential and progressive, restarts, subsampling by whole numbers, a scan for each component | fractional subsampling, four components, arithmetic coding, hierarchical |
-//! | JPEG 2000 | 1 to 16 bits of either sign, reversible or not, tiles, layers, offsets, all orders and code-block modes, in JP2 | subsampled components, components of two precisions, palettes, a colour transform that is named and not there |
+//! | JPEG 2000 | 1 to 16 bits of either sign, reversible or not, tiles, layers, offsets, all orders and code-block modes, in JP2 | subsampled components, components of two precisions, palettes, precincts below 16 x 16, a colour transform that is named and not there |
+//! | JPEG-LS (feature `jpeg-ls`) | 2 to 16 bits, lossless or not, components by sample, by line or in their own scans | point transform, mapping tables |
 //! | RLE | 1, 8, 16, 32 bits, 1 or 3 samples, any runs, padded segments | other counts of segments, more rows than said |
 //! | deflated | any layout of native pixels, zlib's header | more pixels than said |
 //!
-//! Streams that end early are errors, never an image filled up; JPEG-LS needs the feature `jpeg-ls`.
+//! Streams that end early are errors, never an image filled up.
 
 use dicom_dictionary_std::uids;
 use dicom_encoding::transfer_syntax::TransferSyntaxIndex;

@@ -20,6 +20,8 @@ struct Header {
     precision: usize,
     /// Components that share no scan come one after the other.
     planar: bool,
+    /// What the stream has that CharLS does not decode.
+    foreign: Option<&'static str>,
 }
 
 /// SOF55 of ISO/IEC 14495-1.
@@ -44,9 +46,19 @@ fn header(bytes: &[u8]) -> Option<Header> {
         let length = usize::from(u16::from_be_bytes([marker[2], marker[3]]));
         match (marker[1], found) {
             (0xda, Some(header)) => {
-                let alone = *bytes.get(position + 4)? == 1;
+                let count = usize::from(*bytes.get(position + 4)?);
+                // Selector and mapping table of each component; NEAR, interleave mode, point transform.
+                let scan = bytes.get(position + 5..position + 5 + 2 * count + 3)?;
+                let (components, last) = scan.split_at(2 * count);
+                let mut tables = components.iter().skip(1).step_by(2);
+                let foreign = match last[2] & 0xf {
+                    0 if tables.all(|table| *table == 0) => None,
+                    0 => Some("jpeg-ls with mapping tables"),
+                    _ => Some("jpeg-ls with a point transform"),
+                };
                 return Some(Header {
-                    planar: alone && header.components > 1,
+                    planar: count == 1 && header.components > 1,
+                    foreign,
                     ..header
                 });
             }
@@ -58,6 +70,7 @@ fn header(bytes: &[u8]) -> Option<Header> {
                     components: usize::from(frame[5]),
                     precision: usize::from(frame[0]),
                     planar: false,
+                    foreign: None,
                 });
             }
             (_, other) => found = other,
@@ -75,6 +88,9 @@ pub(super) fn decode(frame: &[u8], layout: Layout) -> Result<(Vec<f32>, usize), 
         return Err(malformed(
             "a stream differs from rows, columns or samples".into(),
         ));
+    }
+    if let Some(what) = header.foreign {
+        return Err(DecodeError::Unsupported { what: what.into() });
     }
     let codec = TransferSyntaxRegistry
         .get(uids::JPEGLS_LOSSLESS)
