@@ -3,7 +3,7 @@
 A page is run in a folder of its own that looks like a fresh clone: the repository's files, with `target/debug` (or
 --binaries) on PATH. Its `sh` blocks are typed into one bash, command after command; each has to end with status 0
 within --timeout seconds. A command that ends in `&` goes on in the background until the page is done, and the next one
-waits until it is up. `<!-- first: PAGE.md#section -->` in a page has the commands of that section run before its own.
+waits until it is up if it is a server or a subscriber. `<!-- first: PAGE.md#section -->` in a page has the commands of that section run before its own.
 
 What differs from a reader's machine:
 - `cargo run --bin X -- ...` runs X of --binaries.
@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-# MQTT, its TLS, C-STORE to us, C-STORE to a PACS, HTTP.
-PORTS = ("1883", "8883", "11112", "11113", "8790")
+# MQTT, its TLS, C-STORE to us, C-STORE to a PACS, HTTP, between processes that train.
+PORTS = ("1883", "8883", "11112", "11113", "8790", "29500")
+SUBSCRIBERS = ("mosquitto_sub", "python3")
 LANGUAGES = {"json", "python", "text", "toml", "ini"}
 # A message in the first column of a table.
 QUOTED = re.compile(r"^\| `([^`]+)` \|", re.MULTILINE)
@@ -170,8 +171,10 @@ class Reader:
             is_up = lambda: listens(self.ports["11113"])
         elif program == "scansided":
             is_up = self.is_online
-        else:
+        elif program in SUBSCRIBERS:
             is_up = lambda: self.n_clients() > clients
+        else:
+            return
         self.bash.stdin.write(f"echo $! >&{self.writing}\n")
         self.bash.stdin.flush()
         process = Path("/proc") / self.answer()
@@ -181,7 +184,7 @@ class Reader:
                 raise Fault(f"`{command}` ended, or is not up after {self.timeout_s:.0f} s")
             time.sleep(0.2)
         # A subscriber that is connected has yet to subscribe.
-        time.sleep(1 if program not in ("mosquitto", "storescp", "scansided") else 0)
+        time.sleep(1 if program in SUBSCRIBERS else 0)
 
     def is_online(self) -> bool:
         ask = ["mosquitto_sub", "-p", self.ports["1883"], "-t", "+/v1/+/availability", "-C", "1", "-W", "2"]
