@@ -3,7 +3,8 @@
 A page is run in a folder of its own that looks like a fresh clone: the repository's files, with `target/debug` (or
 --binaries) on PATH. Its `sh` blocks are typed into one bash, command after command; each has to end with status 0
 within --timeout seconds. A command that ends in `&` goes on in the background until the page is done, and the next one
-waits until it is up if it is a server or a subscriber. `<!-- first: PAGE.md#section -->` in a page has the commands of that section run before its own.
+waits until it is up if it is a server or a subscriber. `<!-- first: PAGE.md#section -->` in a page has the commands of
+that section run before its own.
 
 What differs from a reader's machine:
 - `cargo run --bin X -- ...` runs X of --binaries.
@@ -125,12 +126,11 @@ class Reader:
         self.writing = writing
 
     def clone(self, binaries: Path) -> None:
-        listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True)
-        for name in sorted({line.split("/")[0] for line in listed.stdout.splitlines()}):
-            if name in ("config", "docs"):
-                shutil.copytree(ROOT / name, self.work / name)
-            elif (ROOT / name).exists():
-                (self.work / name).symlink_to(ROOT / name)
+        for path in ROOT.iterdir():
+            if path.name in ("config", "docs"):
+                shutil.copytree(path, self.work / path.name)
+            elif path.name not in ("target", "runs", ".git"):
+                (self.work / path.name).symlink_to(path)
         for path in [*self.work.glob("config/*"), *self.work.glob("docs/examples/*")]:
             if path.is_file():
                 path.write_text(self.with_ports(path.read_text()))
@@ -219,11 +219,22 @@ def checked(page: Path) -> list[Block]:
         if language == "sh":
             if rest and not re.fullmatch(r"no-run: \S.*", rest):
                 raise Fault(f"{where}: `{block.info}`: say \"sh\", or \"sh no-run: REASON\"")
-        elif language not in LANGUAGES and block.info != "text":
+        elif language not in LANGUAGES:
             raise Fault(f"{where}: a block without a language that is known here, so its commands would not be run")
         elif rest and (ROOT / rest).read_text() != block.text:
             raise Fault(f"{where}: this is not the text of {rest}")
     return found
+
+
+def anchors(page: Path) -> None:
+    """Links to a section of a page find it."""
+    for target in re.findall(r"\]\(([^)\s]*#[^)]*)\)", page.read_text()):
+        name, _, section = target.partition("#")
+        if "://" in name:
+            continue
+        text = (page.parent / name if name else page).read_text()
+        if section not in map(slug, re.findall(r"^#+ (.*)$", text, re.MULTILINE)):
+            raise Fault(f"{page.relative_to(ROOT)}: {target} leads to no section")
 
 
 def first(page: Path) -> list[str]:
@@ -253,6 +264,7 @@ def quotes(page: Path) -> int:
 def run_page(page: Path, arguments: argparse.Namespace) -> tuple[int, list[str]]:
     """How many commands were run, and why others were not."""
     found = checked(page)
+    anchors(page)
     not_run = [it for it in found if it.info.startswith("sh no-run: ")]
     reasons = [f"{it.info[len('sh no-run: '):]}: {len(commands(it.text))}" for it in not_run]
     to_run = [(it, command) for it in found if it.info == "sh" for command in commands(it.text)]
