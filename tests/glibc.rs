@@ -1,4 +1,4 @@
-//! Which C library a program needs: README says it, and this keeps it. Part of the daemon's tests and of the trainer's,
+//! Which C library a program needs: `docs/install.md` says it, and this keeps it. Part of the daemon's tests and of the trainer's,
 //! each with its own program.
 
 use std::process::Command;
@@ -11,7 +11,7 @@ const GLIBC: (u32, u32) = (2, 34);
 const RENAMED: &str = "__isoc23_";
 
 #[test]
-fn the_program_starts_with_the_glibc_that_the_readme_names() {
+fn the_program_starts_with_the_glibc_that_is_promised() {
     let built = option_env!("CARGO_BIN_EXE_scansided").or(option_env!("CARGO_BIN_EXE_trainer"));
     let program = built.expect("a test of a package with a program");
     let listed = Command::new("readelf")
@@ -32,11 +32,14 @@ fn the_program_starts_with_the_glibc_that_the_readme_names() {
         .collect();
     assert!(
         later.is_empty(),
-        "{program} needs a glibc after {GLIBC:?} for {later:?}: do without, or change README"
+        "{program} needs a glibc after {GLIBC:?} for {later:?}: do without, or change docs/install.md"
     );
-    let readme = include_str!("../README.md");
+    let page = include_str!("../docs/install.md");
     let promise = format!("glibc {}.{}", GLIBC.0, GLIBC.1);
-    assert!(readme.contains(&promise), "README names no {promise}");
+    assert!(
+        page.contains(&promise),
+        "docs/install.md names no {promise}"
+    );
 }
 
 /// Name and version out of `12: 0000000000000000 0 FUNC GLOBAL DEFAULT UND hypot@GLIBC_2.35 (5)`.
