@@ -8,12 +8,12 @@ use std::path::Path;
 use crate::config::{Config, ConfigError};
 use crate::credentials::{self, Credentials};
 use crate::disk::{self, mounts::missing_above};
-use crate::encode::Model;
 use crate::failure::chain;
 use crate::models::Models;
 use crate::outbox::{self, Outbox, OutboxError};
+use crate::report::Model;
 use crate::seg;
-use crate::source::dicom::bind;
+use crate::source::bind;
 
 /// Prints a line for each thing that was tried; false when one failed.
 pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
@@ -53,7 +53,7 @@ pub fn check(path: &Path, out: &mut impl Write) -> io::Result<bool> {
     }));
     findings.extend(credentials(&config));
     findings.extend(config.folder.iter().map(|folder| {
-        writable(&folder.directory)
+        disk::writable(&folder.directory)
             .map(|()| format!("folder `{}`: {}", folder.name, folder.directory.display()))
             .map_err(|problem| format!("folder `{}`: {problem}", folder.name))
     }));
@@ -91,7 +91,7 @@ fn state(config: &Config) -> Finding {
             directory.display()
         )
     })?;
-    writable(directory).map_err(|problem| format!("state: {problem}"))?;
+    disk::writable(directory).map_err(|problem| format!("state: {problem}"))?;
     let free = disk::free_bytes(directory).unwrap_or(u64::MAX);
     if free < config.state.min_free_bytes {
         return Err(format!(
@@ -185,17 +185,6 @@ fn outbox(directory: &Path) -> Option<Finding> {
             Err(error) => Err(chain(&error)),
         },
     )
-}
-
-/// Reads the folder, then makes and removes a hidden file as the daemon would.
-pub(crate) fn writable(folder: &Path) -> Result<(), String> {
-    let name = folder.display();
-    fs::read_dir(folder)
-        .map_err(|error| format!("cannot read {name}: {error}; create it or give read access"))?;
-    let probe = folder.join(".scansided-check");
-    fs::write(&probe, b"")
-        .and_then(|()| fs::remove_file(&probe))
-        .map_err(|error| format!("cannot write in {name}: {error}; give this user write access"))
 }
 
 /// What serves in each slot, or the first that does not.

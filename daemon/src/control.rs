@@ -16,14 +16,16 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::accept::{self, AcceptError, Shelves};
+use crate::accept::{AcceptError, Shelves};
 use crate::config::Config;
 use crate::failure::{Stage, chain};
 use crate::job::{Input, Ticket};
 use crate::models::{self, Change, Models, Reply, Store};
 use crate::outbox::{self, Asked, Entry, Ledger, Life, Listing, Missed, Outbox, OutboxError};
+use crate::pacs::{self, Pacs, Unsent};
 use crate::quarantine::{self, Retried};
-use crate::seg::{self, Pacs};
+use crate::recover::recover;
+use crate::seg;
 
 pub use find::{Found, Terms};
 pub use serve::{Control, ControlError, listen, open, run};
@@ -64,7 +66,7 @@ pub enum Answer {
     Moved(Moved),
     Models(Reply),
     Replay(Asked),
-    Segmentations(Vec<seg::Unsent>),
+    Segmentations(Vec<Unsent>),
     Retried(seg::Retried),
     /// Why the daemon could not do it.
     Failed(String),
@@ -150,7 +152,7 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
         Shelves::create(state, config.state.keep_inputs_days).map_err(AcceptError::from)?;
     if matches!(request, Request::Retry(_) | Request::Drop(_)) {
         // As at a start: no file is on its way any more.
-        accept::recover(&outbox, &shelves)?;
+        recover(&outbox, &shelves)?;
     }
     let outbox = outbox.keeping(config.results.clone());
     let hands = Hands {
@@ -234,7 +236,7 @@ fn perform(hands: &Hands<'_>, request: &Request) -> Result<Answer, AcceptError> 
         Request::Replay(missed) => Answer::Replay(outbox.replay(missed)?),
         Request::Segmentations => {
             let why = hands.pacs.and_then(Pacs::why);
-            Answer::Segmentations(seg::segmentations(shelves.state(), why.as_deref()))
+            Answer::Segmentations(pacs::segmentations(shelves.state(), why.as_deref()))
         }
         Request::RetrySegmentations(wanted) => {
             let retried = seg::retry(shelves.state(), wanted)?;

@@ -22,8 +22,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use crate::accept::AcceptError;
 use crate::config::{self, Config};
 use crate::job::Ticket;
-use crate::source::dicom::bind;
-use crate::source::{Door, Watermark};
+use crate::source::{Door, Watermark, bind};
 
 pub use serve::run;
 

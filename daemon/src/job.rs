@@ -10,11 +10,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::encode::Model;
 use crate::failure::Reason;
+use crate::report::sha256;
 
-/// Number of an acceptance on this box: two copies of one file have two tickets and one job id.
-pub type Ticket = u64;
+pub use crate::report::Ticket;
 
 /// A row of the outbox's job table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,24 +129,6 @@ impl State {
     }
 }
 
-/// Version of everything besides input and model that shapes a result.
-const PARAMETERS: &str = "result/1";
-
-/// Function of input bytes, model, parameters and what f32 is multiplied as: copies of a result carry the same id.
-pub fn job_id(input_sha256: &str, model: &Model) -> Uuid {
-    let half_precision = model.half_precision.as_ref();
-    let half_precision = half_precision.map_or(String::new(), |format| format!("\n{format}"));
-    let name = format!(
-        "{input_sha256}\n{}\n{PARAMETERS}{half_precision}",
-        model.digest
-    );
-    Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
-}
-
-pub fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
-}
-
 /// Fresh for every start of the process: kernel boot, process number and time.
 pub fn boot_id() -> Uuid {
     // Absent outside Linux; process number and time are then enough on one machine.
@@ -158,27 +139,4 @@ pub fn boot_id() -> Uuid {
         std::time::SystemTime::now()
     );
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_id_depends_on_input_and_model_only() {
-        let model = |digest: &str, half: Option<&str>| Model {
-            name: "lv".into(),
-            version: "1.0.0".into(),
-            digest: digest.into(),
-            precision: contract::manifest::Precision::Int8,
-            half_precision: half.map(str::to_owned),
-        };
-        let id = job_id(&sha256(b"pixels"), &model("model", None));
-        // What others have stored must be found again.
-        assert_eq!(id.to_string(), "6506926c-f7bf-5395-a4f0-6a4df201475f");
-        assert_ne!(id, job_id(&sha256(b"pixel"), &model("model", None)));
-        assert_ne!(id, job_id(&sha256(b"pixels"), &model("other", None)));
-        assert_ne!(id, job_id(&sha256(b"pixels"), &model("model", Some("f16"))));
-        assert_eq!(id.get_version_num(), 5);
-    }
 }

@@ -13,6 +13,7 @@ mod credentials;
 pub mod decoder;
 #[cfg(feature = "demo")]
 pub mod demo;
+mod dimse;
 mod disk;
 pub mod doctor;
 pub mod encode;
@@ -23,10 +24,13 @@ mod metrics;
 pub mod models;
 pub mod mqtt;
 pub mod outbox;
+pub mod pacs;
 pub mod pipeline;
 pub mod privacy;
 pub mod quarantine;
+pub mod recover;
 mod reload;
+pub mod report;
 pub mod route;
 pub mod schema;
 pub mod seg;
@@ -65,7 +69,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
     let started = Instant::now();
     reload::survive_hangup(&config);
     for folder in &config.folder {
-        check::writable(&folder.directory).map_err(|problem| RunError::Inbox {
+        disk::writable(&folder.directory).map_err(|problem| RunError::Inbox {
             name: folder.name.clone(),
             problem,
         })?;

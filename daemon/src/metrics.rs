@@ -14,8 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::outbox::Ledger;
-use crate::seg;
-use crate::status::Counts;
+use crate::pacs;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Source {
@@ -59,6 +58,15 @@ impl Default for Metrics {
     }
 }
 
+/// Values of the counters since the start.
+#[derive(Debug, Clone, Copy, serde::Serialize)]
+pub struct Counts {
+    pub acknowledged: u64,
+    pub unheard: u64,
+    pub quarantined: u64,
+    pub connects: u64,
+}
+
 /// What is read at the moment of a request.
 #[derive(Debug)]
 pub struct Snapshot {
@@ -67,7 +75,7 @@ pub struct Snapshot {
     pub outbox_file_bytes: u64,
     pub oldest_pending: Duration,
     /// Where they are sent to a PACS.
-    pub segmentations: Option<seg::Counts>,
+    pub segmentations: Option<pacs::Counts>,
     pub in_hand: Duration,
     pub stuck: bool,
     pub mqtt_connected: bool,
@@ -230,7 +238,7 @@ impl Page {
         );
     }
 
-    fn segmentations(&mut self, counts: Option<&seg::Counts>) {
+    fn segmentations(&mut self, counts: Option<&pacs::Counts>) {
         let Some(counts) = counts else { return };
         for (name, help, value) in [
             (

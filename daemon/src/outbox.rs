@@ -52,12 +52,13 @@ use crate::disk::rights::create_file;
 use crate::failure::Reason;
 use crate::job::{Job, Sender, State, Ticket};
 
-pub use identity::{Identity, Notice};
+pub use crate::report::Message;
+pub use identity::Identity;
 pub use kept::Kept;
 pub use leases::{Claim, Lease};
 pub use ledger::Ledger;
 pub use lives::{Life, Listing, Phase, Sent, Stage};
-pub use messages::{Key, Message, Queued};
+pub use messages::Queued;
 pub use quarantined::Entry;
 pub use replays::{Asked, Missed, Page, Promise};
 
@@ -65,6 +66,9 @@ const FORMAT: u64 = 1;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const JOBS: TableDefinition<'_, Ticket, &[u8]> = TableDefinition::new("jobs");
+
+/// Sequence number and part.
+pub type Key = (u64, u32);
 
 /// The box itself cannot keep the promise: stop accepting.
 #[derive(Debug, thiserror::Error)]

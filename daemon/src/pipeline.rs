@@ -16,27 +16,28 @@ use segmenter::decode::Limits;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
-use crate::accept::{self, AcceptError, Shelves};
+use crate::accept::{AcceptError, Shelves};
 use crate::config::{self, Config};
 use crate::control::{self, Control, ControlError};
 use crate::credentials::{CredentialError, Credentials, warn_exposed};
 use crate::decoder::Decoder;
 use crate::disk::mounts::missing_above;
 use crate::disk::rights;
-use crate::encode::Speaker;
+use crate::encode::{Notice, Speaker};
 use crate::http::{self, HttpError};
 use crate::job::{Ticket, boot_id};
 use crate::models::{Models, ModelsError, Shadow};
 use crate::mqtt;
-use crate::outbox::{Notice, Outbox};
+use crate::outbox::Outbox;
 use crate::privacy::{Key, Privacy, PrivacyError};
+use crate::recover::recover;
 use crate::reload;
 use crate::route::Router;
 use crate::seg::{self, SeriesError};
 use crate::shutdown::stopped;
-use crate::source::Door;
 use crate::source::dicom::{self, DicomError, Port};
 use crate::source::folder::{self, FolderError};
+use crate::source::{Door, Releases};
 use crate::status::Status;
 use crate::systemd;
 
@@ -88,7 +89,7 @@ pub async fn run(
     rights::tighten(&config.state.directory);
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
-    let waiting = accept::recover(&outbox, &shelves)?;
+    let waiting = recover(&outbox, &shelves)?;
     models.settle()?;
     let models = Arc::new(models);
     let status = Arc::new(Status::default());
@@ -104,7 +105,7 @@ pub async fn run(
     let (stop_sources, sources_stopped) = watch::channel(false);
     let (stop_mqtt, mqtt_stopped) = watch::channel(false);
     let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
-    let (releases, released) = seg::Releases::new();
+    let (releases, released) = Releases::new();
     let keeper = seg::Keeper::open(&config, &outbox, &speaker, (&fresh, &credentials, &status))?;
     let inference = inference::start(inference::Worker {
         outbox: Arc::clone(&outbox),

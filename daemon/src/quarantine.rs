@@ -16,9 +16,8 @@ use std::sync::{MutexGuard, PoisonError};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::accept::{
-    AcceptError, Found, Left, ShelfError, Shelves, broken, failed, label, shelf_name, sync_folder,
-};
+use crate::accept::name::{label, shelf_name};
+use crate::accept::{AcceptError, Found, Left, ShelfError, Shelves, broken, failed, sync_folder};
 use crate::clock;
 use crate::config;
 use crate::disk::rights::{self, create_file};
@@ -198,7 +197,7 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
         return Ok(());
     };
     let alone = alone(shelves);
-    let event = |seq| speaker.quarantined((ticket, &job), job_id, seq, &reason);
+    let event = |seq| speaker.quarantined((ticket, &job.source), job_id, seq, &reason);
     if outbox.quarantine(ticket, &reason, event)?.is_none() {
         return Ok(());
     }

@@ -7,7 +7,7 @@
 
 use segmenter::decode::{Attribute, DecodeError, Limits, values};
 
-use crate::config::{Config, NO_SLOT, Route};
+use crate::config::{Config, NO_SLOT, Route, fits};
 
 /// The rules, ready to ask.
 #[derive(Debug, Clone)]
@@ -183,57 +183,6 @@ fn holds((index, patterns): &(usize, Vec<String>), found: &Values) -> bool {
         .any(|value| patterns.iter().any(|pattern| fits(pattern, value)))
 }
 
-/// `*` any characters, `?` one; case does not count.
-fn fits(pattern: &str, value: &str) -> bool {
-    let lower = |text: &str| text.trim().to_lowercase().chars().collect::<Vec<char>>();
-    let (pattern, value) = (lower(pattern), lower(value));
-    // The last star, and how much of the value it holds: what follows may be tried further on.
-    let mut star: Option<(usize, usize)> = None;
-    let (mut p, mut v) = (0, 0);
-    while v < value.len() {
-        match pattern.get(p) {
-            Some('*') => {
-                star = Some((p, v));
-                p += 1;
-            }
-            Some(c) if *c == '?' || *c == value[v] => {
-                p += 1;
-                v += 1;
-            }
-            _ => {
-                let Some((at, held)) = star else { return false };
-                star = Some((at, held + 1));
-                p = at + 1;
-                v = held + 1;
-            }
-        }
-    }
-    pattern[p..].iter().all(|c| *c == '*')
-}
-
-/// Does `earlier` take every image that `later` would? Not every such case is found, but what is found
-/// is one.
-pub(crate) fn covers(earlier: &Route, later: &Route) -> bool {
-    let (few, many) = (earlier.source.all(), later.source.all());
-    let sources =
-        few.is_empty() || (!many.is_empty() && many.iter().all(|source| few.contains(source)));
-    let conditions = earlier.when.iter().all(|(keyword, wide)| {
-        let Some(narrow) = later.when.get(keyword) else {
-            return false;
-        };
-        let inside = |pattern: &String| {
-            wide.all().iter().any(|wide| {
-                let literal = !pattern.contains(['*', '?']);
-                wide.trim() == "*"
-                    || wide.eq_ignore_ascii_case(pattern)
-                    || (literal && fits(wide, pattern))
-            })
-        };
-        narrow.all().iter().all(inside)
-    });
-    sources && conditions
-}
-
 /// Names a slot by its number, for people.
 pub fn target_name(config: &Config, target: &Target) -> String {
     match target {
@@ -242,29 +191,5 @@ pub fn target_name(config: &Config, target: &Target) -> String {
             .nth(*index)
             .map_or(String::new(), |(name, _)| name.to_owned()),
         Target::Nowhere(_) => NO_SLOT.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_are_globs_without_case() {
-        for (pattern, value, expected) in [
-            ("MR", "mr", true),
-            ("MR", "MRA", false),
-            ("*cine*", "SAX Cine 3", true),
-            ("*cine*", "SAX", false),
-            ("s?x*", "SAX", true),
-            ("s?x*", "SX", false),
-            ("*a*ab", "aaab", true),
-            ("*a*ab", "aaba", false),
-            ("*", "", true),
-            (" HEART ", "heart ", true),
-            ("*Ä*", "schräg", true),
-        ] {
-            assert_eq!(fits(pattern, value), expected, "{pattern} {value}");
-        }
     }
 }

@@ -3,22 +3,26 @@
 pub mod dicom;
 pub mod folder;
 
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::accept::Shelves;
 use crate::credentials::Credentials;
 use crate::disk;
 use crate::job::Ticket;
 use crate::outbox::{Arrival, Outbox, OutboxError};
-use crate::seg::Releases;
 use crate::status::Status;
 
 /// How often a port looks again at a low disk.
 pub(crate) const DISK_CHECK: Duration = Duration::from_secs(1);
+
+/// Releases that are not looked at yet; one more is forgotten, and quiet time ends its series.
+const RELEASES_MAX: usize = 256;
 
 /// What every source needs to accept an image.
 #[derive(Debug, Clone)]
@@ -51,6 +55,22 @@ impl Door {
     }
 }
 
+/// Tells that an association was released, with the tickets of what it delivered.
+#[derive(Debug, Clone)]
+pub struct Releases(mpsc::Sender<Vec<Ticket>>);
+
+impl Releases {
+    pub fn new() -> (Self, mpsc::Receiver<Vec<Ticket>>) {
+        let (sender, receiver) = mpsc::channel(RELEASES_MAX);
+        (Self(sender), receiver)
+    }
+
+    pub(crate) fn tell(&self, tickets: Vec<Ticket>) {
+        // Full or closed: quiet time ends the series.
+        let _ = self.0.try_send(tickets);
+    }
+}
+
 /// What one port knows of the disk.
 #[derive(Debug, Default)]
 pub(crate) struct Watermark(AtomicBool);
@@ -70,4 +90,21 @@ impl Watermark {
     pub(crate) fn was_low(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// Listens, or says in words why not. `key` names the port.
+pub(crate) fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, String> {
+    TcpListener::bind(address).map_err(|error| {
+        let remedy = match error.kind() {
+            io::ErrorKind::AddrInUse => "another program has it; choose another",
+            io::ErrorKind::AddrNotAvailable => {
+                "this machine has no such address; use one of its own, or 0.0.0.0 for all, as"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE; give it, or choose another"
+            }
+            _ => "check",
+        };
+        format!("cannot listen at {address}: {error}; {remedy} `{key}`")
+    })
 }

@@ -9,9 +9,9 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::Version;
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 use crate::outbox::Identity;
-use crate::seg::Pacs;
+use crate::pacs::Pacs;
 
 /// What moments are counted from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -83,15 +83,6 @@ impl fmt::Display for Link {
             Some(why) => write!(f, "away since {}: {why}", self.since),
         }
     }
-}
-
-/// Values of the counters since the start.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Counts {
-    pub acknowledged: u64,
-    pub unheard: u64,
-    pub quarantined: u64,
-    pub connects: u64,
 }
 
 impl Status {

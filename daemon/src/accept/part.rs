@@ -5,7 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::{ShelfError, Shelves, failed, shelf_name, sync_folder};
+use super::name::shelf_name;
+use super::{ShelfError, Shelves, failed, sync_folder};
 use crate::clock;
 use crate::disk::{self, rights::create_file};
 use crate::job::Sender;
@@ -139,8 +140,8 @@ pub(super) fn full(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::accept::recover;
     use crate::outbox::Outbox;
+    use crate::recover::recover;
 
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();

@@ -13,8 +13,9 @@ use std::time::SystemTime;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use super::name::{label, shelf_name};
 use super::part::{Part, PartError, full, shelf};
-use super::{ShelfError, label, shelf_name, sync_folder};
+use super::{ShelfError, sync_folder};
 use crate::disk::{self, rights};
 
 /// A file of an inbox as it looked while it stood still.

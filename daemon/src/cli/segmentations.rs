@@ -8,7 +8,8 @@ use clap::Subcommand;
 use super::CliError;
 use crate::config::Config;
 use crate::control::{Answer, Request, ask};
-use crate::seg::{Retried, Unsent, Wanted};
+use crate::pacs::Unsent;
+use crate::seg::{Retried, Wanted};
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum SegmentationsAction {

@@ -5,7 +5,16 @@ use uuid::Uuid;
 
 use super::{Speaker, json};
 use crate::clock;
-use crate::outbox::{Message, Notice};
+use crate::report::Message;
+
+/// What subscribers and operators have to know, once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// `remains`: what lay there although there was no outbox.
+    Created { remains: Option<String> },
+    /// `next_seq`: where the numbers go on.
+    Renamed { before: String, next_seq: u64 },
+}
 
 #[derive(Serialize)]
 struct NoticeEvent<'a> {

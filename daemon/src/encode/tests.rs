@@ -7,13 +7,11 @@ use segmenter::result::Instance;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Entry, Image, Model, Origin, Report, SeriesFacts, Speaker, VolumeOf};
+use super::{Entry, Image, Model, Notice, Origin, Report, SeriesFacts, Speaker};
 use crate::failure::Failure;
-use crate::job::{self, Job, State};
-use crate::outbox::Notice;
 use crate::privacy::Privacy;
+use crate::report::{Findings, VolumeOf, sha256};
 use crate::schema::{EVENT, RESULT, check};
-use crate::segment::Found;
 
 fn speaker(inline_max_bytes: usize) -> Speaker {
     Speaker {
@@ -35,7 +33,7 @@ fn model() -> Model {
 }
 
 fn report(speaker: &Speaker, instances: usize) -> Report {
-    let sha256 = job::sha256(b"file");
+    let sha256 = sha256(b"file");
     let instance = |frame| Instance {
         id: 1,
         label: "cavity".into(),
@@ -48,7 +46,7 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
             counts: "0".repeat(500),
         },
     };
-    let found = Found {
+    let found = Findings {
         image: Image {
             sha256: sha256.clone(),
             rows: 8,
@@ -104,13 +102,6 @@ fn results_obey_the_shipped_schema() {
 fn events_obey_the_shipped_schema() {
     let schema: Value = serde_json::from_str(EVENT).unwrap();
     let speaker = speaker(2000);
-    let job = Job {
-        source: "inbox".into(),
-        file: "1.dcm".into(),
-        received_at: "2026-11-24T00:00:00.000Z".into(),
-        attempts: 1,
-        state: State::Accepted,
-    };
     let reason = Failure::CrashLoop { attempts: 3 }.reason();
     let facts = SeriesFacts {
         series: Uuid::from_u128(8),
@@ -133,8 +124,8 @@ fn events_obey_the_shipped_schema() {
         jobs: vec![Uuid::from_u128(9), Uuid::from_u128(10)],
     };
     let messages = [
-        speaker.quarantined((7, &job), Some(Uuid::from_u128(9)), 1, &reason),
-        speaker.quarantined((7, &job), None, 2, &reason),
+        speaker.quarantined((7, "inbox"), Some(Uuid::from_u128(9)), 1, &reason),
+        speaker.quarantined((7, "inbox"), None, 2, &reason),
         speaker.series(&facts, 3),
         speaker.notice(&Notice::Created { remains: None }, 4),
         speaker.notice(
@@ -174,10 +165,7 @@ fn a_large_result_is_split_and_joins_again() {
         .iter()
         .flat_map(|message| message.payload.clone())
         .collect();
-    assert_eq!(
-        (joined.len(), job::sha256(&joined)),
-        (masks.bytes, masks.sha256)
-    );
+    assert_eq!((joined.len(), sha256(&joined)), (masks.bytes, masks.sha256));
     let entries: Vec<Entry> = serde_json::from_slice(&joined).unwrap();
     assert_eq!(entries, whole.instances);
 }

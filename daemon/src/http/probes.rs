@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Desk;
 use super::refusal::{Refusal, object};
-use crate::accept;
+use crate::accept::name;
 use crate::disk;
 use crate::metrics::Snapshot;
 use crate::outbox::OutboxError;
@@ -59,7 +59,7 @@ fn page(desk: &Desk) -> Result<String, OutboxError> {
         ledger: door.outbox.ledger()?,
         counts: status.counts(),
         outbox_file_bytes: fs::metadata(door.outbox.path()).map_or(0, |file| file.len()),
-        oldest_pending: oldest.map_or(Duration::ZERO, |job| accept::waited(&job.file)),
+        oldest_pending: oldest.map_or(Duration::ZERO, |job| name::waited(&job.file)),
         segmentations: status.pacs.counts(),
         in_hand: status.in_hand(),
         stuck: status.is_stuck(desk.image_timeout),

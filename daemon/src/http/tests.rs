@@ -130,7 +130,7 @@ fn an_image_is_durable_when_it_is_answered() {
     assert_eq!(status, 202, "{receipt}");
     assert_eq!(receipt["job"], 1);
     assert_eq!(receipt["bytes"], PNG.len());
-    assert_eq!(receipt["sha256"], crate::job::sha256(PNG));
+    assert_eq!(receipt["sha256"], crate::report::sha256(PNG));
     assert_eq!(port.shelf(), [PNG]);
     assert_eq!(port.door.outbox.jobs().unwrap()[0].1.source, "http");
     assert_eq!(port.queue.try_recv().unwrap(), 1);

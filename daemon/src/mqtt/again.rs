@@ -7,34 +7,31 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::connection::REPLAYED;
-use super::session::Session;
-use super::window::Letter;
-use super::{MqttError, Publisher};
 use crate::outbox::{Key, Message};
 
 /// A message that comes twice is harmless, a flush for each is not.
-const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// User properties of a replayed PUBLISH: identifier and two lengths beside the words.
-const PROPERTY_BYTES: usize = 1 + 2 + REPLAYED.0.len() + 2 + REPLAYED.1.len();
+pub(super) const PROPERTY_BYTES: usize = 1 + 2 + REPLAYED.0.len() + 2 + REPLAYED.1.len();
 
 /// The replay at hand, as far as this connection sent it.
 #[derive(Debug)]
 pub(super) struct Again {
     /// There may be one.
-    wanted: bool,
-    number: Option<u64>,
+    pub(super) wanted: bool,
+    pub(super) number: Option<u64>,
     /// Last message handed over or passed.
-    cursor: Option<Key>,
+    pub(super) cursor: Option<Key>,
     /// Handed over and not answered.
-    flying: BTreeSet<Key>,
+    pub(super) flying: BTreeSet<Key>,
     /// Nothing is left to hand over.
-    exhausted: bool,
+    pub(super) exhausted: bool,
     /// Answers have come since the outbox was told.
-    moved: bool,
-    noted_at: Instant,
-    sent: u64,
-    too_large: u64,
+    pub(super) moved: bool,
+    pub(super) noted_at: Instant,
+    pub(super) sent: u64,
+    pub(super) too_large: u64,
 }
 
 impl Again {
@@ -63,11 +60,11 @@ impl Again {
     }
 
     /// Up to here everything was answered.
-    fn done(&self) -> Option<Key> {
+    pub(super) fn done(&self) -> Option<Key> {
         self.flying.first().copied().map(before).or(self.cursor)
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.exhausted && self.flying.is_empty()
     }
 }
@@ -82,7 +79,7 @@ fn before((seq, part): Key) -> Key {
 
 /// Says `"replay": true` in a result or an event, for clients that see no user properties; a part of the masks
 /// is no object and stays as it was.
-fn marked(mut message: Message) -> Message {
+pub(super) fn marked(mut message: Message) -> Message {
     const FRESH: &[u8] = br#""replay":false"#;
     const MARK: &[u8] = br#""replay":true"#;
     let payload = &mut message.payload;
@@ -95,76 +92,6 @@ fn marked(mut message: Message) -> Message {
         payload.push(b'}');
     }
     message
-}
-
-impl Publisher {
-    pub(super) async fn send_again(&mut self, session: &mut Session) -> Result<(), MqttError> {
-        let share = (self.config.mqtt.window_max_messages / 2).max(1);
-        while session.again.wanted && !session.again.exhausted && self.window.has_room() {
-            let again = &mut session.again;
-            let room = share.saturating_sub(again.flying.len());
-            if room == 0 {
-                return Ok(());
-            }
-            let at = again.number.map(|number| (number, again.cursor));
-            let Some(page) = self.letters.again(at, room).await? else {
-                again.wanted = false;
-                return Ok(());
-            };
-            if again.number != Some(page.number) {
-                *again = Again::new(Instant::now());
-                again.number = Some(page.number);
-            }
-            for (key, message) in page.messages {
-                let letter = Letter::Again(key);
-                let message = marked(message);
-                let bytes = self.packet_bytes(message.bytes()) + PROPERTY_BYTES;
-                if bytes > session.packet_max_bytes {
-                    session.again.too_large += 1;
-                } else if !self.window.admits(letter) || !self.send_letter(session, letter, message)
-                {
-                    return Ok(());
-                } else {
-                    session.again.flying.insert(key);
-                    session.again.sent += 1;
-                }
-                session.again.cursor = Some(key);
-            }
-            session.again.cursor = page.cursor;
-            session.again.exhausted = page.finished;
-            self.note_replay(session).await?;
-        }
-        Ok(())
-    }
-
-    /// Tells the outbox how far the replay came, now and then and at its end.
-    pub(super) async fn note_replay(&mut self, session: &mut Session) -> Result<(), MqttError> {
-        let again = &mut session.again;
-        let Some(number) = again.number else {
-            return Ok(());
-        };
-        if again.is_over() {
-            self.letters.replayed(number, None).await?;
-            let (messages, too_large) = (again.sent, again.too_large);
-            tracing::info!(replay = number, messages, too_large, "replay finished");
-            *again = Again::new(Instant::now());
-        } else if again.moved && again.noted_at.elapsed() > NOTE_INTERVAL {
-            self.letters.replayed(number, again.done()).await?;
-            again.moved = false;
-            again.noted_at = Instant::now();
-        }
-        Ok(())
-    }
-
-    /// The connection breaks on this message: the replay goes on behind it.
-    pub(super) async fn skip_replayed(&mut self, key: Key) -> Result<(), MqttError> {
-        tracing::error!(seq = key.0, part = key.1, "a replayed message was given up");
-        let page = self.letters.again(None, 1).await?;
-        match page {
-            Some(page) => self.letters.replayed(page.number, Some(key)).await,
-            None => Ok(()),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -191,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn done_is_what_nothing_in_flight_lies_before() {
+    pub(super) fn done_is_what_nothing_in_flight_lies_before() {
         let mut again = Again::new(Instant::now());
         assert_eq!(again.done(), None);
         again.flying = BTreeSet::from([(2, 0), (2, 1), (3, 0)]);

@@ -7,11 +7,12 @@ use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use super::MqttError;
-use crate::accept::{self, Shelves};
-use crate::encode::{self, Report, Speaker};
+use crate::accept::{Shelves, name};
+use crate::encode::{self, Speaker};
 use crate::failure::Failure;
 use crate::outbox::{Key, Message, Outbox, Page, Queued};
 use crate::quarantine::{self, Ending};
+use crate::report::Report;
 use crate::status::Status;
 
 /// Room that the topics of a split result may need beyond the result's own.
@@ -63,7 +64,7 @@ impl Letters {
         let letters = self.clone();
         spawn_blocking(move || {
             for (ticket, job) in letters.outbox.acknowledge(&keys)? {
-                let total_ms = accept::waited(&job.file).as_millis() as u64;
+                let total_ms = name::waited(&job.file).as_millis() as u64;
                 tracing::info!(ticket, total_ms, "published");
                 match letters.shelves.depart(&job) {
                     Ok(()) => letters.outbox.forget(ticket),

@@ -2,17 +2,12 @@
 //! the job, so it tells no other story, and kept when the job's own row is gone, until
 //! [`Outbox::forget_lives`].
 
-use std::collections::BTreeSet;
-
 use clap::ValueEnum;
-use redb::{
-    ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
-};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::quarantined::QUARANTINE;
-use super::{JOBS, Key, Message, Outbox, OutboxError};
+use super::{Key, Message, Outbox, OutboxError};
 use crate::clock;
 use crate::failure::Reason;
 use crate::job::{Input, Job, Marks, Sender, State, Ticket};
@@ -175,46 +170,6 @@ impl Outbox {
             let table = self.database.begin_read()?.open_table(LIVES)?;
             let row = table.get(ticket)?;
             row.map(|row| decode(row.value())).transpose()
-        })
-    }
-
-    /// Forgets the oldest lives beyond `max`, but none of a job that is pending or in quarantine.
-    pub fn forget_lives(&self, max: u64) -> Result<(), OutboxError> {
-        let over = self.read(|| {
-            let transaction = self.database.begin_read()?;
-            let lives = transaction.open_table(LIVES)?;
-            let over = lives.len()?.saturating_sub(max) as usize;
-            if over == 0 {
-                return Ok(Vec::new());
-            }
-            let mut alive = BTreeSet::new();
-            for row in transaction.open_table(JOBS)?.iter()? {
-                alive.insert(row?.0.value());
-            }
-            for row in transaction.open_table(QUARANTINE)?.iter()? {
-                alive.insert(super::quarantined::decode(row?.1.value())?.ticket);
-            }
-            let mut over_age = Vec::new();
-            for row in lives.iter()? {
-                let ticket = row?.0.value();
-                if over_age.len() == over {
-                    break;
-                }
-                if !alive.contains(&ticket) {
-                    over_age.push(ticket);
-                }
-            }
-            Ok(over_age)
-        })?;
-        if over.is_empty() {
-            return Ok(());
-        }
-        self.write(|transaction| {
-            let mut lives = transaction.open_table(LIVES)?;
-            for ticket in over {
-                lives.remove(ticket)?;
-            }
-            Ok(())
         })
     }
 }

@@ -1,5 +1,5 @@
 //! Out of quarantine: back to work, or away. The row first, then the file; what a kill interrupts is
-//! finished by `accept::recover`.
+//! finished by `recover`.
 
 use std::fs;
 use std::io;
@@ -97,7 +97,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::accept;
     use crate::failure::Reason;
     use crate::job::{State, Ticket};
     use crate::outbox::{Arrival, Lease, Message};
@@ -149,7 +148,7 @@ mod tests {
             let folder = self.folder;
             drop(self.outbox);
             let this = Self::open(folder);
-            let waiting = accept::recover(&this.outbox, &this.shelves).unwrap();
+            let waiting = crate::recover::recover(&this.outbox, &this.shelves).unwrap();
             assert!(this.outbox.ledger().unwrap().balances());
             (this, waiting)
         }

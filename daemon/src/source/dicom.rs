@@ -5,14 +5,13 @@
 //! read whole, a message is put together from its PDUs, a data set goes to the disk as it comes.
 
 mod association;
-pub(crate) mod command;
 mod line;
-pub(crate) mod negotiate;
+mod negotiate;
 mod object;
 mod wire;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use std::time::Duration;
 use tokio::net;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::{DISK_CHECK, Door, Watermark};
+use super::{DISK_CHECK, Door, Watermark, bind};
 use crate::accept::AcceptError;
 use crate::config;
 use crate::job::Ticket;
@@ -45,6 +44,7 @@ pub enum DicomError {
 /// PDUs as an association meets them, of any bytes: for `tests/fuzz`.
 #[cfg(fuzzing)]
 pub fn read_anything(mut bytes: &[u8]) {
+    use crate::dimse;
     use dicom_ul::pdu::{MAXIMUM_PDU_SIZE, PDataValueType, Pdu};
     let config: config::Dicom = toml::from_str("name = \"fuzz\"").expect("the rest has defaults");
     while let Ok(Some(pdu)) = dicom_ul::read_pdu(&mut bytes, MAXIMUM_PDU_SIZE, false) {
@@ -59,9 +59,9 @@ pub fn read_anything(mut bytes: &[u8]) {
             Pdu::PData { data } => {
                 for value in data {
                     if value.value_type == PDataValueType::Command
-                        && let Some(request) = command::parse(&value.data)
+                        && let Some(request) = dimse::parse(&value.data)
                     {
-                        let _ = command::respond(&request, 0, "");
+                        let _ = dimse::respond(&request, 0, "");
                     }
                     let _ = segmenter::decode::storage::instance(&value.data, "1.2.840.10008.1.2");
                 }
@@ -99,23 +99,6 @@ impl Port {
             grace,
         })
     }
-}
-
-/// Listens, or says in words why not. `key` names the port.
-pub(crate) fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, String> {
-    TcpListener::bind(address).map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => "another program has it; choose another",
-            io::ErrorKind::AddrNotAvailable => {
-                "this machine has no such address; use one of its own, or 0.0.0.0 for all, as"
-            }
-            io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need CAP_NET_BIND_SERVICE; give it, or choose another"
-            }
-            _ => "check",
-        };
-        format!("cannot listen at {address}: {error}; {remedy} `{key}`")
-    })
 }
 
 /// What the threads share.

@@ -12,9 +12,8 @@ use segmenter::seg;
 
 use super::{Object, SendError};
 use crate::config::SendTo;
+use crate::dimse::{self, C_ECHO, C_STORE, IS_RESPONSE, VERIFICATION};
 use crate::failure::chain;
-use crate::source::dicom::command::{self, C_ECHO, C_STORE, IS_RESPONSE};
-use crate::source::dicom::negotiate::VERIFICATION;
 use crate::tls::{self, Trust};
 
 const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
@@ -121,7 +120,7 @@ impl Line {
 
     /// The status that answers the object.
     pub(super) fn store(&mut self, object: &Object, message_id: u16) -> Result<u16, SendError> {
-        let request = command::store(message_id, seg::SOP_CLASS_UID, &object.sop_instance_uid);
+        let request = dimse::store(message_id, seg::SOP_CLASS_UID, &object.sop_instance_uid);
         self.ask(request)?;
         let data_set = object.data_set(self.implicit)?;
         self.association
@@ -159,7 +158,7 @@ impl Line {
                     return Err(SendError::Answer);
                 }
                 if value.is_last {
-                    let answer = command::parse(&bytes).ok_or(SendError::Answer)?;
+                    let answer = dimse::parse(&bytes).ok_or(SendError::Answer)?;
                     let status = answer
                         .status
                         .filter(|_| answer.field == field | IS_RESPONSE);
@@ -185,7 +184,7 @@ fn refusal(error: &association::Error) -> SendError {
 pub(in crate::seg) fn echo(to: &SendTo, trust: Option<Arc<Trust>>) -> Result<Duration, SendError> {
     let mut line = Line::open_for(to, trust, VERIFICATION)?;
     let start = Instant::now();
-    line.ask(command::echo(1))?;
+    line.ask(dimse::echo(1))?;
     let status = line.answer(C_ECHO)?;
     line.close();
     if status == 0 {

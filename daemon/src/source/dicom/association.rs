@@ -7,12 +7,12 @@ use std::time::Duration;
 use dicom_ul::pdu::{AssociationRJ, AssociationRQ, PDataValue, PDataValueType, Pdu};
 
 use super::Scp;
-use super::command::{self, C_CANCEL, C_ECHO, C_STORE, Request};
 use super::line::Line;
 use super::negotiate::{Context, negotiate};
 use super::object::{Object, Refusal, SUCCESS, UNRECOGNIZED_OPERATION};
 use super::wire::{Lost, Wire};
 use crate::accept::AcceptError;
+use crate::dimse::{self, C_CANCEL, C_ECHO, C_STORE, Request};
 use crate::job::{Sender, Ticket};
 
 /// A peer that connected says within this time who it is (ARTIM of PS3.8).
@@ -244,7 +244,7 @@ impl Association<'_> {
             self.message = Message::Command(id, bytes);
             return Ok(None);
         }
-        let request = command::parse(&bytes).ok_or(Lost::Protocol("a command that is none"))?;
+        let request = dimse::parse(&bytes).ok_or(Lost::Protocol("a command that is none"))?;
         let context = self.contexts.iter().find(|context| context.id == id);
         let context = context.ok_or(Lost::Protocol("a context that was not agreed on"))?;
         let scp = self.scp;
@@ -297,7 +297,7 @@ impl Association<'_> {
             presentation_context_id: id,
             value_type: PDataValueType::Command,
             is_last: true,
-            data: command::respond(request, status, &comment),
+            data: dimse::respond(request, status, &comment),
         };
         Ok(Some(Pdu::PData { data: vec![value] }))
     }

@@ -10,9 +10,9 @@ use segmenter::decode::storage::TRANSFER_SYNTAXES;
 
 use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION};
 use crate::config;
+use crate::dimse::VERIFICATION;
 
 const APPLICATION_CONTEXT: &str = "1.2.840.10008.3.1.1.1";
-pub(crate) const VERIFICATION: &str = "1.2.840.10008.1.1";
 /// Nearly every storage SOP class of the standard begins like this. What is no image is taken too and set aside later: a
 /// PACS that sends a study on and is refused one of its objects fails the whole job, or tries for ever.
 const STORAGE: &str = "1.2.840.10008.5.1.4.1.1.";

@@ -3,10 +3,10 @@
 
 use segmenter::decode::storage;
 
-use super::command::Request;
 use super::negotiate::Context;
 use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Scp};
 use crate::accept::{AcceptError, Incoming, PartError};
+use crate::dimse::Request;
 use crate::job::{Sender, Ticket};
 
 /// SOP class and instance stand within the first bytes of every data set.

@@ -12,7 +12,8 @@ use dicom_ul::pdu::{
 use segmenter::decode::{Limits, decode};
 
 use super::*;
-use crate::accept::recover;
+use crate::dimse;
+use crate::recover::recover;
 use scu::{EXPLICIT, MR, PATIENCE, STORE, VERIFY, object, open, request, wait_for};
 
 mod scu;
@@ -21,7 +22,7 @@ mod scu;
 fn an_echo_is_answered() {
     let a_box = open(|_, _| {});
     let mut scu = a_box.call();
-    let echo = request(command::C_ECHO, negotiate::VERIFICATION, "", false);
+    let echo = request(dimse::C_ECHO, dimse::VERIFICATION, "", false);
     for _ in 0..2 {
         scu.command(VERIFY, &echo);
         assert_eq!(scu.status(), 0);
@@ -108,10 +109,7 @@ fn a_sender_that_dies_leaves_nothing() {
     let a_box = open(|_, _| {});
     let object = object(1);
     let mut scu = a_box.call();
-    scu.command(
-        STORE,
-        &request(command::C_STORE, MR, &object.instance, true),
-    );
+    scu.command(STORE, &request(dimse::C_STORE, MR, &object.instance, true));
     scu.data(&object.data_set[..object.data_set.len() / 2], false);
     wait_for("the part", || a_box.files().len() == 1);
     drop(scu);
@@ -127,7 +125,7 @@ fn two_senders_do_not_wait_for_each_other() {
     let (slow, fast) = (object(1), object(2));
     let (mut first, mut second) = (a_box.call(), a_box.call());
     let half = slow.data_set.len() / 2;
-    first.command(STORE, &request(command::C_STORE, MR, &slow.instance, true));
+    first.command(STORE, &request(dimse::C_STORE, MR, &slow.instance, true));
     first.data(&slow.data_set[..half], false);
     assert_eq!(second.store(&fast), 0);
     first.data(&slow.data_set[half..], true);
@@ -162,7 +160,7 @@ fn what_is_refused_has_its_status_and_leaves_nothing() {
     let good = object(1);
     let mut scu = a_box.call();
     let mut answer = |class: &str, instance: &str, data_set: &[u8]| {
-        scu.command(STORE, &request(command::C_STORE, class, instance, true));
+        scu.command(STORE, &request(dimse::C_STORE, class, instance, true));
         scu.data(data_set, true);
         scu.status()
     };
@@ -184,7 +182,7 @@ fn what_is_refused_has_its_status_and_leaves_nothing() {
     assert_eq!(answer(MR, &good.instance, &large), 0xa700);
     assert_eq!((a_box.pending(), a_box.files().len()), (0, 0));
     assert_eq!(answer(MR, &good.instance, &good.data_set), 0);
-    scu.command(STORE, &request(command::C_STORE, MR, &good.instance, false));
+    scu.command(STORE, &request(dimse::C_STORE, MR, &good.instance, false));
     assert_eq!(scu.status(), 0xc000, "a request without data set");
     scu.command(STORE, &request(0x0020, MR, "", true));
     scu.data(b"a query", true);
@@ -221,10 +219,7 @@ fn a_stop_waits_for_an_object_and_for_nothing_else() {
     let object = object(1);
     let (mut storing, mut idle) = (a_box.call(), a_box.call());
     let half = object.data_set.len() / 2;
-    storing.command(
-        STORE,
-        &request(command::C_STORE, MR, &object.instance, true),
-    );
+    storing.command(STORE, &request(dimse::C_STORE, MR, &object.instance, true));
     storing.data(&object.data_set[..half], false);
     wait_for("the part", || a_box.files().len() == 1);
     a_box.stop.send(true).unwrap();
@@ -276,7 +271,7 @@ fn trouble_of_the_state_directory_ends_the_source_without_an_answer() {
     fs::remove_dir(accepted).unwrap();
     fs::write(accepted, b"").unwrap();
     let mut scu = a_box.call();
-    let store = request(command::C_STORE, MR, &object.instance, true);
+    let store = request(dimse::C_STORE, MR, &object.instance, true);
     scu.command(STORE, &store);
     assert!(matches!(scu.0.receive(), Ok(Pdu::AbortRQ { .. })));
     let ended = a_box.thread.join().unwrap();
@@ -313,7 +308,7 @@ fn damaged_pdus_do_not_break_their_reader() {
         presentation_context_id: 1,
         value_type: PDataValueType::Command,
         is_last: true,
-        data: request(command::C_ECHO, MR, "", false),
+        data: request(dimse::C_ECHO, MR, "", false),
     };
     for pdu in [association, Pdu::PData { data: vec![value] }] {
         let mut good = Vec::new();

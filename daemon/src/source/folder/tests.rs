@@ -198,7 +198,7 @@ fn disk_low_lasts_while_a_copy_has_no_room() {
 #[test]
 fn a_claim_that_a_kill_left_is_accepted() {
     let mut fixture = fixture(0);
-    let name = crate::accept::shelf_name(std::path::Path::new("a.png"));
+    let name = crate::accept::name::shelf_name(std::path::Path::new("a.png"));
     fixture.write(&format!(".scansided-claim-{name}"), 10);
     fixture.write(".scansided-claim-of another program", 10);
     fixture.write(".scansided-check", 0);

@@ -5,12 +5,15 @@ use std::net::TcpStream;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use std::net::SocketAddr;
+
 use dicom_ul::association::{ClientAssociation, ClientAssociationOptions, Error};
 use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 
 use super::super::*;
 use crate::accept::Shelves;
 use crate::credentials::Credentials;
+use crate::dimse;
 use crate::outbox::Outbox;
 use crate::status::Status;
 
@@ -84,7 +87,7 @@ impl Box {
             .calling_ae_title(calling)
             .called_ae_title(called)
             .with_presentation_context(MR, vec![EXPLICIT])
-            .with_presentation_context(negotiate::VERIFICATION, vec![EXPLICIT])
+            .with_presentation_context(dimse::VERIFICATION, vec![EXPLICIT])
             .read_timeout(PATIENCE)
             .establish(self.address)
     }
@@ -184,10 +187,7 @@ impl Scu {
     }
 
     pub(super) fn store(&mut self, object: &Object) -> u16 {
-        self.command(
-            STORE,
-            &request(command::C_STORE, MR, &object.instance, true),
-        );
+        self.command(STORE, &request(dimse::C_STORE, MR, &object.instance, true));
         self.data(&object.data_set, true);
         self.status()
     }

@@ -1,22 +1,22 @@
 //! Command sets of DIMSE (PS3.7): group 0000 in implicit VR little endian.
 
-use super::negotiate::VERIFICATION;
+pub(crate) const VERIFICATION: &str = "1.2.840.10008.1.1";
 
 /// What the peer asks for or answers, as far as it matters here.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) field: u16,
-    pub(super) message_id: u16,
-    pub(super) has_data_set: bool,
-    pub(super) sop_class_uid: String,
-    pub(super) sop_instance_uid: String,
+    pub(crate) message_id: u16,
+    pub(crate) has_data_set: bool,
+    pub(crate) sop_class_uid: String,
+    pub(crate) sop_instance_uid: String,
     /// Of a response.
     pub(crate) status: Option<u16>,
 }
 
 pub(crate) const C_STORE: u16 = 0x0001;
 pub(crate) const C_ECHO: u16 = 0x0030;
-pub(super) const C_CANCEL: u16 = 0x0fff;
+pub(crate) const C_CANCEL: u16 = 0x0fff;
 pub(crate) const IS_RESPONSE: u16 = 0x8000;
 const NO_DATA_SET: u16 = 0x0101;
 const DATA_SET: u16 = 0x0001;
@@ -75,7 +75,7 @@ fn number(value: &[u8]) -> Option<u16> {
 }
 
 /// The response to a request; `comment` is for the sender's log.
-pub(super) fn respond(request: &Request, status: u16, comment: &str) -> Vec<u8> {
+pub(crate) fn respond(request: &Request, status: u16, comment: &str) -> Vec<u8> {
     let field = request.field | IS_RESPONSE;
     let mut set = Set::default();
     set.text(element::AFFECTED_SOP_CLASS_UID, &request.sop_class_uid, 0);
