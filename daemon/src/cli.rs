@@ -2,7 +2,7 @@
 //! standard error, or in the printed lines), 2 wrong usage.
 
 mod ledger;
-mod life;
+mod history;
 mod models;
 mod named;
 mod quarantine;
@@ -20,15 +20,16 @@ use segmenter::decode::Limits;
 use segmenter::{OpenOptions, Segmenter};
 use serde_json::json;
 
-use crate::control::AskError;
-use crate::decoder::Decoder;
-use crate::encode::{Origin, Report, Speaker};
 use crate::failure::{Failure, Reason, chain};
-use crate::job::boot_id;
 use crate::models::{say_half_precision, use_threads};
-use crate::privacy::Privacy;
-use crate::schema::Document;
-use crate::segment::{Found, segment};
+use crate::operate::control::AskError;
+use crate::outbox::job::boot_id;
+use crate::report::encode::{Origin, Speaker};
+use crate::report::privacy::Privacy;
+use crate::report::schema::Document;
+use crate::report::{Findings, Report};
+use crate::segment::decoder::Decoder;
+use crate::segment::segment;
 use crate::{RunError, clock};
 
 pub use ledger::{LedgerAction, ledger};
@@ -230,7 +231,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
     Ok(all_good)
 }
 
-fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Found, Failure> {
+fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Findings, Failure> {
     let bytes = fs::read(file).map_err(Failure::Input)?;
     segment(
         segmenter,
@@ -239,7 +240,7 @@ fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Found, Failure> {
     )
 }
 
-fn report(speaker: &Speaker, found: Found, segmenter: &Segmenter) -> Report {
+fn report(speaker: &Speaker, found: Findings, segmenter: &Segmenter) -> Report {
     let origin = Origin {
         job: None,
         source: "cli".to_owned(),
@@ -253,7 +254,7 @@ fn report(speaker: &Speaker, found: Found, segmenter: &Segmenter) -> Report {
 pub(crate) fn write_overlays(
     folder: &Path,
     file: &Path,
-    found: &Found,
+    found: &Findings,
     manifest: &contract::Manifest,
 ) -> Result<Vec<PathBuf>, CliError> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();

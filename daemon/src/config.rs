@@ -34,6 +34,7 @@ pub use mqtt::{MQTT_SOURCE, Mqtt, Protocol, Verb, Version};
 pub use privacy::{Level, Privacy};
 pub use quarantine::Quarantine;
 pub use results::Results;
+pub(crate) use route::fits;
 pub use route::{Route, Texts};
 pub use seg::{Seg, SendTo};
 pub use tls::Tls;

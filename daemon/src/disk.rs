@@ -3,7 +3,7 @@
 pub(crate) mod mounts;
 pub(crate) mod rights;
 
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -63,6 +63,17 @@ pub(crate) fn create_outermost(path: &Path) -> io::Result<()> {
 
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// Reads the folder, then makes and removes a hidden file as the daemon would.
+pub(crate) fn writable(folder: &Path) -> Result<(), String> {
+    let name = folder.display();
+    fs::read_dir(folder)
+        .map_err(|error| format!("cannot read {name}: {error}; create it or give read access"))?;
+    let probe = folder.join(".scansided-check");
+    fs::write(&probe, b"")
+        .and_then(|()| fs::remove_file(&probe))
+        .map_err(|error| format!("cannot write in {name}: {error}; give this user write access"))
 }
 
 /// Stands before each write of a change that a power cut may interrupt. Builds with debug assertions

@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::config::{self, Config};
-use crate::encode;
 use crate::failure::chain;
+use crate::report::Model;
 
 pub use change::{Change, Reply, SlotView, perform};
 pub use error::ModelsError;
@@ -31,7 +31,7 @@ use shadow::Tally;
 /// A loaded bundle and what messages say of it.
 pub struct Serving {
     pub segmenter: Segmenter,
-    pub model: encode::Model,
+    pub model: Model,
 }
 
 impl Serving {

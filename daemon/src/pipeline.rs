@@ -16,29 +16,30 @@ use segmenter::decode::Limits;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
-use crate::accept::{self, AcceptError, Shelves};
 use crate::config::{self, Config};
-use crate::control::{self, Control, ControlError};
-use crate::credentials::{CredentialError, Credentials, warn_exposed};
-use crate::decoder::Decoder;
 use crate::disk::mounts::missing_above;
 use crate::disk::rights;
-use crate::encode::Speaker;
-use crate::http::{self, HttpError};
-use crate::job::{Ticket, boot_id};
+use crate::intake::dicom::{self, DicomError, Port};
+use crate::intake::folder::{self, FolderError};
+use crate::intake::http::{self, HttpError};
+use crate::intake::{Door, Releases};
 use crate::models::{Models, ModelsError, Shadow};
 use crate::mqtt;
-use crate::outbox::{Notice, Outbox};
-use crate::privacy::{Key, Privacy, PrivacyError};
-use crate::reload;
-use crate::route::Router;
+use crate::operate::control::{self, Control, ControlError};
+use crate::operate::reload;
+use crate::operate::systemd;
+use crate::outbox::Outbox;
+use crate::outbox::job::{Ticket, boot_id};
+use crate::report::encode::{Notice, Speaker};
+use crate::report::privacy::{Key, Privacy, PrivacyError};
 use crate::seg::{self, SeriesError};
+use crate::segment::decoder::Decoder;
+use crate::segment::route::Router;
 use crate::shutdown::stopped;
-use crate::source::Door;
-use crate::source::dicom::{self, DicomError, Port};
-use crate::source::folder::{self, FolderError};
+use crate::spool::recover::recover;
+use crate::spool::{AcceptError, Shelves};
 use crate::status::Status;
-use crate::systemd;
+use crate::tls::credentials::{CredentialError, Credentials, warn_exposed};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -88,7 +89,7 @@ pub async fn run(
     rights::tighten(&config.state.directory);
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
-    let waiting = accept::recover(&outbox, &shelves)?;
+    let waiting = recover(&outbox, &shelves)?;
     models.settle()?;
     let models = Arc::new(models);
     let status = Arc::new(Status::default());
@@ -104,7 +105,7 @@ pub async fn run(
     let (stop_sources, sources_stopped) = watch::channel(false);
     let (stop_mqtt, mqtt_stopped) = watch::channel(false);
     let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
-    let (releases, released) = seg::Releases::new();
+    let (releases, released) = Releases::new();
     let keeper = seg::Keeper::open(&config, &outbox, &speaker, (&fresh, &credentials, &status))?;
     let inference = inference::start(inference::Worker {
         outbox: Arc::clone(&outbox),

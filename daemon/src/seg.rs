@@ -1,7 +1,7 @@
 //! The masks of a whole series as one DICOM Segmentation, for those who work with a PACS.
 //!
 //! inference thread -> `slices` of the outbox, in the transaction of the result -> [`completion`] says
-//! when a series is complete -> [`series`] makes the objects -> [`shelf`] puts them into the folder and
+//! when a series is complete -> [`series`] makes the objects -> [`outgoing`] puts them into the folder and
 //! beside the outbox -> rows go, an event comes -> [`send`] delivers what lies beside the outbox.
 //!
 //! Whatever dies in between, the rows are there, and the same rows give the same object under the same
@@ -12,7 +12,8 @@
 mod completion;
 mod send;
 mod series;
-mod shelf;
+mod outgoing;
+mod slice;
 mod waiting;
 
 use std::collections::BTreeSet;
@@ -20,101 +21,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use contract::Manifest;
-use contract::manifest::Class;
-use segmenter::decode::Limits;
-use segmenter::decode::source::{self, SourceError};
-use segmenter::seg;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
-use crate::accept::ShelfError;
 use crate::config;
-use crate::credentials::Credentials;
-use crate::encode::{Model, Speaker};
 use crate::failure::chain;
-use crate::job::{self, Ticket};
-use crate::outbox::slices::{Closed, Made};
+use crate::outbox::job::Ticket;
+use crate::outbox::slices::{Closed, Made, Slice};
 use crate::outbox::{Outbox, OutboxError};
-use crate::segment::Found;
+use crate::report::encode::Speaker;
 use crate::shutdown::stopped;
+use crate::spool::ShelfError;
 use crate::status::Status;
+use crate::tls::credentials::Credentials;
 use crate::{clock, disk, tls};
 use completion::Completion;
+use outgoing::Shelf;
 use series::Segmentation;
-use shelf::Shelf;
 
-pub use waiting::{Counts, Pacs, Retried, Unsent, Wanted, retry, segmentations};
+pub use waiting::{Retried, Wanted, retry};
 
 /// How often series are looked at.
 const TICK: Duration = Duration::from_millis(500);
 /// How often closed series are looked through.
 const FORGET_EVERY: Duration = Duration::from_hours(1);
-/// Releases that are not looked at yet; one more is forgotten, and quiet time ends its series.
-const RELEASES_MAX: usize = 256;
-
-/// One image of a series and what a segmentation says of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Slice {
-    pub job_id: Uuid,
-    /// Name of the source it came from.
-    pub source: String,
-    pub finished_at: String,
-    pub model: Model,
-    pub classes: Vec<Class>,
-    pub image: seg::Slice,
-}
-
-impl Slice {
-    /// Of what `segmenter` found in an image; `None` for one that is not DICOM.
-    pub fn note(
-        bytes: &[u8],
-        found: &Found,
-        source_name: &str,
-        serving: (&Model, &Manifest),
-        limits: &Limits,
-    ) -> Result<Option<Self>, SourceError> {
-        let Some(source) = source::read(bytes, limits)? else {
-            return Ok(None);
-        };
-        let masks = found.instances.iter().map(|instance| seg::Found {
-            frame: instance.frame,
-            class: instance.id,
-            area_px: instance.area_px,
-            mask: instance.mask.clone(),
-        });
-        let (model, manifest) = serving;
-        let job_id = job::job_id(&found.sha256, model);
-        for problem in source::doubts(bytes, limits) {
-            tracing::warn!(
-                %job_id,
-                source = source_name,
-                %problem,
-                "text of an image for its segmentation"
-            );
-        }
-        Ok(Some(Self {
-            job_id,
-            source: source_name.to_owned(),
-            finished_at: clock::now(),
-            model: model.clone(),
-            classes: manifest.classes.clone(),
-            image: seg::Slice {
-                source,
-                rows: found.image.rows,
-                cols: found.image.cols,
-                frames: found.image.frames,
-                masks: masks.collect(),
-            },
-        }))
-    }
-
-    /// UID of its series.
-    pub(crate) fn series(&self) -> &str {
-        &self.image.source.series_instance_uid
-    }
-}
 
 #[derive(Debug, thiserror::Error)]
 pub enum SeriesError {
@@ -126,22 +56,6 @@ pub enum SeriesError {
     Thread(std::io::Error),
     #[error("the thread that makes segmentations ended by a panic; see the log above")]
     Panicked,
-}
-
-/// Tells that an association was released, with the tickets of what it delivered.
-#[derive(Debug, Clone)]
-pub struct Releases(mpsc::Sender<Vec<Ticket>>);
-
-impl Releases {
-    pub fn new() -> (Self, mpsc::Receiver<Vec<Ticket>>) {
-        let (sender, receiver) = mpsc::channel(RELEASES_MAX);
-        (Self(sender), receiver)
-    }
-
-    pub(crate) fn tell(&self, tickets: Vec<Ticket>) {
-        // Full or closed: quiet time ends the series.
-        let _ = self.0.try_send(tickets);
-    }
 }
 
 /// Everything that the making of segmentations needs.
@@ -354,7 +268,7 @@ impl Keeper {
 /// Whether segmentations can be written to this folder and the PACS can be reached, for `check`.
 pub fn check(config: &config::Seg) -> Vec<Result<String, String>> {
     let folder = config.directory.as_deref().map(|path: &Path| {
-        let written = crate::check::writable(path).map(|()| format!("seg: {}", path.display()));
+        let written = disk::writable(path).map(|()| format!("seg: {}", path.display()));
         written.map_err(|problem| format!("seg: {problem}"))
     });
     let pacs = config.send_to.as_ref().map(|to| {
@@ -399,9 +313,12 @@ fn trust(to: &config::SendTo) -> Result<Option<Arc<tls::Trust>>, String> {
 #[cfg(test)]
 pub(crate) mod tests {
     use contract::LabelMap;
+    use contract::manifest::Class;
+    use segmenter::decode::source;
+    use segmenter::seg;
 
     use super::*;
-    use crate::encode::SeriesFacts;
+    use crate::report::{Model, SeriesFacts, job_id};
 
     /// An image of 2 x 4 px of 1 mm² whose first `area` px are of class 1, at 5 mm times its number.
     pub(crate) fn slice(number: u8, area: usize) -> Slice {
@@ -427,7 +344,7 @@ pub(crate) mod tests {
             half_precision: None,
         };
         Slice {
-            job_id: job::job_id(&number.to_string(), &model),
+            job_id: job_id(&number.to_string(), &model),
             source: "ward".into(),
             finished_at: format!("2026-11-24T00:40:{number:02}.000Z"),
             model,
@@ -467,7 +384,7 @@ pub(crate) mod tests {
         let mut speaker = Speaker {
             node: "box-1".into(),
             boot: Uuid::nil(),
-            privacy: crate::privacy::Privacy::None,
+            privacy: crate::report::privacy::Privacy::None,
             inline_max_bytes: 120_000,
         };
         let said = |speaker: &Speaker, facts: &SeriesFacts| {

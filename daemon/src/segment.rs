@@ -1,45 +1,26 @@
 //! One file's bytes to findings: decode, preprocess, infer, postprocess as one plain function, for the
 //! inference thread and `scansided segment` alike.
 
+pub mod route;
+pub mod decoder;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use contract::LabelMap;
-use segmenter::decode::Identifiers;
-use segmenter::result::{Instance, Warning, instances};
+use segmenter::result::{Warning, instances};
 use segmenter::{Segmenter, Timing};
 
-use crate::decoder::Decoder;
-use crate::encode::Image;
 use crate::failure::Failure;
-use crate::job;
-
-/// What was found in one file.
-#[derive(Debug)]
-pub struct Found {
-    pub image: Image,
-    /// Of the patient, and not for everybody: see `privacy`.
-    pub identifiers: Identifiers,
-    pub sha256: String,
-    pub instances: Vec<Instance>,
-    pub warnings: Vec<String>,
-    pub decode: Duration,
-    /// Summed over frames.
-    pub timing: Timing,
-    /// Label maps to instances.
-    pub encode: Duration,
-    /// Decoded frames and their label maps, for overlays.
-    pub frames: Vec<contract::Image>,
-    pub labels: Vec<LabelMap>,
-}
+use crate::report::{Findings, Image, sha256};
+use crate::segment::decoder::Decoder;
 
 /// A panic anywhere in decoding or inference is this image's failure, not the program's.
 pub fn segment(
     segmenter: &Segmenter,
     decoder: &mut Decoder,
     bytes: &Arc<Vec<u8>>,
-) -> Result<Found, Failure> {
+) -> Result<Findings, Failure> {
     catch_unwind(AssertUnwindSafe(|| chain(segmenter, decoder, bytes))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(ToString::to_string);
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -53,7 +34,7 @@ fn chain(
     segmenter: &Segmenter,
     decoder: &mut Decoder,
     bytes: &Arc<Vec<u8>>,
-) -> Result<Found, Failure> {
+) -> Result<Findings, Failure> {
     let start = Instant::now();
     let scan = decoder.decode(bytes)?;
     let decode = start.elapsed();
@@ -74,8 +55,8 @@ fn chain(
     let instances = instances(&labels, segmenter.manifest(), &scan.spacing);
     let encode = start.elapsed();
     let first = scan.frames.first().expect("a scan has at least one frame");
-    let sha256 = job::sha256(bytes);
-    Ok(Found {
+    let sha256 = sha256(bytes);
+    Ok(Findings {
         image: Image {
             sha256: sha256.clone(),
             rows: first.rows,

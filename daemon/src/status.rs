@@ -1,5 +1,8 @@
 //! What the tasks report about themselves for `state` and `health`.
 
+pub(crate) mod metrics;
+pub mod pacs;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,9 +12,9 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::Version;
-use crate::metrics::Metrics;
 use crate::outbox::Identity;
-use crate::seg::Pacs;
+use crate::status::metrics::{Counts, Metrics};
+use crate::status::pacs::Pacs;
 
 /// What moments are counted from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -83,15 +86,6 @@ impl fmt::Display for Link {
             Some(why) => write!(f, "away since {}: {why}", self.since),
         }
     }
-}
-
-/// Values of the counters since the start.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Counts {
-    pub acknowledged: u64,
-    pub unheard: u64,
-    pub quarantined: u64,
-    pub connects: u64,
 }
 
 impl Status {

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::error::distance;
 use super::models::{DEFAULT_SLOT, NO_SLOT};
 use super::{Config, Problem};
-use crate::route::covers;
 
 /// The first rule that an image fulfils takes it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -161,5 +160,80 @@ fn advice(keyword: &str, error: KeywordError) -> String {
             format!("is no DICOM keyword; did you mean `{common}`?")
         }
         _ => error.to_string(),
+    }
+}
+
+/// `*` any characters, `?` one; case does not count.
+pub(crate) fn fits(pattern: &str, value: &str) -> bool {
+    let lower = |text: &str| text.trim().to_lowercase().chars().collect::<Vec<char>>();
+    let (pattern, value) = (lower(pattern), lower(value));
+    // The last star, and how much of the value it holds: what follows may be tried further on.
+    let mut star: Option<(usize, usize)> = None;
+    let (mut p, mut v) = (0, 0);
+    while v < value.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, v));
+                p += 1;
+            }
+            Some(c) if *c == '?' || *c == value[v] => {
+                p += 1;
+                v += 1;
+            }
+            _ => {
+                let Some((at, held)) = star else { return false };
+                star = Some((at, held + 1));
+                p = at + 1;
+                v = held + 1;
+            }
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+/// Does `earlier` take every image that `later` would? Not every such case is found, but what is found
+/// is one.
+fn covers(earlier: &Route, later: &Route) -> bool {
+    let (few, many) = (earlier.source.all(), later.source.all());
+    let sources =
+        few.is_empty() || (!many.is_empty() && many.iter().all(|source| few.contains(source)));
+    let conditions = earlier.when.iter().all(|(keyword, wide)| {
+        let Some(narrow) = later.when.get(keyword) else {
+            return false;
+        };
+        let inside = |pattern: &String| {
+            wide.all().iter().any(|wide| {
+                let literal = !pattern.contains(['*', '?']);
+                wide.trim() == "*"
+                    || wide.eq_ignore_ascii_case(pattern)
+                    || (literal && fits(wide, pattern))
+            })
+        };
+        narrow.all().iter().all(inside)
+    });
+    sources && conditions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_are_globs_without_case() {
+        for (pattern, value, expected) in [
+            ("MR", "mr", true),
+            ("MR", "MRA", false),
+            ("*cine*", "SAX Cine 3", true),
+            ("*cine*", "SAX", false),
+            ("s?x*", "SAX", true),
+            ("s?x*", "SX", false),
+            ("*a*ab", "aaab", true),
+            ("*a*ab", "aaba", false),
+            ("*", "", true),
+            (" HEART ", "heart ", true),
+            ("*Ä*", "schräg", true),
+        ] {
+            assert_eq!(fits(pattern, value), expected, "{pattern} {value}");
+        }
     }
 }

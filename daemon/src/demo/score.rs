@@ -14,8 +14,8 @@ use serde_json::Value;
 use super::stage::{Stage, Truths};
 use super::subscriber::Heard;
 use super::{DemoError, patient};
-use crate::encode::{Entry, Report};
 use crate::outbox::Ledger;
+use crate::report::{Entry, Report};
 
 pub(super) struct Board {
     truths: Truths,

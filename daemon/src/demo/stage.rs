@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{DemoError, patient};
 use crate::config::Config;
-use crate::job::sha256;
+use crate::report::sha256;
 
 const NODE: &str = "demo";
 const SOURCE: &str = "inbox";

@@ -4,7 +4,8 @@
 use tokio::time::Instant;
 
 use super::connection::Kind;
-use super::refusals::Round;
+use super::nacks::Round;
+use super::replay::{self, Again, NOTE_INTERVAL, PROPERTY_BYTES};
 use super::session::{Sent, Session};
 use super::window::{Item, Letter};
 use super::{MqttError, Publisher};
@@ -136,5 +137,73 @@ impl Publisher {
     /// Size of the PUBLISH packet for a topic below the root and payload of so many bytes.
     pub(super) fn packet_bytes(&self, message_bytes: usize) -> usize {
         PACKET_OVERHEAD_BYTES + self.root.len() + message_bytes
+    }
+
+    pub(super) async fn send_again(&mut self, session: &mut Session) -> Result<(), MqttError> {
+        let share = (self.config.mqtt.window_max_messages / 2).max(1);
+        while session.again.wanted && !session.again.exhausted && self.window.has_room() {
+            let again = &mut session.again;
+            let room = share.saturating_sub(again.flying.len());
+            if room == 0 {
+                return Ok(());
+            }
+            let at = again.number.map(|number| (number, again.cursor));
+            let Some(page) = self.letters.again(at, room).await? else {
+                again.wanted = false;
+                return Ok(());
+            };
+            if again.number != Some(page.number) {
+                *again = Again::new(Instant::now());
+                again.number = Some(page.number);
+            }
+            for (key, message) in page.messages {
+                let letter = Letter::Again(key);
+                let message = replay::marked(message);
+                let bytes = self.packet_bytes(message.bytes()) + PROPERTY_BYTES;
+                if bytes > session.packet_max_bytes {
+                    session.again.too_large += 1;
+                } else if !self.window.admits(letter) || !self.send_letter(session, letter, message)
+                {
+                    return Ok(());
+                } else {
+                    session.again.flying.insert(key);
+                    session.again.sent += 1;
+                }
+                session.again.cursor = Some(key);
+            }
+            session.again.cursor = page.cursor;
+            session.again.exhausted = page.finished;
+            self.note_replay(session).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the outbox how far the replay came, now and then and at its end.
+    pub(super) async fn note_replay(&mut self, session: &mut Session) -> Result<(), MqttError> {
+        let again = &mut session.again;
+        let Some(number) = again.number else {
+            return Ok(());
+        };
+        if again.is_over() {
+            self.letters.replayed(number, None).await?;
+            let (messages, too_large) = (again.sent, again.too_large);
+            tracing::info!(replay = number, messages, too_large, "replay finished");
+            *again = Again::new(Instant::now());
+        } else if again.moved && again.noted_at.elapsed() > NOTE_INTERVAL {
+            self.letters.replayed(number, again.done()).await?;
+            again.moved = false;
+            again.noted_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// The connection breaks on this message: the replay goes on behind it.
+    pub(super) async fn skip_replayed(&mut self, key: Key) -> Result<(), MqttError> {
+        tracing::error!(seq = key.0, part = key.1, "a replayed message was given up");
+        let page = self.letters.again(None, 1).await?;
+        match page {
+            Some(page) => self.letters.replayed(page.number, Some(key)).await,
+            None => Ok(()),
+        }
     }
 }

@@ -8,9 +8,11 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{META, Message, Outbox, OutboxError, messages, take_numbers};
+use super::{META, Outbox, OutboxError, messages, take_numbers};
 use crate::clock;
-use crate::job;
+use crate::outbox::job;
+use crate::report::Message;
+use crate::report::encode::Notice;
 
 /// `id`, `created_at`, `remains`, `node`, `node_before`, `renamed_at`.
 const IDENTITY: TableDefinition<'_, &str, &str> = TableDefinition::new("identity");
@@ -25,15 +27,6 @@ pub struct Identity {
     /// Who did before, and until when.
     pub node_before: Option<String>,
     pub renamed_at: Option<String>,
-}
-
-/// What subscribers and operators have to know, once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// `remains`: what lay there although there was no outbox.
-    Created { remains: Option<String> },
-    /// `next_seq`: where the numbers go on.
-    Renamed { before: String, next_seq: u64 },
 }
 
 impl Outbox {

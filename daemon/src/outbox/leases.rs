@@ -1,10 +1,12 @@
-//! Who works on a job: one thread of one process, and so often at most.
+//! Who works on a job: one thread of one process, and so often at most; and the end of that work.
 
 use redb::WriteTransaction;
 use uuid::Uuid;
 
-use super::{Outbox, OutboxError, get, put};
-use crate::job::{Job, State, Ticket};
+use super::messages::insert;
+use super::slices::{self, Slice};
+use super::{Message, Outbox, OutboxError, get, history, put, take_numbers};
+use crate::outbox::job::{Input, Job, Marks, State, Ticket};
 
 /// What [`Outbox::lease`] hands to the inference thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,12 +42,39 @@ impl Outbox {
         };
         self.write(|transaction| lease(transaction, claim))
     }
+
+    /// Ends the work on a job: `encode` gets the sequence number and gives its messages, part 0 first.
+    pub fn append(
+        &self,
+        ticket: Ticket,
+        input: &Input,
+        encode: impl FnOnce(u64) -> Vec<Message>,
+    ) -> Result<(), OutboxError> {
+        let marks = Marks {
+            input: Some(input.clone()),
+            ..Marks::default()
+        };
+        self.append_with(ticket, (&marks, None), None, encode)?;
+        Ok(())
+    }
+
+    /// Also keeps what a segmentation of the image's series will need, and leases the next job in the same commit:
+    /// one flush instead of two between an image and the next.
+    pub fn append_with(
+        &self,
+        ticket: Ticket,
+        (marks, slice): (&Marks, Option<&Slice>),
+        next: Option<Claim>,
+        encode: impl FnOnce(u64) -> Vec<Message>,
+    ) -> Result<Option<Lease>, OutboxError> {
+        self.write(|transaction| {
+            append(transaction, ticket, (marks, slice), encode)?;
+            next.map_or(Ok(None), |claim| lease(transaction, claim))
+        })
+    }
 }
 
-pub(super) fn lease(
-    transaction: &WriteTransaction,
-    claim: Claim,
-) -> Result<Option<Lease>, redb::Error> {
+fn lease(transaction: &WriteTransaction, claim: Claim) -> Result<Option<Lease>, redb::Error> {
     let Some(mut job) = get(transaction, claim.ticket)? else {
         return Ok(None);
     };
@@ -63,4 +92,31 @@ pub(super) fn lease(
     job.state = State::Leased { boot: claim.boot };
     put(transaction, claim.ticket, &job)?;
     Ok(Some(Lease::Work(job)))
+}
+
+/// Nothing happens to a job that has ended.
+fn append(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    (marks, slice): (&Marks, Option<&Slice>),
+    encode: impl FnOnce(u64) -> Vec<Message>,
+) -> Result<(), redb::Error> {
+    let Some(mut job) = get(transaction, ticket)? else {
+        return Ok(());
+    };
+    if matches!(job.state, State::Inferred { .. }) || !job.state.is_pending() {
+        return Ok(());
+    }
+    let seq = take_numbers(transaction, "next_seq", 1)?;
+    let messages = encode(seq);
+    for (part, message) in (0..).zip(&messages) {
+        insert(transaction, (seq, part), Some(ticket), message)?;
+    }
+    job.state = State::Inferred { seq };
+    put(transaction, ticket, &job)?;
+    if let Some(slice) = slice {
+        slices::keep(transaction, ticket, slice)?;
+    }
+    history::learned(transaction, ticket, marks)?;
+    history::queued(transaction, ticket, (seq, &messages))
 }

@@ -1,12 +1,16 @@
 //! The conservation law: `received = published + pending + quarantined + rejected + dropped`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 
-use super::{JOBS, META, Outbox, OutboxError, decode, messages::MESSAGES};
-use crate::job::Job;
+use super::history::LIVES;
+use super::messages::MESSAGES;
+use super::quarantined::{self, QUARANTINE};
+use super::{JOBS, META, Outbox, OutboxError, decode};
+use crate::outbox::job::Job;
 
 /// Counted since the state directory was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +90,46 @@ impl Outbox {
                 dropped: counter("dropped")?,
                 messages: transaction.open_table(MESSAGES)?.len()?,
             })
+        })
+    }
+
+    /// Forgets the oldest lives beyond `max`, but none of a job that is pending or in quarantine.
+    pub fn forget_lives(&self, max: u64) -> Result<(), OutboxError> {
+        let over = self.read(|| {
+            let transaction = self.database.begin_read()?;
+            let lives = transaction.open_table(LIVES)?;
+            let over = lives.len()?.saturating_sub(max) as usize;
+            if over == 0 {
+                return Ok(Vec::new());
+            }
+            let mut alive = BTreeSet::new();
+            for row in transaction.open_table(JOBS)?.iter()? {
+                alive.insert(row?.0.value());
+            }
+            for row in transaction.open_table(QUARANTINE)?.iter()? {
+                alive.insert(quarantined::decode(row?.1.value())?.ticket);
+            }
+            let mut over_age = Vec::new();
+            for row in lives.iter()? {
+                let ticket = row?.0.value();
+                if over_age.len() == over {
+                    break;
+                }
+                if !alive.contains(&ticket) {
+                    over_age.push(ticket);
+                }
+            }
+            Ok(over_age)
+        })?;
+        if over.is_empty() {
+            return Ok(());
+        }
+        self.write(|transaction| {
+            let mut lives = transaction.open_table(LIVES)?;
+            for ticket in over {
+                lives.remove(ticket)?;
+            }
+            Ok(())
         })
     }
 }

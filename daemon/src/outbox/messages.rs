@@ -4,32 +4,16 @@ use std::ops::Bound;
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{
-    Claim, Lease, Outbox, OutboxError, add, get, kept, leases, lives, put, slices, take_numbers,
-};
+use super::{Key, Outbox, OutboxError, add, get, history, kept, put};
 use crate::clock;
-use crate::job::{Input, Job, Marks, State, Ticket};
-use crate::seg::Slice;
-
-/// Sequence number and part.
-pub type Key = (u64, u32);
+use crate::outbox::job::{Job, State, Ticket};
+use crate::report::Message;
 
 type Row<'a> = (Option<Ticket>, &'a str, &'a [u8]);
 
 pub(super) const MESSAGES: TableDefinition<'_, Key, Row<'_>> = TableDefinition::new("messages");
 
-/// Topic below the node's root, and payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Message {
-    pub topic: String,
-    pub payload: Vec<u8>,
-}
-
 impl Message {
-    pub fn bytes(&self) -> usize {
-        self.topic.len() + self.payload.len()
-    }
-
     fn of((ticket, topic, payload): Row<'_>) -> (Option<Ticket>, Self) {
         let message = Self {
             topic: topic.to_owned(),
@@ -49,36 +33,6 @@ pub struct Queued {
 }
 
 impl Outbox {
-    /// Ends the work on a job: `encode` gets the sequence number and gives its messages, part 0 first.
-    pub fn append(
-        &self,
-        ticket: Ticket,
-        input: &Input,
-        encode: impl FnOnce(u64) -> Vec<Message>,
-    ) -> Result<(), OutboxError> {
-        let marks = Marks {
-            input: Some(input.clone()),
-            ..Marks::default()
-        };
-        self.append_with(ticket, (&marks, None), None, encode)?;
-        Ok(())
-    }
-
-    /// Also keeps what a segmentation of the image's series will need, and leases the next job in the same commit:
-    /// one flush instead of two between an image and the next.
-    pub fn append_with(
-        &self,
-        ticket: Ticket,
-        (marks, slice): (&Marks, Option<&Slice>),
-        next: Option<Claim>,
-        encode: impl FnOnce(u64) -> Vec<Message>,
-    ) -> Result<Option<Lease>, OutboxError> {
-        self.write(|transaction| {
-            append(transaction, ticket, (marks, slice), encode)?;
-            next.map_or(Ok(None), |claim| leases::lease(transaction, claim))
-        })
-    }
-
     /// Up to `limit` messages after `after`, in order.
     pub fn messages(&self, after: Option<Key>, limit: usize) -> Result<Vec<Queued>, OutboxError> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
@@ -133,7 +87,7 @@ impl Outbox {
                 insert(transaction, (key.0, part), ticket, message)?;
             }
             if let Some(ticket) = ticket {
-                lives::queued(transaction, ticket, (key.0, messages))?;
+                history::queued(transaction, ticket, (key.0, messages))?;
             }
             Ok(())
         })
@@ -170,7 +124,7 @@ impl Outbox {
                     kept::keep(transaction, *key, &message, now_ms)?;
                 }
                 if let Some(ticket) = ticket {
-                    lives::acknowledged(transaction, ticket, *key)?;
+                    history::acknowledged(transaction, ticket, *key)?;
                 }
                 let ticket = ticket.filter(|_| !rest);
                 let Some(ticket) = ticket else { continue };
@@ -186,33 +140,6 @@ impl Outbox {
             Ok(published)
         })
     }
-}
-
-/// Nothing happens to a job that has ended.
-fn append(
-    transaction: &WriteTransaction,
-    ticket: Ticket,
-    (marks, slice): (&Marks, Option<&Slice>),
-    encode: impl FnOnce(u64) -> Vec<Message>,
-) -> Result<(), redb::Error> {
-    let Some(mut job) = get(transaction, ticket)? else {
-        return Ok(());
-    };
-    if matches!(job.state, State::Inferred { .. }) || !job.state.is_pending() {
-        return Ok(());
-    }
-    let seq = take_numbers(transaction, "next_seq", 1)?;
-    let messages = encode(seq);
-    for (part, message) in (0..).zip(&messages) {
-        insert(transaction, (seq, part), Some(ticket), message)?;
-    }
-    job.state = State::Inferred { seq };
-    put(transaction, ticket, &job)?;
-    if let Some(slice) = slice {
-        slices::keep(transaction, ticket, slice)?;
-    }
-    lives::learned(transaction, ticket, marks)?;
-    lives::queued(transaction, ticket, (seq, &messages))
 }
 
 pub(super) fn insert(

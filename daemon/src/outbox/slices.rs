@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use contract::manifest::Class;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use segmenter::seg;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{JOBS, Message, Outbox, OutboxError, decode, messages, take_numbers};
-use crate::job::{State, Ticket};
-use crate::seg::Slice;
+use crate::outbox::job::{State, Ticket};
+use crate::report::Model;
 
 /// (UID of the series, id of the job) -> (ticket, [`Slice`] as JSON): a copy of an image takes the
 /// place of the image.
@@ -27,6 +29,25 @@ pub(super) const CLOSED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new
 const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
 /// Of all closed series; beyond it the one that was closed first is forgotten.
 const KEPT_MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// One image of a series and what a segmentation says of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slice {
+    pub job_id: Uuid,
+    /// Name of the source it came from.
+    pub source: String,
+    pub finished_at: String,
+    pub model: Model,
+    pub classes: Vec<Class>,
+    pub image: seg::Slice,
+}
+
+impl Slice {
+    /// UID of its series.
+    pub(crate) fn series(&self) -> &str {
+        &self.image.source.series_instance_uid
+    }
+}
 
 /// A series as it was segmented last.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]

@@ -8,18 +8,19 @@ use segmenter::decode::Limits;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::PipelineError;
-use crate::accept::{self, AcceptError, Shelves};
-use crate::decoder::Decoder;
-use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
-use crate::job::{Input, Job, Marks, Ticket, job_id};
 use crate::models::{Glimpse, Models, Shadow};
+use crate::outbox::job::{Input, Job, Marks, Ticket};
+use crate::outbox::slices::Slice;
 use crate::outbox::{Claim, Lease, Outbox};
-use crate::privacy::{Key, sop_instance_uid};
-use crate::quarantine::{self, Ending};
-use crate::route::{Router, Target};
-use crate::seg;
+use crate::report::encode::{Origin, Speaker};
+use crate::report::job_id;
+use crate::report::privacy::{Key, sop_instance_uid};
+use crate::segment::decoder::Decoder;
+use crate::segment::route::{Router, Target};
 use crate::segment::segment;
+use crate::spool::quarantine::{self, Ending};
+use crate::spool::{AcceptError, Shelves, name};
 use crate::status::Status;
 
 /// Everything the inference thread owns.
@@ -109,7 +110,7 @@ impl Worker {
     }
 
     fn infer(&mut self, ticket: Ticket, job: &Job) -> Result<Option<Leased>, PipelineError> {
-        let wait = accept::waited(&job.file);
+        let wait = name::waited(&job.file);
         let bytes = match std::fs::read(self.shelves.input(job)) {
             Ok(bytes) => Arc::new(bytes),
             Err(error) => {
@@ -132,7 +133,7 @@ impl Worker {
         };
         let slice = if self.keeps_slices {
             let by = (&serving.model, serving.segmenter.manifest());
-            let noted = seg::Slice::note(&bytes, &found, &job.source, by, &self.limits);
+            let noted = Slice::note(&bytes, &found, &job.source, by, &self.limits);
             noted.unwrap_or_else(|error| {
                 tracing::warn!(ticket, code = error.kind(), %error, "an image has no segmentation");
                 let words = ["no_segmentation", error.kind()].map(str::to_owned);

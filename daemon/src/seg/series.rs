@@ -7,8 +7,7 @@ use segmenter::seg::{self, Part};
 use uuid::Uuid;
 
 use super::Slice;
-use crate::encode::{SeriesFacts, VolumeOf};
-use crate::job;
+use crate::report::{SeriesFacts, VolumeOf, sha256};
 
 /// An object and what is said about it.
 #[derive(Debug)]
@@ -233,7 +232,7 @@ fn content_id(images: &[seg::Slice], frames: &[(usize, usize)], about: &seg::Abo
     ];
     let content = serde_json::to_vec(&(images, frames, about.classes, words));
     let content = content.expect("images and classes are plain data");
-    named(&["seg/2", &job::sha256(&content)])
+    named(&["seg/2", &sha256(&content)])
 }
 
 fn named(parts: &[&str]) -> Uuid {

@@ -25,7 +25,7 @@ fn set_pixels(object: &mut DefaultDicomObject, pixels: Vec<u8>) {
     object.put(DataElement::new(tags::PIXEL_DATA, VR::OW, words));
 }
 
-fn found(object: &DefaultDicomObject) -> Found {
+fn found(object: &DefaultDicomObject) -> Findings {
     let zoo = Path::new(env!("CARGO_MANIFEST_DIR"));
     let zoo = zoo.join("../models/zoo/cardiac-lv-vit_t-256");
     let segmenter = Segmenter::open(&zoo).unwrap();

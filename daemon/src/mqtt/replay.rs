@@ -1,0 +1,137 @@
+//! Results that subscribers ask for again, one replay after the other: only while nothing fresh waits,
+//! and never in more than half of the window, so that what comes new finds room.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::connection::REPLAYED;
+use crate::outbox::{Key, Message};
+
+/// A message that comes twice is harmless, a flush for each is not.
+pub(super) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// User properties of a replayed PUBLISH: identifier and two lengths beside the words.
+pub(super) const PROPERTY_BYTES: usize = 1 + 2 + REPLAYED.0.len() + 2 + REPLAYED.1.len();
+
+/// The replay at hand, as far as this connection sent it.
+#[derive(Debug)]
+pub(super) struct Again {
+    /// There may be one.
+    pub(super) wanted: bool,
+    pub(super) number: Option<u64>,
+    /// Last message handed over or passed.
+    pub(super) cursor: Option<Key>,
+    /// Handed over and not answered.
+    pub(super) flying: BTreeSet<Key>,
+    /// Nothing is left to hand over.
+    pub(super) exhausted: bool,
+    /// Answers have come since the outbox was told.
+    pub(super) moved: bool,
+    pub(super) noted_at: Instant,
+    pub(super) sent: u64,
+    pub(super) too_large: u64,
+}
+
+impl Again {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            wanted: true,
+            number: None,
+            cursor: None,
+            flying: BTreeSet::new(),
+            exhausted: false,
+            moved: false,
+            noted_at: now,
+            sent: 0,
+            too_large: 0,
+        }
+    }
+
+    pub(super) fn look(&mut self) {
+        self.wanted = true;
+    }
+
+    /// The broker has answered it, one way or the other.
+    pub(super) fn answered(&mut self, key: Key) {
+        self.flying.remove(&key);
+        self.moved = true;
+    }
+
+    /// Up to here everything was answered.
+    pub(super) fn done(&self) -> Option<Key> {
+        self.flying.first().copied().map(before).or(self.cursor)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.exhausted && self.flying.is_empty()
+    }
+}
+
+/// The largest key below; numbers begin at 1.
+fn before((seq, part): Key) -> Key {
+    match part.checked_sub(1) {
+        Some(part) => (seq, part),
+        None => (seq - 1, u32::MAX),
+    }
+}
+
+/// Says `"replay": true` in a result or an event, for clients that see no user properties; a part of the masks
+/// is no object and stays as it was.
+pub(super) fn marked(mut message: Message) -> Message {
+    const FRESH: &[u8] = br#""replay":false"#;
+    const MARK: &[u8] = br#""replay":true"#;
+    let payload = &mut message.payload;
+    // A key of an object: within a string its quotes would be escaped.
+    if let Some(at) = payload.windows(FRESH.len()).rposition(|key| key == FRESH) {
+        payload.splice(at..at + FRESH.len(), MARK.iter().copied());
+    } else if message.topic == "event" && payload.pop_if(|last| *last == b'}').is_some() {
+        payload.push(b',');
+        payload.extend(MARK);
+        payload.push(b'}');
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_says_so_itself() {
+        let said = |topic: &str, payload: &str| {
+            let message = marked(Message {
+                topic: topic.into(),
+                payload: payload.into(),
+            });
+            String::from_utf8(message.payload).unwrap()
+        };
+        let label = r#""label":"\"replay\":false""#;
+        let result = format!(r#"{{{label},"replay":false}}"#);
+        let marked = format!(r#"{{{label},"replay":true}}"#);
+        assert_eq!(said("result/inbox", &result), marked);
+        let event = said("event", r#"{"event":"series","seq":4}"#);
+        assert_eq!(event, r#"{"event":"series","seq":4,"replay":true}"#);
+        let part = r#"[{"id":1}"#;
+        assert_eq!(said("mask/7/1", part), part);
+    }
+
+    #[test]
+    pub(super) fn done_is_what_nothing_in_flight_lies_before() {
+        let mut again = Again::new(Instant::now());
+        assert_eq!(again.done(), None);
+        again.flying = BTreeSet::from([(2, 0), (2, 1), (3, 0)]);
+        again.cursor = Some((3, 0));
+        again.answered((2, 1));
+        assert_eq!(again.done(), Some((1, u32::MAX)));
+        again.answered((2, 0));
+        assert_eq!(again.done(), Some((2, u32::MAX)));
+        again.exhausted = true;
+        assert!(!again.is_over());
+        again.answered((3, 0));
+        assert_eq!(again.done(), Some((3, 0)));
+        assert!(again.is_over());
+        assert_eq!(before((3, 2)), (3, 1));
+    }
+}
