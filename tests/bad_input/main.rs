@@ -10,13 +10,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::sample_bundle;
 
 use files::bad_files;
 
-#[path = "bad_input/files.rs"]
 mod files;
-#[path = "sample_bundle.rs"]
-mod sample_bundle;
 
 const SCANSIDED: &str = env!("CARGO_BIN_EXE_scansided");
 

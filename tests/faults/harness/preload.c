@@ -1,5 +1,5 @@
 // Preloaded into the daemon, for faults that no program around it can make:
-// - RECORD_TO: all that it asks of the files below FAULT_ROOT is written down there, in order. power.rs reads it. An
+// - RECORD_TO: all that it asks of the files below FAULT_ROOT is written down there, in order. power/disk.rs reads it. An
 //   entry: operation, file descriptor, a number, then three byte strings, each behind its length.
 // - FULL_AFTER, FULL_WHILE: below FAULT_ROOT the disk is full after so many writes, while the file FULL_WHILE is there.
 // - CLOCK_SHIFT: a file with the seconds that the wall clock is off.
@@ -193,7 +193,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     type name parameters { \
         REAL(name); \
         if (is_watched(fd)) { \
-            fprintf(stderr, "record.c does not know " #name "\n"); \
+            fprintf(stderr, "preload.c does not know " #name "\n"); \
             abort(); \
         } \
         return real arguments; \

@@ -3,9 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
-mod glibc;
-mod parallel;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -14,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-#[path = "training/bad_input.rs"]
 mod bad_input;
-#[path = "training/students.rs"]
+mod parallel;
 mod students;
 
 /// For a busy machine; every wait ends as soon as what it waits for is there.
@@ -395,4 +391,9 @@ fn every_target_bf16_and_the_reference_train() {
         }
     }
     assert!(validations.next().is_none());
+}
+
+#[test]
+fn the_program_starts_with_the_glibc_that_the_readme_names() {
+    tests::glibc::assert_starts(env!("CARGO_BIN_EXE_trainer"));
 }
