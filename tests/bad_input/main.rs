@@ -211,7 +211,7 @@ fn a_kill_in_the_middle_of_a_copy_loses_nothing() {
         let inside = names(inbox.path());
         inside.iter().any(|name| name.starts_with(".scansided-"))
     };
-    let patience = Duration::from_mins(2);
+    let timeout = Duration::from_mins(2);
     let kills = [0, 5, 20, 80];
     for wait_ms in kills {
         let part = inbox.path().join("image.part");
@@ -220,7 +220,7 @@ fn a_kill_in_the_middle_of_a_copy_loses_nothing() {
         let mut daemon = Daemon::start(folder.path());
         let start = Instant::now();
         while !under_way() && !names(inbox.path()).is_empty() {
-            assert!(start.elapsed() < patience);
+            assert!(start.elapsed() < timeout);
             sleep(Duration::from_millis(1));
         }
         sleep(Duration::from_millis(wait_ms));
@@ -234,7 +234,7 @@ fn a_kill_in_the_middle_of_a_copy_loses_nothing() {
     };
     let start = Instant::now();
     while !kills.iter().all(arrived) || !names(inbox.path()).is_empty() {
-        assert!(start.elapsed() < patience, "{:?}", names(&quarantine));
+        assert!(start.elapsed() < timeout, "{:?}", names(&quarantine));
         sleep(Duration::from_millis(50));
     }
     daemon.stop();

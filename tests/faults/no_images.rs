@@ -49,7 +49,7 @@ fn what_comes_back_is_no_image() {
     wait_for("the end of all six", || {
         ledger().contains("published 3 + pending 0 + quarantined 2 + rejected 0 + dropped 1")
     });
-    // Several times `seg.quiet_s`.
+    // This is several times `seg.quiet_s`.
     sleep(Duration::from_secs(5));
     let made = site.daemon.n_log_lines(&["segmentation of a series made"]);
     assert_eq!(

@@ -128,7 +128,7 @@ fn a_subscriber_gets_again_what_the_broker_dropped() {
             &to.to_string(),
         ]);
         assert_eq!(code, 0, "{text}");
-        // With the event about the new state directory.
+        // The event about the new state directory has a sequence number too.
         let last = IMAGES + 1;
         let range = format!("come again, seq {from} to {to}; seq 1 to {last} are kept");
         assert!(text.contains(&range), "{text}");

@@ -16,7 +16,7 @@ mod parallel;
 mod students;
 
 /// For a busy machine; every wait ends as soon as what it waits for is there.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TIMEOUT: Duration = Duration::from_mins(3);
 
 /// A ViT-T at 64 px from random weights: small enough to train for a few epochs.
 const SMALL: [&str; 7] = [
@@ -117,7 +117,7 @@ fn wait_until(child: &mut Child, what: &str, mut happened: impl FnMut() -> bool)
     let start = Instant::now();
     while !happened() {
         assert!(child.try_wait().unwrap().is_none(), "ended before {what}");
-        assert!(start.elapsed() < PATIENCE, "no {what} in {PATIENCE:?}");
+        assert!(start.elapsed() < TIMEOUT, "no {what} in {TIMEOUT:?}");
         sleep(Duration::from_millis(2));
     }
 }
