@@ -1,8 +1,8 @@
-// Preloaded into the daemon, for faults that no program around it can make:
-// - RECORD_TO: all that it asks of the files below FAULT_ROOT is written down there, in order. power.rs reads it. An
-//   entry: operation, file descriptor, a number, then three byte strings, each behind its length.
-// - FULL_AFTER, FULL_WHILE: below FAULT_ROOT the disk is full after so many writes, while the file FULL_WHILE is there.
-// - CLOCK_SHIFT: a file with the seconds that the wall clock is off.
+// A library that is preloaded into the daemon, for faults that no program around it can make:
+// - RECORD_TO: every operation on the files below FAULT_ROOT is recorded in this file, in order; power/disk.rs reads it.
+//   An entry is the operation, the file descriptor and a number, then three byte strings, each after its length.
+// - FULL_AFTER, FULL_WHILE: below FAULT_ROOT the disk is full after so many writes, while the file FULL_WHILE exists.
+// - CLOCK_SHIFT: this file has the seconds by which the wall clock is wrong.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -26,7 +26,7 @@ static const char *root, *full_while, *clock_shift;
 static int out = -1;
 static long n_left;
 static char watched[N_FILES];
-// Held over the call and its entry, so that they come in one order.
+// Held over the call and its entry, so that both have one order.
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((constructor)) static void start(void) {
@@ -40,7 +40,7 @@ __attribute__((constructor)) static void start(void) {
     if (out < 0) abort();
 }
 
-// Whether the disk has no room for one write more.
+// Whether the disk has no room for another write.
 static int is_full(void) {
     if (!full_while || n_left-- > 0 || syscall(SYS_access, full_while, F_OK) != 0) return 0;
     errno = ENOSPC;
@@ -188,12 +188,12 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     return result;
 }
 
-// What is not written down must not be used on these files.
+// Calls that are not recorded must not be used on these files.
 #define FORBIDDEN(type, name, parameters, arguments) \
     type name parameters { \
         REAL(name); \
         if (is_watched(fd)) { \
-            fprintf(stderr, "record.c does not know " #name "\n"); \
+            fprintf(stderr, "preload.c does not know " #name "\n"); \
             abort(); \
         } \
         return real arguments; \

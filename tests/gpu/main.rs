@@ -2,9 +2,7 @@
 //! tests/cuda/build.sh, run by tests/cuda/check.sh on a machine with a GPU.
 #![expect(clippy::unwrap_used, reason = "a test may fail by unwrapping")]
 
-#[path = "gpu/networks.rs"]
 mod networks;
-#[path = "gpu/operations.rs"]
 mod operations;
 
 use candle_core::{DType, Device, Tensor};

@@ -3,9 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
-mod glibc;
-mod parallel;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -14,13 +11,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-#[path = "training/bad_input.rs"]
 mod bad_input;
-#[path = "training/students.rs"]
+mod parallel;
 mod students;
 
 /// For a busy machine; every wait ends as soon as what it waits for is there.
-const PATIENCE: Duration = Duration::from_mins(3);
+const TIMEOUT: Duration = Duration::from_mins(3);
 
 /// A ViT-T at 64 px from random weights: small enough to train for a few epochs.
 const SMALL: [&str; 7] = [
@@ -121,7 +117,7 @@ fn wait_until(child: &mut Child, what: &str, mut happened: impl FnMut() -> bool)
     let start = Instant::now();
     while !happened() {
         assert!(child.try_wait().unwrap().is_none(), "ended before {what}");
-        assert!(start.elapsed() < PATIENCE, "no {what} in {PATIENCE:?}");
+        assert!(start.elapsed() < TIMEOUT, "no {what} in {TIMEOUT:?}");
         sleep(Duration::from_millis(2));
     }
 }
@@ -395,4 +391,9 @@ fn every_target_bf16_and_the_reference_train() {
         }
     }
     assert!(validations.next().is_none());
+}
+
+#[test]
+fn the_program_starts_with_the_glibc_that_the_readme_names() {
+    tests::glibc::assert_starts(env!("CARGO_BIN_EXE_trainer"));
 }

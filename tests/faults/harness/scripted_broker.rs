@@ -1,61 +1,68 @@
-//! A broker that follows a script, for what a real one does only under another's load or rules.
+//! An MQTT 5 broker that follows a script, for what a real one does only under another load or with other rules.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
-/// What becomes of a PUBLISH.
-pub(crate) enum Answer {
+/// How the broker answers a PUBLISH.
+pub(crate) enum Reply {
     /// PUBACK with this reason code.
-    Code(u8),
+    Puback(u8),
     Nothing,
     Close,
 }
 
-/// `rule` gets the number of the connection, from 1, and the topic. Gives the port.
-pub(crate) fn start(rule: impl Fn(usize, &str) -> Answer + Send + Sync + 'static) -> u16 {
+/// `reply` gets the number of the connection, from 1, and the topic. Gives the port.
+pub(crate) fn start(reply: impl Fn(usize, &str) -> Reply + Send + Sync + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let rule = Arc::new(rule);
+    let reply = Arc::new(reply);
     thread::spawn(move || {
         for (number, stream) in (1..).zip(listener.incoming()) {
-            let rule = Arc::clone(&rule);
-            // The client may leave at any byte.
-            thread::spawn(move || serve(stream?, |topic| rule(number, topic)));
+            let reply = Arc::clone(&reply);
+            // The client may disconnect at any byte.
+            thread::spawn(move || serve(stream?, |topic| reply(number, topic)));
         }
     });
     port
 }
 
-fn serve(mut stream: TcpStream, rule: impl Fn(&str) -> Answer) -> io::Result<()> {
+/// A broker that accepts every message.
+pub(crate) fn start_accepting() -> u16 {
+    start(|_, _| Reply::Puback(0))
+}
+
+fn serve(mut stream: TcpStream, reply: impl Fn(&str) -> Reply) -> io::Result<()> {
     loop {
-        let (header, body) = packet(&mut stream)?;
+        let (header, body) = read_packet(&mut stream)?;
         match header >> 4 {
-            // CONNACK without properties.
+            // CONNECT is answered with a CONNACK without properties.
             1 => stream.write_all(&[0x20, 3, 0, 0, 0])?,
             3 => {
                 let end = 2 + usize::from(u16::from_be_bytes([body[0], body[1]]));
                 let topic = std::str::from_utf8(&body[2..end]).unwrap();
-                if header & 0b110 == 0 {
+                let qos_0 = header & 0b110 == 0;
+                if qos_0 {
                     continue;
                 }
-                match rule(topic) {
-                    Answer::Code(code) => {
+                match reply(topic) {
+                    Reply::Puback(code) => {
                         stream.write_all(&[0x40, 3, body[end], body[end + 1], code])?;
                     }
-                    Answer::Nothing => {}
-                    Answer::Close => return Ok(()),
+                    Reply::Nothing => {}
+                    Reply::Close => return Ok(()),
                 }
             }
+            // PINGREQ is answered with PINGRESP.
             12 => stream.write_all(&[0xd0, 0])?,
             _ => return Ok(()),
         }
     }
 }
 
-/// Fixed header's first byte, and what follows the length.
-pub(crate) fn packet(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+/// The first byte of the fixed header, and what follows the remaining length.
+pub(crate) fn read_packet(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
     let header = byte[0];

@@ -1,4 +1,4 @@
-//! DCMTK as the sender: `echoscu` and `storescu`.
+//! DCMTK as the scanner and as the PACS: `echoscu`, `storescu` and `storescp`, and the DICOM files that they send.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,12 @@ use std::process::{Command, Output, Stdio};
 use phantom::Heart;
 use phantom::dicom::Ids;
 
-use crate::site::mosquitto;
+use crate::harness::process::{Process, wait_for};
+use crate::harness::site::mosquitto;
 
-/// Both peers are there; else the test is skipped with words, or fails where they are required.
-pub(crate) fn dcmtk() -> bool {
+/// Whether DCMTK and mosquitto are installed. Without them the test is skipped with a message, or fails where they are
+/// required.
+pub(crate) fn is_installed() -> bool {
     let version = |program: &str| {
         let mut command = Command::new(program);
         command.arg("--version").stdout(Stdio::null());
@@ -27,24 +29,24 @@ pub(crate) fn dcmtk() -> bool {
     found && mosquitto().is_some()
 }
 
-/// The configuration's section for a port at which DCMTK delivers.
-pub(crate) fn section(port: u16) -> String {
+/// The section of the configuration for a port that accepts images from DCMTK.
+pub(crate) fn config_section(port: u16) -> String {
     format!(
         "\n[[dicom]]\nname = \"scanner\"\nport = {port}\nae_title = \"BOX\"\n\
          check_called_ae_title = true\ncalling_ae_titles = [\"CT1\"]\n"
     )
 }
 
-/// `storescu` or `echoscu` to this port of this machine.
-pub(crate) fn call(program: &str, port: u16, args: &[&str]) -> Output {
-    let mut command = Command::new(program);
+/// Sends C-ECHO to a port of this machine, verbosely.
+pub(crate) fn echoscu(port: u16, calling_ae_title: &str) -> Output {
+    let mut command = Command::new("echoscu");
     command.args(["-v", "-to", "5", "-ta", "20", "-td", "20", "-aec", "BOX"]);
-    command.args(args).args(["127.0.0.1", &port.to_string()]);
+    command.args(["-aet", calling_ae_title, "127.0.0.1", &port.to_string()]);
     command.output().unwrap()
 }
 
-/// Delivers files; true when each was answered with success.
-pub(crate) fn deliver(port: u16, files: &[PathBuf], args: &[&str]) -> bool {
+/// Sends files by C-STORE; true when each was answered with success.
+pub(crate) fn storescu(port: u16, files: &[PathBuf], args: &[&str]) -> bool {
     let mut command = Command::new("storescu");
     command.args(["-q", "-to", "5", "-ta", "20", "-td", "20"]);
     command.args(["-aet", "CT1", "-aec", "BOX"]).args(args);
@@ -52,8 +54,40 @@ pub(crate) fn deliver(port: u16, files: &[PathBuf], args: &[&str]) -> bool {
     command.output().unwrap().status.success()
 }
 
-/// DICOM files, each another one.
-pub(crate) fn phantoms(folder: &Path, count: u32) -> Vec<PathBuf> {
+/// Starts a PACS that stores into `folder`; `tls` are DCMTK's arguments for TLS.
+pub(crate) fn start_storescp(port: u16, folder: &Path, tls: &[&str]) -> Process {
+    let mut command = Command::new("storescp");
+    command
+        .args(["-aet", "PACS", "-od"])
+        .arg(folder)
+        .args(tls)
+        .arg(port.to_string());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let pacs = Process(command.spawn().unwrap());
+    wait_for("C-ECHO of the PACS", || {
+        let mut echo = Command::new("echoscu");
+        echo.args(["-to", "2", "-aec", "PACS"]).args(tls);
+        echo.args(["127.0.0.1", &port.to_string()]);
+        echo.stderr(Stdio::null()).status().unwrap().success()
+    });
+    pacs
+}
+
+/// The DICOM files in a folder of segmentations, of ours or of `storescp`, which names files by modality and UID.
+pub(crate) fn segmentations(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if path.is_file() && !name.starts_with('.') {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// Writes DICOM files of so many patients, one each.
+pub(crate) fn write_patients(folder: &Path, count: u32) -> Vec<PathBuf> {
     let write = |number: u32| {
         let phantom = Heart::new(number.into()).slice_sized(1, 3, 0.0, 256);
         let path = folder.join(format!("{number}.dcm"));
@@ -63,8 +97,8 @@ pub(crate) fn phantoms(folder: &Path, count: u32) -> Vec<PathBuf> {
     (0..count).map(write).collect()
 }
 
-/// One patient's slices, as a scanner would send them: one series.
-pub(crate) fn one_series(folder: &Path, n_slices: usize) -> Vec<PathBuf> {
+/// Writes one series: the slices of one patient.
+pub(crate) fn write_series(folder: &Path, n_slices: usize) -> Vec<PathBuf> {
     let heart = Heart::new(7);
     let write = |index: usize| {
         let phantom = heart.slice_sized(index, n_slices, 0.0, 128);
@@ -76,8 +110,8 @@ pub(crate) fn one_series(folder: &Path, n_slices: usize) -> Vec<PathBuf> {
     (0..n_slices).map(write).collect()
 }
 
-/// Series of real scanners where they are, phantoms elsewhere.
-pub(crate) fn series(folder: &Path) -> Vec<PathBuf> {
+/// Series of real scanners where `../shared` has them, and phantoms elsewhere.
+pub(crate) fn scanner_files(folder: &Path) -> Vec<PathBuf> {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data/dicom_live");
     let mut folders = vec![shared];
     let mut files = Vec::new();
@@ -98,9 +132,9 @@ pub(crate) fn series(folder: &Path) -> Vec<PathBuf> {
             "../shared/data/dicom_live is not here and SCANSIDE_REQUIRE_SHARED is set"
         );
         eprintln!("SKIPPED: ../shared is not here; phantoms are sent instead of real series");
-        return phantoms(folder, 100);
+        return write_patients(folder, 100);
     }
-    // DICOMDIR: a list of files, which is no object to store.
+    // A DICOMDIR lists files and is no object to store.
     files.retain(|file| !file.ends_with("DIRFILE"));
     files.sort();
     files

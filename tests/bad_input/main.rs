@@ -10,13 +10,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::sample_bundle;
 
 use files::bad_files;
 
-#[path = "bad_input/files.rs"]
 mod files;
-#[path = "sample_bundle.rs"]
-mod sample_bundle;
 
 const SCANSIDED: &str = env!("CARGO_BIN_EXE_scansided");
 
@@ -213,7 +211,7 @@ fn a_kill_in_the_middle_of_a_copy_loses_nothing() {
         let inside = names(inbox.path());
         inside.iter().any(|name| name.starts_with(".scansided-"))
     };
-    let patience = Duration::from_mins(2);
+    let timeout = Duration::from_mins(2);
     let kills = [0, 5, 20, 80];
     for wait_ms in kills {
         let part = inbox.path().join("image.part");
@@ -222,7 +220,7 @@ fn a_kill_in_the_middle_of_a_copy_loses_nothing() {
         let mut daemon = Daemon::start(folder.path());
         let start = Instant::now();
         while !under_way() && !names(inbox.path()).is_empty() {
-            assert!(start.elapsed() < patience);
+            assert!(start.elapsed() < timeout);
             sleep(Duration::from_millis(1));
         }
         sleep(Duration::from_millis(wait_ms));
@@ -236,7 +234,7 @@ fn a_kill_in_the_middle_of_a_copy_loses_nothing() {
     };
     let start = Instant::now();
     while !kills.iter().all(arrived) || !names(inbox.path()).is_empty() {
-        assert!(start.elapsed() < patience, "{:?}", names(&quarantine));
+        assert!(start.elapsed() < timeout, "{:?}", names(&quarantine));
         sleep(Duration::from_millis(50));
     }
     daemon.stop();

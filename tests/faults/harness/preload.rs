@@ -1,12 +1,16 @@
-//! `preload.c`: faults of disk and clock within the daemon.
+//! Builds `preload.c`, which makes disk and clock of the daemon fail from within its process.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Compiled into `folder`; `None`, loudly, where there is no compiler.
-pub(crate) fn library(folder: &Path) -> Option<PathBuf> {
+/// Compiles the library into `folder`. Without a compiler the test is skipped with a message, or fails where one is
+/// required.
+pub(crate) fn build(folder: &Path) -> Option<PathBuf> {
     let library = folder.join("preload.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/faults/preload.c");
+    let source = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/faults/harness/preload.c"
+    );
     let mut command = Command::new("gcc");
     command
         .args(["-shared", "-fPIC", "-O1", "-o"])

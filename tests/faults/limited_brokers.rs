@@ -1,5 +1,4 @@
-//! Brokers that are not what one would wish: without MQTT 5, without retained messages, without QoS 1, behind
-//! TLS, or with another box of the same name.
+//! Brokers without MQTT 5, retained messages or QoS 1, brokers behind TLS, and another client of the same name.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -10,66 +9,67 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::certificates::Authority;
-use crate::http;
-use crate::script::packet;
-use crate::site::{Site, mosquitto};
-use crate::station::{PATIENCE, Station, free_port, wait_for};
-use crate::{a_kill_amid_a_stream, an_outage_amid_a_stream, kills_of_the_daemon, tls};
+use crate::broker::{a_kill_amid_a_stream, an_outage_amid_a_stream, kills_of_the_daemon};
+use crate::harness::certificates::{Authority, mosquitto_listener};
+use crate::harness::daemon::Daemon;
+use crate::harness::http;
+use crate::harness::process::{free_port, wait_for};
+use crate::harness::scripted_broker::read_packet;
+use crate::harness::site::{Site, mosquitto};
 
-/// What a broker without MQTT 5 does with a CONNECT of it.
+/// How a broker without MQTT 5 answers a CONNECT of MQTT 5.
 #[derive(Clone, Copy, PartialEq)]
-enum Manner {
-    /// CONNACK in 3.1.1's form, as aedes.
-    Refuses,
-    Closes,
-    /// Says nothing where there is a will and refuses otherwise, as amqtt.
-    Chokes,
-    Mute,
-    /// It was upgraded.
-    Speaks,
+enum ConnectReply {
+    /// A CONNACK in the form of MQTT 3.1.1, as aedes sends it.
+    Refuse,
+    Close,
+    /// No answer to a CONNECT with a will and a refusal otherwise, as amqtt has it.
+    HangAtWill,
+    Hang,
+    /// The broker was upgraded to MQTT 5.
+    Accept,
 }
 
-/// mosquitto made to look like a broker without MQTT 5: what begins with 3.1.1 is handed on.
-struct Old {
-    manner: Arc<Mutex<Manner>>,
+/// A proxy that makes mosquitto look like a broker without MQTT 5: connections of MQTT 3.1.1 are forwarded.
+struct Mqtt311Proxy {
+    reply: Arc<Mutex<ConnectReply>>,
     port: u16,
 }
 
-impl Old {
-    fn before(broker: u16, manner: Manner) -> Self {
+impl Mqtt311Proxy {
+    fn start(broker: u16, reply: ConnectReply) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let manner = Arc::new(Mutex::new(manner));
-        let shared = Arc::clone(&manner);
+        let reply = Arc::new(Mutex::new(reply));
+        let shared = Arc::clone(&reply);
         thread::spawn(move || {
             for client in listener.incoming() {
-                let manner = *shared.lock().unwrap();
-                // Either end may go at any byte.
-                thread::spawn(move || serve(client?, broker, manner));
+                let reply = *shared.lock().unwrap();
+                // Either end may disconnect at any byte.
+                thread::spawn(move || forward(client?, broker, reply));
             }
         });
-        Self { manner, port }
+        Self { reply, port }
     }
 
-    /// A site whose daemon comes by here, and whose subscriber does not.
-    fn site(manner: Manner, broker_extra: &str, mqtt_extra: &str) -> (Self, Site) {
+    /// A site whose daemon connects through the proxy, and whose subscriber does not.
+    fn site(reply: ConnectReply, broker_extra: &str, mqtt_extra: &str) -> (Self, Site) {
         let broker = free_port();
-        let old = Self::before(broker, manner);
-        let site = Site::with(Station::new(old.port, mqtt_extra), broker, broker_extra);
-        (old, site)
+        let proxy = Self::start(broker, reply);
+        let site = Site::with(Daemon::new(proxy.port, mqtt_extra), broker, broker_extra);
+        (proxy, site)
     }
 }
 
-fn serve(mut client: TcpStream, broker: u16, manner: Manner) -> std::io::Result<()> {
-    let (header, body) = packet(&mut client)?;
+fn forward(mut client: TcpStream, broker: u16, reply: ConnectReply) -> std::io::Result<()> {
+    let (header, body) = read_packet(&mut client)?;
     let (level, has_will) = (body[6], body[7] & 4 != 0);
-    if level == 5 && manner != Manner::Speaks {
-        let mute = manner == Manner::Mute || manner == Manner::Chokes && has_will;
-        if mute {
-            // Until the client gives up.
+    if level == 5 && reply != ConnectReply::Accept {
+        let hangs = reply == ConnectReply::Hang || reply == ConnectReply::HangAtWill && has_will;
+        if hangs {
+            // This returns when the client disconnects.
             client.read_exact(&mut [0])?;
-        } else if manner != Manner::Closes {
+        } else if reply != ConnectReply::Close {
             client.write_all(&[0x20, 2, 0, 1])?;
         }
         return Ok(());
@@ -93,7 +93,7 @@ fn protocol(site: &Site) -> Value {
 #[test]
 fn a_broker_without_mqtt_5_is_away() {
     if mosquitto().is_some() {
-        let (_old, site) = Old::site(Manner::Refuses, "", "");
+        let (_proxy, site) = Mqtt311Proxy::site(ConnectReply::Refuse, "", "");
         an_outage_amid_a_stream(site);
     }
 }
@@ -101,7 +101,7 @@ fn a_broker_without_mqtt_5_is_away() {
 #[test]
 fn a_broker_without_mqtt_5_hangs_and_is_killed() {
     if mosquitto().is_some() {
-        let (_old, site) = Old::site(Manner::Refuses, "log_type all", "");
+        let (_proxy, site) = Mqtt311Proxy::site(ConnectReply::Refuse, "log_type all", "");
         a_kill_amid_a_stream(site);
     }
 }
@@ -109,24 +109,24 @@ fn a_broker_without_mqtt_5_hangs_and_is_killed() {
 #[test]
 fn the_daemon_of_a_broker_without_mqtt_5_is_killed() {
     if mosquitto().is_some() {
-        let (_old, site) = Old::site(Manner::Refuses, "", "");
+        let (_proxy, site) = Mqtt311Proxy::site(ConnectReply::Refuse, "", "");
         kills_of_the_daemon(site);
     }
 }
 
 #[test]
-fn what_is_missing_without_mqtt_5_is_said() {
+fn features_missing_without_mqtt_5_are_reported() {
     if mosquitto().is_none() {
         return;
     }
-    for manner in [
-        Manner::Refuses,
-        Manner::Closes,
-        Manner::Chokes,
-        Manner::Mute,
+    for reply in [
+        ConnectReply::Refuse,
+        ConnectReply::Close,
+        ConnectReply::HangAtWill,
+        ConnectReply::Hang,
     ] {
-        let (old, site) = Old::site(manner, "", "");
-        site.station.drop_image(0);
+        let (proxy, site) = Mqtt311Proxy::site(reply, "", "");
+        site.daemon.drop_image(0);
         site.wait_for_results(1);
         let info = site.retained("info");
         assert_eq!(info["protocol"], "3.1.1");
@@ -134,7 +134,7 @@ fn what_is_missing_without_mqtt_5_is_said() {
         for word in ["refusal_reasons", "packet_limit", "response_topic"] {
             assert!(missing.contains(&word.into()), "{missing:?}");
         }
-        let (code, said) = site.station.ask(&["doctor"]);
+        let (code, said) = site.daemon.cli(&["doctor"]);
         let line = said.lines().find(|line| line.contains("broker 127"));
         let line = line.unwrap_or_else(|| panic!("{said}"));
         assert!(
@@ -143,15 +143,15 @@ fn what_is_missing_without_mqtt_5_is_said() {
         );
         assert!(line.contains("retained messages; missing"), "{line}");
         assert_eq!(code, 0, "{said}");
-        // The next broker has it.
-        *old.manner.lock().unwrap() = Manner::Speaks;
+        // The broker is upgraded.
+        *proxy.reply.lock().unwrap() = ConnectReply::Accept;
         let mut site = site;
         site.broker.signal("-TERM");
         site.broker.0.wait().unwrap();
         site.restart_broker();
-        wait_for("MQTT 5", PATIENCE, || protocol(&site) == "5");
+        wait_for("MQTT 5", || protocol(&site) == "5");
         assert_eq!(site.retained("info")["missing"], json!([]));
-        site.settle(1, 0);
+        site.assert_published(1, 0);
     }
 }
 
@@ -161,17 +161,17 @@ fn a_broker_with_mqtt_5_keeps_it_though_it_hangs_at_first() {
         return;
     }
     let mut site = Site::new("", "");
-    site.station.wait_for_word("connected to the broker");
-    site.station.kill_daemon();
+    site.daemon.wait_for_log("connected to the broker");
+    site.daemon.kill();
     site.broker.signal("-STOP");
-    site.station.start_daemon();
-    site.station.drop_image(0);
-    // Two seconds for MQTT 5, two to ask, and then 3.1.1.
+    site.daemon.start();
+    site.daemon.drop_image(0);
+    // The daemon waits two seconds for MQTT 5, asks once more for two, and would then try 3.1.1.
     sleep(Duration::from_secs(6));
     site.broker.signal("-CONT");
     site.wait_for_results(1);
-    assert_eq!(protocol(&site), "5", "{}", site.station.log());
-    site.settle(1, 0);
+    assert_eq!(protocol(&site), "5", "{}", site.daemon.log());
+    site.assert_published(1, 0);
 }
 
 #[test]
@@ -179,17 +179,16 @@ fn a_broker_without_mqtt_5_is_refused_where_nothing_else_is_allowed() {
     if mosquitto().is_none() {
         return;
     }
-    let (old, site) = Old::site(Manner::Refuses, "", "protocol = \"5\"");
-    site.station
-        .wait_for_word("the broker does not speak MQTT 5");
-    site.station.wait_for_word("set it to \\\"auto\\\"");
-    *old.manner.lock().unwrap() = Manner::Speaks;
-    site.station.drop_image(0);
+    let (proxy, site) = Mqtt311Proxy::site(ConnectReply::Refuse, "", "protocol = \"5\"");
+    site.daemon.wait_for_log("the broker does not speak MQTT 5");
+    site.daemon.wait_for_log("set it to \\\"auto\\\"");
+    *proxy.reply.lock().unwrap() = ConnectReply::Accept;
+    site.daemon.drop_image(0);
     site.wait_for_results(1);
-    site.settle(1, 0);
+    site.assert_published(1, 0);
 }
 
-/// Many at once: this MQTT has no receive maximum.
+/// Many requests arrive at once, because MQTT 3.1.1 has no receive maximum.
 #[test]
 fn requests_come_without_mqtt_5() {
     const IMAGES: usize = 30;
@@ -197,8 +196,8 @@ fn requests_come_without_mqtt_5() {
         return;
     }
     let extra = "requests = [\"replay\", \"segment\"]\nrequest_max_bytes = 2000";
-    let (_old, site) = Old::site(Manner::Refuses, "", extra);
-    site.station.wait_for_word("requests are taken");
+    let (_proxy, site) = Mqtt311Proxy::site(ConnectReply::Refuse, "", extra);
+    site.daemon.wait_for_log("requests are taken");
     let ask = |verb: &str, more: &[&str]| {
         let mut publish = Command::new("mosquitto_pub");
         publish.args(["-p", &site.port().to_string(), "-q", "1"]);
@@ -227,52 +226,51 @@ fn requests_come_without_mqtt_5() {
         hear
     };
     assert!(hear("1").arg("-E").status().unwrap().success());
-    site.station.signal_daemon("-STOP");
+    site.daemon.signal("-STOP");
     for number in 0..IMAGES {
-        let file = site.station.image_file(number);
+        let file = site.daemon.image_file(number);
         ask("segment", &["-f", file.to_str().unwrap()]);
     }
-    site.station.signal_daemon("-CONT");
+    site.daemon.signal("-CONT");
     site.wait_for_results(IMAGES);
     let output = hear(&IMAGES.to_string()).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let all = text
         .lines()
         .filter(|line| line.contains("\"status\":\"ok\""));
-    assert_eq!(all.count(), IMAGES, "{text}\n{}", site.station.log());
+    assert_eq!(all.count(), IMAGES, "{text}\n{}", site.daemon.log());
 
-    site.station.wait_until_published();
-    let first = site.lines.lock().unwrap().len();
+    site.daemon.wait_until_published();
+    let first = site.payloads.lock().unwrap().len();
     ask("replay", &["-m", "{\"from_seq\":1}"]);
-    wait_for("the replay", PATIENCE, || {
-        site.lines.lock().unwrap().len() >= first + IMAGES
+    wait_for("the replay", || {
+        site.payloads.lock().unwrap().len() >= first + IMAGES
     });
-    let again = site.lines.lock().unwrap()[first..].to_vec();
+    let again = site.payloads.lock().unwrap()[first..].to_vec();
     for line in again {
         let result: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(result["replay"], true, "{line}");
     }
-    // It was asked for at some time, and the broker gives it to whoever comes.
-    site.settle(IMAGES, 0);
+    site.assert_published(IMAGES, 0);
 }
 
-/// Words in the log and from `doctor`; then the broker has it after all.
-fn is_said_and_healed(broker_extra: &str, words: &[&str]) -> Site {
-    let door = free_port();
-    let mut site = Site::with_broker(broker_extra, &http::section(door));
-    site.station.drop_image(0);
+/// Asserts that log, `doctor` and `/readyz` name the problem, and then configures the broker without it.
+fn is_reported_and_recovers(broker_extra: &str, words: &[&str]) -> Site {
+    let http_port = free_port();
+    let mut site = Site::with_broker(broker_extra, &http::config_section(http_port));
+    site.daemon.drop_image(0);
     let needed = [&["until an operator helps"], words].concat();
-    wait_for("the words", PATIENCE, || site.station.said(&needed) > 0);
-    let (code, said) = site.station.ask(&["doctor"]);
+    wait_for("the log line", || site.daemon.n_log_lines(&needed) > 0);
+    let (code, said) = site.daemon.cli(&["doctor"]);
     let line = said.lines().find(|line| line.contains("broker 127"));
     let line = line.unwrap_or_else(|| panic!("{said}"));
     assert!(line.starts_with("FAIL") && code != 0, "{line}");
     assert!(words.iter().all(|word| line.contains(word)), "{line}");
-    let (_, ready) = http::get(door, "/readyz").unwrap();
+    let (_, ready) = http::get(http_port, "/readyz").unwrap();
     for part in [&["\"state\":\"error\"", "mqtt_refused"], words].concat() {
         assert!(ready.contains(part), "{part}: {ready}");
     }
-    site.change_broker("");
+    site.reconfigure_broker("");
     site
 }
 
@@ -280,16 +278,16 @@ fn is_said_and_healed(broker_extra: &str, words: &[&str]) -> Site {
 fn a_broker_without_retained_messages_is_told_which_setting_it_needs() {
     if mosquitto().is_some() {
         let words = ["retained messages", "retain_available true"];
-        is_said_and_healed("retain_available false", &words).settle(1, 0);
+        is_reported_and_recovers("retain_available false", &words).assert_published(1, 0);
     }
 }
 
 #[test]
 fn a_broker_without_qos_1_is_told_which_setting_it_needs() {
     if mosquitto().is_some() {
-        let mut site = is_said_and_healed("max_qos 0", &["QoS 1", "max_qos"]);
+        let mut site = is_reported_and_recovers("max_qos 0", &["QoS 1", "max_qos"]);
         // The subscriber was granted QoS 0 and may have missed it.
-        let ledger = site.station.close();
+        let ledger = site.daemon.drain();
         assert!(ledger.contains("published 1 + pending 0"), "{ledger}");
     }
 }
@@ -301,14 +299,14 @@ fn plain_mqtt_at_a_port_for_tls_is_named() {
     }
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new(folder.path(), "authority");
-    let broker = authority.vouch("broker");
+    let broker = authority.issue("broker");
     let port = free_port();
-    let site = Site::at(port, &tls::listener(port, &authority, &broker), "");
+    let site = Site::at(port, &mosquitto_listener(port, &authority, &broker), "");
     let words = ["the broker's port answers in TLS", "[mqtt.tls]"];
-    wait_for("the words", PATIENCE, || site.station.said(&words) > 0);
+    wait_for("the log line", || site.daemon.n_log_lines(&words) > 0);
 }
 
-/// Its limit is not known: what is above it ends in quarantine, and `inline_max_bytes` is the remedy.
+/// MQTT 3.1.1 does not announce the limit: a larger message ends in quarantine, and `inline_max_bytes` is the remedy.
 #[test]
 fn results_above_the_limit_of_a_broker_without_mqtt_5_block_no_other() {
     if mosquitto().is_none() {
@@ -316,45 +314,45 @@ fn results_above_the_limit_of_a_broker_without_mqtt_5_block_no_other() {
     }
     // The masks of these images take about 1300 bytes, the rest of a result 900.
     let limit = "max_packet_size 1500";
-    let (_old, mut site) = Old::site(Manner::Refuses, limit, "strikes_max = 2");
-    site.station.drop_striped_image(100, 160);
-    (0..10).for_each(|number| site.station.drop_image(number));
+    let (_proxy, mut site) = Mqtt311Proxy::site(ConnectReply::Refuse, limit, "strikes_max = 2");
+    site.daemon.drop_striped_image(100, 160);
+    (0..10).for_each(|number| site.daemon.drop_image(number));
     site.wait_for_results(10);
-    wait_for("the quarantine", PATIENCE, || {
-        let books = site.station.ask(&["ledger", "show"]).1;
-        books.contains("\"quarantined\":1")
+    wait_for("the quarantine", || {
+        let ledger = site.daemon.cli(&["ledger", "show"]).1;
+        ledger.contains("\"quarantined\":1")
     });
-    site.station.stop_daemon();
-    site.station
+    site.daemon.stop();
+    site.daemon
         .replace_in_config("strikes_max = 2", "inline_max_bytes = 1024");
-    site.station.start_daemon();
-    site.station.drop_striped_image(101, 160);
+    site.daemon.start();
+    site.daemon.drop_striped_image(101, 160);
     site.wait_for_results(11);
-    site.settle(11, 1);
+    site.assert_published(11, 1);
 }
 
-/// Both keep all their results, and both ask for the other.
+/// Both publish all their results, and both log that another client may have their name.
 #[test]
-fn two_boxes_of_one_name_ask_for_each_other() {
+fn two_clients_of_one_name_are_reported_by_both() {
     if mosquitto().is_none() {
         return;
     }
-    for manner in [Manner::Refuses, Manner::Speaks] {
-        let (old, site) = Old::site(manner, "", "");
-        let mut other = Station::new(old.port, "");
-        other.start_daemon();
+    for reply in [ConnectReply::Refuse, ConnectReply::Accept] {
+        let (proxy, site) = Mqtt311Proxy::site(reply, "", "");
+        let mut other = Daemon::new(proxy.port, "");
+        other.start();
         for number in 0..10 {
-            site.station.drop_image(number);
+            site.daemon.drop_image(number);
             other.drop_image(100 + number);
             sleep(Duration::from_millis(100));
         }
         let words = ["is there another client called box-1?"];
-        for station in [&site.station, &other] {
-            wait_for("the question", PATIENCE, || station.said(&words) > 0);
+        for daemon in [&site.daemon, &other] {
+            wait_for("the log line", || daemon.n_log_lines(&words) > 0);
         }
         site.wait_for_results(20);
-        let ledger = other.close();
+        let ledger = other.drain();
         assert!(ledger.contains("published 10 + pending 0"), "{ledger}");
-        site.settle(20, 0);
+        site.assert_published(20, 0);
     }
 }

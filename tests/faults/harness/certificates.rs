@@ -1,4 +1,4 @@
-//! Authorities and what they vouch for, made for one test.
+//! Certificate authorities and the certificates that they issue, made for one test.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,12 +9,14 @@ use rcgen::{
     date_time_ymd,
 };
 
+/// A certificate authority.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate, in PEM form.
     pub(crate) file: PathBuf,
 }
 
-/// Files in PEM form.
+/// A certificate and its private key, as files in PEM form.
 pub(crate) struct Identity {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
@@ -27,7 +29,7 @@ fn params(name: &str) -> CertificateParams {
     params
 }
 
-/// mosquitto gives up root's rights and reads these all the same.
+/// mosquitto drops root's rights before it reads these files.
 fn write(path: &Path, text: &str) {
     let folder = path.parent().unwrap();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
@@ -47,12 +49,12 @@ impl Authority {
         }
     }
 
-    pub(crate) fn vouch(&self, name: &str) -> Identity {
-        self.vouch_until(name, 2100)
+    pub(crate) fn issue(&self, name: &str) -> Identity {
+        self.issue_until(name, 2100)
     }
 
-    /// Until the first day of a year.
-    pub(crate) fn vouch_until(&self, name: &str, year: i32) -> Identity {
+    /// The certificate is valid until the first day of a year.
+    pub(crate) fn issue_until(&self, name: &str, year: i32) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = params(name);
         params.not_before = date_time_ymd(2015, 1, 1);
@@ -70,8 +72,8 @@ impl Authority {
 }
 
 impl Identity {
-    /// The keys of a section of the configuration.
-    pub(crate) fn keys(&self) -> String {
+    /// The keys for these files in a section of the daemon's configuration.
+    pub(crate) fn config_keys(&self) -> String {
         format!(
             "certificate_file = \"{}\"\nkey_file = \"{}\"\n",
             self.certificate.display(),
@@ -79,9 +81,19 @@ impl Identity {
         )
     }
 
-    /// These files hold another's from now on.
-    pub(crate) fn become_as(&self, other: &Self) {
+    /// Overwrites these files with those of another certificate.
+    pub(crate) fn replace_with(&self, other: &Self) {
         fs::copy(&other.certificate, &self.certificate).unwrap();
         fs::copy(&other.key, &self.key).unwrap();
     }
+}
+
+/// The configuration of a mosquitto listener that requires a certificate of every client.
+pub(crate) fn mosquitto_listener(port: u16, authority: &Authority, broker: &Identity) -> String {
+    format!(
+        "listener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true",
+        authority.file.display(),
+        broker.certificate.display(),
+        broker.key.display()
+    )
 }

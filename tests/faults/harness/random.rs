@@ -1,10 +1,10 @@
-//! Numbers for a test, the same in every run.
+//! A seeded random number generator, so that a test does the same in every run.
 
-/// Splitmix64.
+/// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub(crate) fn number(&mut self) -> u64 {
+    pub(crate) fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -13,10 +13,10 @@ impl Random {
     }
 
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
-        self.number() % limit
+        self.next_u64() % limit
     }
 
     pub(crate) fn coin(&mut self) -> bool {
-        self.number() & 1 == 1
+        self.next_u64() & 1 == 1
     }
 }

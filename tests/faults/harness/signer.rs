@@ -1,4 +1,5 @@
-//! Signed bundles of two kinds, and a box that trusts who signed them.
+//! Signed bundles of two kinds, and a daemon that trusts their key. `bright` bundles find the bright part of an image,
+//! `dark` ones the rest.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,15 +10,15 @@ use contract::{LabelMap, Manifest};
 use minisign::KeyPair;
 use serde_json::Value;
 
-use crate::sample_bundle;
-use crate::site::Site;
-use crate::station::Station;
+use crate::harness::daemon::Daemon;
+use crate::harness::site::Site;
+use tests::sample_bundle;
 
-/// Sides of the images that a station drops: the bright part is the smaller one.
+/// Half of the pixels of [`Daemon::drop_image`], whose bright part is the smaller one.
 const HALF_PX: u64 = 40 * 40 / 2;
 pub(crate) const GRAPH: &str = "model.onnx";
 
-/// Who signs.
+/// A key that signs bundles.
 pub(crate) struct Signer(KeyPair);
 
 impl Signer {
@@ -31,8 +32,8 @@ impl Signer {
         fs::write(bundle.join(SIGNATURE), signed.to_string()).unwrap();
     }
 
-    /// Version `<counter>.0.0`; one that is inverted finds what is dark.
-    pub(crate) fn bundle(&self, folder: &Path, counter: u64, inverted: bool) -> PathBuf {
+    /// Makes and signs version `<counter>.0.0`; an inverted one finds the dark part.
+    pub(crate) fn make_bundle(&self, folder: &Path, counter: u64, inverted: bool) -> PathBuf {
         let bundle = folder.join(format!("bundle-{counter}"));
         fs::create_dir(&bundle).unwrap();
         let mut manifest = sample_bundle::write(&bundle);
@@ -49,12 +50,12 @@ impl Signer {
         bundle
     }
 
-    pub(crate) fn section(&self) -> String {
+    pub(crate) fn config_section(&self) -> String {
         format!("[models]\ntrusted_keys = [\"{}\"]\n", self.0.pk.to_base64())
     }
 }
 
-/// Changes the sign of weights and biases, and expects the rest of the golden image.
+/// Negates weights and biases, and replaces the golden mask by its complement.
 fn invert(bundle: &Path) {
     let mut graph = fs::read(bundle.join(GRAPH)).unwrap();
     let third = 10.0_f32 / 3.0;
@@ -88,48 +89,51 @@ fn invert(bundle: &Path) {
     fs::write(bundle.join(GOLDEN_MASK), json).unwrap();
 }
 
+/// The digest of the bundle's manifest.
 pub(crate) fn digest(bundle: &Path) -> String {
     Manifest::parse(&fs::read(bundle.join(MANIFEST)).unwrap())
         .unwrap()
         .digest
 }
 
-/// A box that trusts one signer, whose configured bundle has counter 1 and finds what is bright.
-pub(crate) fn station(port: u16, signer: &Signer, extra: &str) -> Station {
-    let station = Station::new(
+/// A daemon that trusts one signer; its configured bundle has counter 1 and finds the bright part.
+pub(crate) fn trusting_daemon(port: u16, signer: &Signer, extra: &str) -> Daemon {
+    let daemon = Daemon::new(
         port,
-        &format!("health_interval_s = 1\n{}{extra}", signer.section()),
+        &format!("health_interval_s = 1\n{}{extra}", signer.config_section()),
     );
-    signer.sign(&station.path().join("bundle"));
-    station
+    signer.sign(&daemon.path().join("bundle"));
+    daemon
 }
 
-pub(crate) fn install(station: &Station, bundle: &Path) -> (i32, String) {
-    station.ask(&["models", "install", bundle.to_str().unwrap()])
+pub(crate) fn install(daemon: &Daemon, bundle: &Path) -> (i32, String) {
+    daemon.cli(&["models", "install", bundle.to_str().unwrap()])
 }
 
-pub(crate) fn must(station: &Station, arguments: &[&str]) -> String {
-    let (code, text) = station.ask(arguments);
+/// Runs a command that has to succeed; gives what it printed.
+pub(crate) fn cli_ok(daemon: &Daemon, arguments: &[&str]) -> String {
+    let (code, text) = daemon.cli(arguments);
     assert_eq!(code, 0, "{arguments:?}: {text}");
     text
 }
 
-pub(crate) fn slot(station: &Station) -> Value {
-    serde_json::from_str(&must(station, &["models", "list", "--json"])).unwrap()
+/// What `models list` says about the only slot.
+pub(crate) fn slot(daemon: &Daemon) -> Value {
+    serde_json::from_str(&cli_ok(daemon, &["models", "list", "--json"])).unwrap()
 }
 
-/// Every result has the mask of the model that it names.
-pub(crate) fn right_models(site: &Site, bright: &str, dark: &str) -> (usize, usize) {
+/// Asserts that every result has the mask of the model that it names; gives the number of results of each model.
+pub(crate) fn count_by_model(site: &Site, bright: &str, dark: &str) -> (usize, usize) {
     let (mut n_bright, mut n_dark) = (0, 0);
-    for line in site.lines.lock().unwrap().iter() {
+    for line in site.payloads.lock().unwrap().iter() {
         let report: Value = serde_json::from_str(line).unwrap();
         let area = report["instances"][0]["area_px"].as_u64().unwrap();
-        let named = report["model"]["digest"].as_str().unwrap();
+        let model = report["model"]["digest"].as_str().unwrap();
         if area < HALF_PX {
-            assert_eq!(named, bright, "{line}");
+            assert_eq!(model, bright, "{line}");
             n_bright += 1;
         } else {
-            assert_eq!(named, dark, "{line}");
+            assert_eq!(model, dark, "{line}");
             n_dark += 1;
         }
     }

@@ -3,21 +3,13 @@
 //! other seeds and sizes pass too.
 #![expect(clippy::unwrap_used, reason = "a test may fail by unwrapping")]
 
-#[path = "reference/decoders.rs"]
 mod decoders;
-#[path = "reference/encoders.rs"]
 mod encoders;
-#[path = "reference/fixture.rs"]
 mod fixture;
-#[path = "reference/full_size.rs"]
 mod full_size;
-#[path = "reference/losses.rs"]
 mod losses;
-#[path = "reference/pixels.rs"]
 mod pixels;
-#[path = "reference/training.rs"]
 mod training;
-#[path = "reference/vit.rs"]
 mod vit;
 
 use fixture::{Fixture, Folder};
@@ -84,7 +76,7 @@ fn inventory() {
 #[test]
 fn full_size_forward() {
     let rows: serde_json::Value =
-        serde_json::from_str(include_str!("golden/full_size_forward.json")).unwrap();
+        serde_json::from_str(include_str!("../golden/full_size_forward.json")).unwrap();
     for row in rows.as_array().unwrap() {
         full_size::forward(row);
         println!("as the reference: {} {}", row["encoder"], row["method"]);
@@ -109,7 +101,7 @@ fn stock_vit_h_forward() {
 
 fn stock_forward(encoder: &str) {
     let rows: serde_json::Value =
-        serde_json::from_str(include_str!("golden/stock_forward.json")).unwrap();
+        serde_json::from_str(include_str!("../golden/stock_forward.json")).unwrap();
     let mut rows = rows.as_array().unwrap().iter();
     full_size::stock_forward(rows.find(|row| row["encoder"] == encoder).unwrap());
 }

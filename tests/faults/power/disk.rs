@@ -1,27 +1,27 @@
-//! What is on a disk after a power cut: POSIX's promises about what the daemon asked for, as `preload.c` wrote it down.
+//! A simulated disk: applies the operations that `preload.c` recorded, and gives what POSIX guarantees after a power cut.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::random::Random;
+use crate::harness::random::Random;
 
-/// What a disk writes whole.
+/// The bytes that a disk writes atomically.
 const SECTOR: usize = 512;
 
-/// What the daemon asked for; `end` is where its entry ends in the record.
-pub(crate) struct Entry {
-    operation: u32,
+/// A recorded file operation; `end` is where its entry ends in the record.
+pub(super) struct Operation {
+    code: u32,
     descriptor: u32,
     number: u64,
     path: PathBuf,
     to: PathBuf,
     data: Vec<u8>,
-    pub(crate) end: usize,
+    pub(super) end: usize,
 }
 
-/// As `preload.c` has them.
-mod operation {
+/// The same numbers as in `preload.c`.
+mod code {
     pub(super) const OPEN: u32 = 1;
     pub(super) const CLOSE: u32 = 2;
     pub(super) const WRITE: u32 = 3;
@@ -36,8 +36,8 @@ mod operation {
 const O_CREAT: u64 = 0o100;
 const O_TRUNC: u64 = 0o1000;
 
-/// A last entry that the kill cut off is left out.
-pub(crate) fn read(record: &[u8]) -> Vec<Entry> {
+/// Parses the record; a last entry that the kill cut off is left out.
+pub(super) fn read(record: &[u8]) -> Vec<Operation> {
     let mut entries = Vec::new();
     let mut rest = record;
     let mut take = |n: usize| {
@@ -56,8 +56,8 @@ pub(crate) fn read(record: &[u8]) -> Vec<Entry> {
             };
             let ((path, _), (to, _), (data, end)) = (text()?, text()?, text()?);
             let path_of = |bytes: Vec<u8>| PathBuf::from(String::from_utf8(bytes).unwrap());
-            Some(Entry {
-                operation: short(&head[..4]),
+            Some(Operation {
+                code: short(&head[..4]),
                 descriptor: short(&head[4..8]),
                 number: long(&head[8..]),
                 path: path_of(path),
@@ -73,7 +73,7 @@ pub(crate) fn read(record: &[u8]) -> Vec<Entry> {
     }
 }
 
-/// What a name stands for: a folder of this path, or a file by its number.
+/// What a name refers to: the folder at its path, or a file by its index.
 #[derive(Clone, Copy, PartialEq)]
 enum Node {
     Folder,
@@ -83,23 +83,23 @@ enum Node {
 #[derive(Default)]
 struct Folder {
     flushed: BTreeMap<String, Node>,
-    /// Since then, in order.
-    since: Vec<Step>,
+    /// Changes since the last flush, in order.
+    unflushed: Vec<EntryChange>,
 }
 
-/// A name's change; `None` is gone. Both halves of a rename have one number: a file system without a journal, which
-/// could do one and lose the other, is none to put a box on.
+/// A change of a folder's entry; `None` removes it. Both halves of a rename have one number, because a file system
+/// without a journal, which could lose one of them, is not supported.
 #[derive(Clone)]
-struct Step {
+struct EntryChange {
     name: String,
     node: Option<Node>,
     number: usize,
 }
 
 #[derive(Default)]
-struct Content {
+struct FileContent {
     flushed: Vec<u8>,
-    since: Vec<Change>,
+    unflushed: Vec<Change>,
 }
 
 #[derive(Clone)]
@@ -108,29 +108,29 @@ enum Change {
     Truncate(usize),
 }
 
-pub(crate) struct Disk {
+pub(super) struct Disk {
     root: PathBuf,
     folders: BTreeMap<PathBuf, Folder>,
-    files: Vec<Content>,
+    files: Vec<FileContent>,
     open: HashMap<u32, (PathBuf, Option<Node>)>,
     n_steps: usize,
 }
 
 impl Folder {
-    fn now(&self, name: &str) -> Option<Node> {
-        let last = self.since.iter().rev().find(|step| step.name == name);
+    fn current(&self, name: &str) -> Option<Node> {
+        let last = self.unflushed.iter().rev().find(|step| step.name == name);
         last.map_or_else(|| self.flushed.get(name).copied(), |step| step.node)
     }
 }
 
-fn put(entries: &mut BTreeMap<String, Node>, step: Step) {
+fn apply_entry_change(entries: &mut BTreeMap<String, Node>, step: EntryChange) {
     match step.node {
         Some(node) => entries.insert(step.name, node),
         None => entries.remove(&step.name),
     };
 }
 
-fn change(bytes: &mut Vec<u8>, change: Change) {
+fn apply_change(bytes: &mut Vec<u8>, change: Change) {
     match change {
         Change::Write(at, data) => {
             if bytes.len() < at + data.len() {
@@ -143,8 +143,8 @@ fn change(bytes: &mut Vec<u8>, change: Change) {
 }
 
 impl Disk {
-    /// All that lies there, flushed.
-    pub(crate) fn of(root: &Path) -> Self {
+    /// A disk with everything below `root`, all of it flushed.
+    pub(super) fn load(root: &Path) -> Self {
         let mut disk = Self {
             root: root.to_owned(),
             folders: BTreeMap::new(),
@@ -152,22 +152,22 @@ impl Disk {
             open: HashMap::new(),
             n_steps: 0,
         };
-        disk.take_over(root);
+        disk.load_folder(root);
         disk
     }
 
-    fn take_over(&mut self, path: &Path) {
+    fn load_folder(&mut self, path: &Path) {
         let mut folder = Folder::default();
         for entry in fs::read_dir(path).unwrap() {
             let (path, name) = split(&entry.unwrap().path());
             let whole = path.join(&name);
             let node = if whole.is_dir() {
-                self.take_over(&whole);
+                self.load_folder(&whole);
                 Node::Folder
             } else {
-                self.files.push(Content {
+                self.files.push(FileContent {
                     flushed: fs::read(&whole).unwrap(),
-                    since: Vec::new(),
+                    unflushed: Vec::new(),
                 });
                 Node::File(self.files.len() - 1)
             };
@@ -177,7 +177,7 @@ impl Disk {
     }
 
     /// Name and content of the flushed files of a folder.
-    pub(crate) fn contents(&self, folder: &str) -> Vec<(String, Vec<u8>)> {
+    pub(super) fn contents(&self, folder: &str) -> Vec<(String, Vec<u8>)> {
         let folder = &self.folders[&self.root.join(folder)].flushed;
         let files = folder.iter().filter_map(|(name, node)| match node {
             Node::File(number) => Some((name.clone(), self.files[*number].flushed.clone())),
@@ -188,27 +188,27 @@ impl Disk {
 
     fn node(&self, path: &Path) -> Option<Node> {
         let (folder, name) = split(path);
-        self.folders.get(&folder)?.now(&name)
+        self.folders.get(&folder)?.current(&name)
     }
 
     fn set(&mut self, path: &Path, node: Option<Node>) {
         let (folder, name) = split(path);
         let folder = self.folders.get_mut(&folder);
-        let folder = folder.expect("its folder was made before");
+        let folder = folder.expect("the folder was created before");
         let number = self.n_steps;
-        folder.since.push(Step { name, node, number });
+        folder.unflushed.push(EntryChange { name, node, number });
     }
 
-    pub(crate) fn apply(&mut self, entry: &Entry) {
+    pub(super) fn apply(&mut self, entry: &Operation) {
         self.n_steps += 1;
-        match entry.operation {
-            operation::OPEN => self.open_file(entry),
-            operation::CLOSE => {
+        match entry.code {
+            code::OPEN => self.open_file(entry),
+            code::CLOSE => {
                 self.open.remove(&entry.descriptor);
             }
-            operation::WRITE | operation::TRUNCATE => {
+            code::WRITE | code::TRUNCATE => {
                 let number = entry.number as usize;
-                let change = if entry.operation == operation::WRITE {
+                let change = if entry.code == code::WRITE {
                     Change::Write(number, entry.data.clone())
                 } else {
                     Change::Truncate(number)
@@ -216,17 +216,17 @@ impl Disk {
                 let Some((_, Some(Node::File(file)))) = self.open.get(&entry.descriptor) else {
                     panic!("a write to a file that was never opened");
                 };
-                self.files[*file].since.push(change);
+                self.files[*file].unflushed.push(change);
             }
-            operation::SYNC => self.flush(entry.descriptor),
-            operation::RENAME => {
+            code::SYNC => self.flush(entry.descriptor),
+            code::RENAME => {
                 let node = self.node(&entry.path);
                 assert!(node != Some(Node::Folder), "a folder is renamed");
                 self.set(&entry.to, node);
                 self.set(&entry.path, None);
             }
-            operation::UNLINK | operation::RMDIR => self.set(&entry.path, None),
-            operation::MKDIR => {
+            code::UNLINK | code::RMDIR => self.set(&entry.path, None),
+            code::MKDIR => {
                 self.set(&entry.path, Some(Node::Folder));
                 self.folders.insert(entry.path.clone(), Folder::default());
             }
@@ -234,17 +234,17 @@ impl Disk {
         }
     }
 
-    fn open_file(&mut self, entry: &Entry) {
+    fn open_file(&mut self, entry: &Operation) {
         let mut node = self.node(&entry.path);
         if node.is_none() && entry.number & O_CREAT != 0 {
-            self.files.push(Content::default());
+            self.files.push(FileContent::default());
             node = Some(Node::File(self.files.len() - 1));
             self.set(&entry.path, node);
         }
         if let Some(Node::File(file)) = node
             && entry.number & O_TRUNC != 0
         {
-            self.files[file].since.push(Change::Truncate(0));
+            self.files[file].unflushed.push(Change::Truncate(0));
         }
         self.open
             .insert(entry.descriptor, (entry.path.clone(), node));
@@ -254,70 +254,71 @@ impl Disk {
         let (path, node) = &self.open[&descriptor];
         if let Some(Node::File(file)) = node {
             let content = &mut self.files[*file];
-            for step in std::mem::take(&mut content.since) {
-                change(&mut content.flushed, step);
+            for step in std::mem::take(&mut content.unflushed) {
+                apply_change(&mut content.flushed, step);
             }
         } else {
             let folder = self.folders.get_mut(path).expect("an open folder is known");
-            for step in std::mem::take(&mut folder.since) {
-                put(&mut folder.flushed, step);
+            for step in std::mem::take(&mut folder.unflushed) {
+                apply_entry_change(&mut folder.flushed, step);
             }
         }
     }
 
-    /// Writes what is left into `target`; with luck some of what was not flushed.
-    pub(crate) fn after_a_cut(&self, mut luck: Option<&mut Random>, target: &Path) {
+    /// Writes what a power cut leaves into `target`: all that was flushed, and with `random` some of the rest.
+    pub(super) fn write_after_power_cut(&self, mut random: Option<&mut Random>, target: &Path) {
         let steps = 0..=self.n_steps;
-        let chosen: Vec<bool> = match &mut luck {
+        let chosen: Vec<bool> = match &mut random {
             Some(random) => steps.map(|_| random.coin()).collect(),
             None => Vec::new(),
         };
-        self.write_folder((&self.root, target), &chosen, &mut luck);
+        self.write_folder((&self.root, target), &chosen, &mut random);
     }
 
     fn write_folder(
         &self,
         (path, target): (&Path, &Path),
         chosen: &[bool],
-        luck: &mut Option<&mut Random>,
+        random: &mut Option<&mut Random>,
     ) {
         fs::create_dir_all(target).unwrap();
         let folder = &self.folders[path];
         let mut entries = folder.flushed.clone();
-        if luck.is_some() {
-            let lucky = folder.since.iter().filter(|step| chosen[step.number]);
-            lucky.for_each(|step| put(&mut entries, step.clone()));
+        if random.is_some() {
+            let written = folder.unflushed.iter().filter(|step| chosen[step.number]);
+            written.for_each(|step| apply_entry_change(&mut entries, step.clone()));
         }
         for (name, node) in entries {
             match node {
                 Node::Folder => {
                     let below = (&*path.join(&name), &*target.join(&name));
-                    self.write_folder(below, chosen, luck);
+                    self.write_folder(below, chosen, random);
                 }
                 Node::File(file) => {
-                    fs::write(target.join(&name), self.files[file].left(luck)).unwrap();
+                    fs::write(target.join(&name), self.files[file].after_power_cut(random))
+                        .unwrap();
                 }
             }
         }
     }
 }
 
-impl Content {
-    fn left(&self, luck: &mut Option<&mut Random>) -> Vec<u8> {
+impl FileContent {
+    fn after_power_cut(&self, random: &mut Option<&mut Random>) -> Vec<u8> {
         let mut bytes = self.flushed.clone();
-        let Some(random) = luck else { return bytes };
-        for step in &self.since {
+        let Some(random) = random else { return bytes };
+        for step in &self.unflushed {
             match step {
-                Change::Truncate(_) if random.coin() => change(&mut bytes, step.clone()),
+                Change::Truncate(_) if random.coin() => apply_change(&mut bytes, step.clone()),
                 Change::Truncate(_) => {}
                 Change::Write(at, data) => {
-                    // Sectors of one write reach the disk in any order.
+                    // The sectors of one write reach the disk in any order.
                     let sectors = (at / SECTOR)..=((at + data.len()) / SECTOR);
                     for sector in sectors.filter(|_| random.coin()) {
                         let from = (sector * SECTOR).max(*at);
                         let to = ((sector + 1) * SECTOR).min(at + data.len());
                         let part = data[from - at..to.max(from) - at].to_vec();
-                        change(&mut bytes, Change::Write(from, part));
+                        apply_change(&mut bytes, Change::Write(from, part));
                     }
                 }
             }
