@@ -4,7 +4,7 @@
 #
 # Seen with rumqttc 0.25.1, its client for MQTT 3.1.1 as for MQTT 5, without a clean start: a broker acknowledges 10 of 60
 # publishes, hangs, and returns with "no session", as one does that was killed before it saved its sessions. Of 100 publishes
-# that the client took, 50 never reach the broker. The one error is that of the broken connection.
+# that the client accepted, 50 never arrive. The error that the caller gets is that of the broken connection.
 # What it means here: the outbox on disk is the truth. Its messages are forgotten on PUBACK only, and whatever was in flight
 # when a connection ended is handed to the client anew.
 # Needs cargo.
