@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
-use nets::image_encoder_vit::Tape;
+use nets::image_encoder_vit::checkpointing::Tape;
 use nets::optimizer::AdamW;
 use nets::params::Loaded;
 use sha2::{Digest, Sha256};
