@@ -6,8 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::Image;
 use crate::intensity::{self, Normalize, Window};
-use crate::mask::LabelMap;
-use crate::mask::Logits;
+use crate::mask::{LabelMap, Logits};
 use crate::resample;
 use crate::vector::vectorized;
 

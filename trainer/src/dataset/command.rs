@@ -3,8 +3,7 @@
 use anyhow::Result;
 
 use super::index::{self, Options};
-use super::phantom;
-use super::{Dataset, Split, SplitRule, write_list};
+use super::{Dataset, Split, SplitRule, phantom, write_list};
 use crate::cli::DatasetCommand;
 use crate::report;
 
