@@ -15,15 +15,14 @@
 //! Streams that end early are errors, never an image filled up.
 
 use dicom_dictionary_std::uids;
-use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
-use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
-use super::dicom::Photometric;
+use super::error::{DecodeError, unsupported_syntax};
+use super::format::Format;
 use super::jpeg::{self, Colour};
 #[cfg(feature = "jpeg-ls")]
 use super::jpeg_ls;
-use super::pixels::Layout;
-use super::{DecodeError, Format, deflated, jpeg_2000, rle};
+use super::pixels::{Layout, Photometric};
+use super::{deflated, jpeg_2000, rle};
 
 /// Transfer syntaxes whose frames are JPEG, JPEG-LS or JPEG 2000.
 const STREAMS: [&str; 11] = [
@@ -82,7 +81,7 @@ pub(super) fn decode(
         });
     }
     if !are_read(transfer_syntax) {
-        return Err(unsupported(transfer_syntax));
+        return Err(unsupported_syntax(transfer_syntax));
     }
     let size = jpeg::Size {
         rows: layout.rows,
@@ -199,24 +198,6 @@ fn decode_rle(frame: &[u8], layout: Layout) -> Result<(Vec<u8>, Layout), DecodeE
         ..layout
     };
     Ok((samples, layout))
-}
-
-pub(super) fn unsupported(transfer_syntax: &str) -> DecodeError {
-    let known = TransferSyntaxRegistry.get(transfer_syntax);
-    let name = known.map_or("unknown", |syntax| syntax.name());
-    // The UID comes from the file: print it only if it is one.
-    let is_uid = transfer_syntax
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let uid = if is_uid && transfer_syntax.len() <= 64 {
-        transfer_syntax
-    } else {
-        "(no uid)"
-    };
-    DecodeError::UnsupportedTransferSyntax {
-        uid: uid.into(),
-        name: name.into(),
-    }
 }
 
 fn malformed(detail: &str) -> DecodeError {

@@ -3,8 +3,9 @@
 
 use jpeg2k::{DecodeParameters, Image};
 
+use super::error::DecodeError;
+use super::format::Format;
 use super::jpeg::Size;
-use super::{DecodeError, Format};
 
 /// The samples of one stream, with its colour transform undone.
 pub(super) struct Decoded {

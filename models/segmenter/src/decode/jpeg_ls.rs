@@ -9,8 +9,9 @@ use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
 use dicom_encoding::transfer_syntax::{TransferSyntax, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
+use super::error::{DecodeError, unsupported_syntax};
+use super::format::Format;
 use super::pixels::Layout;
-use super::{DecodeError, Format, codecs};
 
 /// What the stream says of itself.
 struct Header {
@@ -96,7 +97,7 @@ pub(super) fn decode(frame: &[u8], layout: Layout) -> Result<(Vec<f32>, usize), 
         .get(uids::JPEGLS_LOSSLESS)
         .map(TransferSyntax::codec);
     let Some(Codec::EncapsulatedPixelData(Some(decoder), _)) = codec else {
-        return Err(codecs::unsupported(uids::JPEGLS_LOSSLESS));
+        return Err(unsupported_syntax(uids::JPEGLS_LOSSLESS));
     };
     let allocated = if header.precision > 8 { 16 } else { 8 };
     let stored = layout.stored.min(allocated);

@@ -6,8 +6,8 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
-use super::DecodeError;
 use super::attributes::present;
+use super::error::DecodeError;
 use super::pixels::Number;
 
 /// Stored values from `low` to `high` are padding. Of floating-point pixels NaN can be.

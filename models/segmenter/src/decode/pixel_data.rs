@@ -9,9 +9,10 @@ use dicom_encoding::transfer_syntax::{Codec, Endianness, TransferSyntax};
 use dicom_object::InMemDicomObject;
 
 use super::attributes::integer;
-use super::dicom::Photometric;
-use super::pixels::{Layout, ybr_to_rgb};
-use super::{DecodeError, Format, codecs, fragments};
+use super::error::DecodeError;
+use super::format::Format;
+use super::pixels::{Layout, Photometric, ybr_to_rgb};
+use super::{codecs, fragments};
 
 /// Where the frames' bytes come from.
 pub(super) enum PixelData<'a> {
