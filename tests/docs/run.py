@@ -11,9 +11,9 @@ What differs from a reader's machine:
 - Ports (PORTS) are replaced by free ones, in commands and in the files of config/ and docs/examples/.
 - `python3` is the Python that runs this script: .scanside/venv/bin/python has what the pages' programs import.
 
-A block that cannot be run here says why, as "sh no-run: REASON". Any other block needs a language, so that none is passed
-over; one whose language is followed by a path has to be that file's text. Messages that docs/troubleshooting.md quotes
-have to stand in the sources. Needs mosquitto, DCMTK, curl and openssl.
+A block that cannot be run here says why, as "sh no-run: REASON". Any other block needs a language, so that none is
+passed over; one whose language is followed by a path has to be that file's text. Messages that docs/troubleshooting.md
+quotes have to stand in the sources. Needs mosquitto, DCMTK, curl and openssl.
 """
 
 import argparse
@@ -297,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="all unless given")
     parser.add_argument("--binaries", type=Path, default=ROOT / "target/debug", help="folder of scansided and trainer")
-    parser.add_argument("--timeout", type=float, default=300.0, help="seconds that a command may take")
+    parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a command may take")
     parser.add_argument("--log", type=Path, help="folder for what each page's commands printed")
     arguments = parser.parse_args()
     pages = arguments.pages or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
