@@ -115,7 +115,7 @@ class Reader:
         self.bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=work,
-            env={**os.environ, "PATH": path, "NO_COLOR": "1"},
+            env={**os.environ, "PATH": path, "TMPDIR": str(work.parent)},
             stdin=subprocess.PIPE,
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
