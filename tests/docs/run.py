@@ -115,7 +115,7 @@ class Reader:
         self.bash = subprocess.Popen(
             ["bash", "--noprofile", "--norc"],
             cwd=work,
-            env={**os.environ, "PATH": path, "NO_COLOR": "1"},
+            env={**os.environ, "PATH": path, "TMPDIR": str(work.parent)},
             stdin=subprocess.PIPE,
             stdout=self.log.open("w"),
             stderr=subprocess.STDOUT,
@@ -300,6 +300,8 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds that a command may take")
     parser.add_argument("--log", type=Path, help="folder for what each page's commands printed")
     arguments = parser.parse_args()
+    # So that nothing is left running when a run is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     pages = arguments.pages or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     n_run, n_not_run, faults = 0, 0, []
     for page in map(Path.resolve, pages):
