@@ -2,7 +2,7 @@
 //! standard error, or in the printed lines), 2 wrong usage.
 
 mod ledger;
-mod life;
+mod history;
 mod models;
 mod named;
 mod quarantine;
@@ -20,15 +20,15 @@ use segmenter::decode::Limits;
 use segmenter::{OpenOptions, Segmenter};
 use serde_json::json;
 
-use crate::control::AskError;
-use crate::decoder::Decoder;
-use crate::encode::{Origin, Speaker};
 use crate::failure::{Failure, Reason, chain};
-use crate::job::boot_id;
 use crate::models::{say_half_precision, use_threads};
-use crate::privacy::Privacy;
+use crate::operate::control::AskError;
+use crate::outbox::job::boot_id;
+use crate::report::encode::{Origin, Speaker};
+use crate::report::privacy::Privacy;
+use crate::report::schema::Document;
 use crate::report::{Findings, Report};
-use crate::schema::Document;
+use crate::segment::decoder::Decoder;
 use crate::segment::segment;
 use crate::{RunError, clock};
 

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use daemon::cli::{self, Cli, Command};
-use daemon::{Config, check, doctor, shutdown};
+use daemon::operate::{check, doctor};
+use daemon::{Config, shutdown};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {

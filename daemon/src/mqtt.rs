@@ -6,18 +6,18 @@
 //! `model/<slot>` (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`;
 //! in the other direction `request/<verb>`, answered at `response/<verb>`.
 
-mod again;
-mod answers;
+mod replay;
+mod acks;
 mod connection;
 mod dialect;
 mod feed;
-mod letters;
+mod delivery;
 mod presence;
 pub(crate) mod probe;
-mod refusals;
+mod nacks;
 mod requests;
 mod session;
-mod silence;
+mod ack_timeout;
 mod window;
 
 use std::sync::Arc;
@@ -26,21 +26,21 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::accept::{AcceptError, Shelves};
 use crate::backoff::Backoff;
 use crate::config::{Config, Protocol};
-use crate::credentials::Credentials;
-use crate::encode::Speaker;
 use crate::failure::Failure;
 use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
+use crate::report::encode::Speaker;
 use crate::shutdown::stopped;
+use crate::spool::{AcceptError, Shelves};
 use crate::status::Status;
+use crate::tls::credentials::Credentials;
 
 use connection::hello::hello;
 use connection::{Connection, Lost};
+use delivery::Letters;
 use dialect::{Dialect, Rivals};
-use letters::Letters;
 use session::{End, Session};
 use window::{Letter, Window};
 

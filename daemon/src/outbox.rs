@@ -25,10 +25,11 @@
 //!   moves, and the row stays until it has moved, so a crash in between is finished at the next start.
 
 mod identity;
+pub mod job;
 mod kept;
 mod leases;
 mod ledger;
-mod lives;
+mod history;
 mod messages;
 mod quarantined;
 mod replays;
@@ -50,14 +51,14 @@ use crate::config;
 use crate::disk;
 use crate::disk::rights::create_file;
 use crate::failure::Reason;
-use crate::job::{Job, Sender, State, Ticket};
+use crate::outbox::job::{Job, Sender, State, Ticket};
 
 pub use crate::report::Message;
+pub use history::{Life, Listing, Phase, Sent, Stage};
 pub use identity::Identity;
 pub use kept::Kept;
 pub use leases::{Claim, Lease};
 pub use ledger::Ledger;
-pub use lives::{Life, Listing, Phase, Sent, Stage};
 pub use messages::Queued;
 pub use quarantined::Entry;
 pub use replays::{Asked, Missed, Page, Promise};
@@ -157,7 +158,7 @@ impl Outbox {
             transaction.open_table(JOBS)?;
             transaction.open_table(messages::MESSAGES)?;
             transaction.open_table(quarantined::QUARANTINE)?;
-            transaction.open_table(lives::LIVES)?;
+            transaction.open_table(history::LIVES)?;
             transaction.open_table(slices::SLICES)?;
             transaction.open_table(slices::SEGMENTED)?;
             transaction.open_table(slices::CLOSED)?;
@@ -207,7 +208,7 @@ impl Outbox {
                 };
                 put(transaction, *ticket, &job)?;
                 if let Some(sender) = &arrival.sender {
-                    lives::sent_by(transaction, *ticket, sender)?;
+                    history::sent_by(transaction, *ticket, sender)?;
                 }
             }
             Ok(tickets)
@@ -341,7 +342,7 @@ fn put(transaction: &WriteTransaction, ticket: Ticket, job: &Job) -> Result<(), 
     transaction
         .open_table(JOBS)?
         .insert(ticket, bytes.as_slice())?;
-    lives::follow(transaction, ticket, job)
+    history::follow(transaction, ticket, job)
 }
 
 fn decode(bytes: &[u8]) -> Result<Job, redb::Error> {

@@ -16,30 +16,30 @@ use segmenter::decode::Limits;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle, JoinSet};
 
-use crate::accept::{AcceptError, Shelves};
 use crate::config::{self, Config};
-use crate::control::{self, Control, ControlError};
-use crate::credentials::{CredentialError, Credentials, warn_exposed};
-use crate::decoder::Decoder;
 use crate::disk::mounts::missing_above;
 use crate::disk::rights;
-use crate::encode::{Notice, Speaker};
-use crate::http::{self, HttpError};
-use crate::job::{Ticket, boot_id};
+use crate::intake::dicom::{self, DicomError, Port};
+use crate::intake::folder::{self, FolderError};
+use crate::intake::http::{self, HttpError};
+use crate::intake::{Door, Releases};
 use crate::models::{Models, ModelsError, Shadow};
 use crate::mqtt;
+use crate::operate::control::{self, Control, ControlError};
+use crate::operate::reload;
+use crate::operate::systemd;
 use crate::outbox::Outbox;
-use crate::privacy::{Key, Privacy, PrivacyError};
-use crate::recover::recover;
-use crate::reload;
-use crate::route::Router;
+use crate::outbox::job::{Ticket, boot_id};
+use crate::report::encode::{Notice, Speaker};
+use crate::report::privacy::{Key, Privacy, PrivacyError};
 use crate::seg::{self, SeriesError};
+use crate::segment::decoder::Decoder;
+use crate::segment::route::Router;
 use crate::shutdown::stopped;
-use crate::source::dicom::{self, DicomError, Port};
-use crate::source::folder::{self, FolderError};
-use crate::source::{Door, Releases};
+use crate::spool::recover::recover;
+use crate::spool::{AcceptError, Shelves};
 use crate::status::Status;
-use crate::systemd;
+use crate::tls::credentials::{CredentialError, Credentials, warn_exposed};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {

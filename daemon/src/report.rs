@@ -3,6 +3,10 @@
 //! The privacy gate: what is no field of a message here or in `encode` does not leave the box, and no field holds a
 //! file name or, beyond what `privacy` lets out, a patient attribute or a DICOM UID.
 
+pub mod encode;
+pub mod privacy;
+pub mod schema;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -15,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::privacy::Identifiers;
+use crate::report::privacy::Identifiers;
 
 /// Number of an acceptance on this box: two copies of one file have two tickets and one job id.
 pub type Ticket = u64;

@@ -1,7 +1,7 @@
 //! The masks of a whole series as one DICOM Segmentation, for those who work with a PACS.
 //!
 //! inference thread -> `slices` of the outbox, in the transaction of the result -> [`completion`] says
-//! when a series is complete -> [`series`] makes the objects -> [`shelf`] puts them into the folder and
+//! when a series is complete -> [`series`] makes the objects -> [`outgoing`] puts them into the folder and
 //! beside the outbox -> rows go, an event comes -> [`send`] delivers what lies beside the outbox.
 //!
 //! Whatever dies in between, the rows are there, and the same rows give the same object under the same
@@ -12,7 +12,7 @@
 mod completion;
 mod send;
 mod series;
-mod shelf;
+mod outgoing;
 mod slice;
 mod waiting;
 
@@ -24,20 +24,20 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
-use crate::accept::ShelfError;
 use crate::config;
-use crate::credentials::Credentials;
-use crate::encode::Speaker;
 use crate::failure::chain;
-use crate::job::Ticket;
+use crate::outbox::job::Ticket;
 use crate::outbox::slices::{Closed, Made, Slice};
 use crate::outbox::{Outbox, OutboxError};
+use crate::report::encode::Speaker;
 use crate::shutdown::stopped;
+use crate::spool::ShelfError;
 use crate::status::Status;
+use crate::tls::credentials::Credentials;
 use crate::{clock, disk, tls};
 use completion::Completion;
+use outgoing::Shelf;
 use series::Segmentation;
-use shelf::Shelf;
 
 pub use waiting::{Retried, Wanted, retry};
 
@@ -384,7 +384,7 @@ pub(crate) mod tests {
         let mut speaker = Speaker {
             node: "box-1".into(),
             boot: Uuid::nil(),
-            privacy: crate::privacy::Privacy::None,
+            privacy: crate::report::privacy::Privacy::None,
             inline_max_bytes: 120_000,
         };
         let said = |speaker: &Speaker, facts: &SeriesFacts| {

@@ -1,6 +1,9 @@
 //! One file's bytes to findings: decode, preprocess, infer, postprocess as one plain function, for the
 //! inference thread and `scansided segment` alike.
 
+pub mod route;
+pub mod decoder;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,9 +11,9 @@ use std::time::Instant;
 use segmenter::result::{Warning, instances};
 use segmenter::{Segmenter, Timing};
 
-use crate::decoder::Decoder;
 use crate::failure::Failure;
 use crate::report::{Findings, Image, sha256};
+use crate::segment::decoder::Decoder;
 
 /// A panic anywhere in decoding or inference is this image's failure, not the program's.
 pub fn segment(

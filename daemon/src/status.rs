@@ -1,5 +1,8 @@
 //! What the tasks report about themselves for `state` and `health`.
 
+pub(crate) mod metrics;
+pub mod pacs;
+
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -9,9 +12,9 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::Version;
-use crate::metrics::{Counts, Metrics};
 use crate::outbox::Identity;
-use crate::pacs::Pacs;
+use crate::status::metrics::{Counts, Metrics};
+use crate::status::pacs::Pacs;
 
 /// What moments are counted from.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -1,6 +1,7 @@
 //! TLS of both ends, by rustls with ring: certificates and keys out of PEM files, and in words why the
 //! other end and this one do not trust each other.
 
+pub(crate) mod credentials;
 pub(crate) mod expiry;
 
 use std::error::Error;

@@ -7,9 +7,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use daemon::accept::Shelves;
 use daemon::outbox::Outbox;
-use daemon::recover::recover;
+use daemon::spool::Shelves;
+use daemon::spool::recover::recover;
 
 use crate::disk::{Disk, read};
 use crate::random::Random;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::{CliError, life};
+use super::{CliError, history};
 use crate::config::Config;
-use crate::control::{Answer, Found, Request, Terms, ask};
-use crate::job::Ticket;
+use crate::operate::control::{Answer, Found, Request, Terms, ask};
+use crate::outbox::job::Ticket;
 use crate::outbox::{Life, Listing, Stage};
 
 #[derive(Debug, Clone, Subcommand)]
@@ -131,7 +131,7 @@ fn tell_whole(job: &Life, json: bool, out: &mut impl Write) -> Result<(), CliErr
         let line = serde_json::to_string(job).expect("a life is plain data");
         writeln!(out, "{line}")?;
     } else {
-        life::tell(job, out)?;
+        history::tell(job, out)?;
     }
     Ok(())
 }
@@ -191,7 +191,7 @@ fn list(
         if json {
             tell_whole(job, true, out)?;
         } else {
-            writeln!(out, "{}", life::line(job))?;
+            writeln!(out, "{}", history::line(job))?;
         }
     }
     if jobs.is_empty() && !json {

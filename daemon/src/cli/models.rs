@@ -7,8 +7,8 @@ use clap::Subcommand;
 
 use super::CliError;
 use crate::config::{Config, DEFAULT_SLOT};
-use crate::control::{Answer, Request, ask};
 use crate::models::{Change, Reply, SlotView, Store};
+use crate::operate::control::{Answer, Request, ask};
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum ModelsAction {

@@ -7,8 +7,8 @@ use clap::Subcommand;
 
 use super::CliError;
 use crate::config::Config;
-use crate::control::{Answer, Choice, Item, Moved, Request, ask};
-use crate::job::Ticket;
+use crate::operate::control::{Answer, Choice, Item, Moved, Request, ask};
+use crate::outbox::job::Ticket;
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum QuarantineAction {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::CliError;
 use crate::config::Config;
-use crate::control::{Answer, Request, ask};
+use crate::operate::control::{Answer, Request, ask};
 use crate::outbox::{Asked, Kept, Missed, Promise};
 
 #[derive(Debug, Clone, clap::Args)]

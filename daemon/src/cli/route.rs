@@ -9,7 +9,7 @@ use segmenter::decode::Limits;
 
 use super::CliError;
 use crate::config::{Config, DEFAULT_SLOT};
-use crate::route::{Router, Target, target_name};
+use crate::segment::route::{Router, Target, target_name};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct RouteArgs {

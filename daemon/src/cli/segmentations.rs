@@ -7,9 +7,9 @@ use clap::Subcommand;
 
 use super::CliError;
 use crate::config::Config;
-use crate::control::{Answer, Request, ask};
-use crate::pacs::Unsent;
+use crate::operate::control::{Answer, Request, ask};
 use crate::seg::{Retried, Wanted};
+use crate::status::pacs::Unsent;
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum SegmentationsAction {

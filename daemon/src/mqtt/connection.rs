@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::window::Verdict;
 use crate::config::{self, Version};
-use crate::credentials::{Broker, first_line};
+use crate::tls::credentials::{Broker, first_line};
 
 /// What happened on the connection, in order.
 #[derive(Debug, PartialEq, Eq)]

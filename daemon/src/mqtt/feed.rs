@@ -3,9 +3,9 @@
 
 use tokio::time::Instant;
 
-use super::again::{self, Again, NOTE_INTERVAL, PROPERTY_BYTES};
 use super::connection::Kind;
-use super::refusals::Round;
+use super::nacks::Round;
+use super::replay::{self, Again, NOTE_INTERVAL, PROPERTY_BYTES};
 use super::session::{Sent, Session};
 use super::window::{Item, Letter};
 use super::{MqttError, Publisher};
@@ -158,7 +158,7 @@ impl Publisher {
             }
             for (key, message) in page.messages {
                 let letter = Letter::Again(key);
-                let message = again::marked(message);
+                let message = replay::marked(message);
                 let bytes = self.packet_bytes(message.bytes()) + PROPERTY_BYTES;
                 if bytes > session.packet_max_bytes {
                     session.again.too_large += 1;

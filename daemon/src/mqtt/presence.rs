@@ -12,9 +12,9 @@ use super::{MqttError, Publisher};
 use crate::clock;
 use crate::config::{Config, Version};
 use crate::disk;
-use crate::encode::Speaker;
 use crate::models::Models;
 use crate::outbox::{Message, Outbox, OutboxError};
+use crate::report::encode::Speaker;
 use crate::status::Status;
 
 fn info(

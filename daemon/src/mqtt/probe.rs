@@ -9,7 +9,7 @@ use super::connection::{Connection, Kind, Lost, Signal};
 use super::dialect::Dialect;
 use super::window::Verdict;
 use crate::config::{Config, Version};
-use crate::credentials::Broker;
+use crate::tls::credentials::Broker;
 
 /// What a broker said and did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

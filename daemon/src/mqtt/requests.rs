@@ -7,7 +7,7 @@
 //! same job id.
 
 mod answer;
-mod wire;
+mod client;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +19,12 @@ use tokio::time::{Instant, timeout};
 use super::MqttError;
 use crate::backoff::Backoff;
 use crate::config::{Config, Verb, Version};
-use crate::job::Ticket;
+use crate::intake::Door;
+use crate::outbox::job::Ticket;
 use crate::shutdown::stopped;
-use crate::source::Door;
 
 use answer::{Desk, Response};
-use wire::{Asked, Heard, Wire};
+use client::{Asked, Heard, Wire};
 
 /// Reasons for which the metrics count an image that was not taken.
 pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::again::Again;
+use super::ack_timeout::{self, Silence};
 use super::connection::{Connection, Lost};
-use super::refusals::Refusals;
-use super::silence::{self, Silence};
+use super::nacks::Refusals;
+use super::replay::Again;
 use super::window::Letter;
 use crate::config;
 use crate::outbox::Key;
@@ -55,7 +55,7 @@ impl Session {
             connected_at: None,
             packet_max_bytes: 0,
             cursor: None,
-            silence: Silence::new(silence::patience(mqtt.ack_timeout_ms, silences), now),
+            silence: Silence::new(ack_timeout::patience(mqtt.ack_timeout_ms, silences), now),
             refusals: Refusals::new(Duration::from_millis(mqtt.backoff_max_ms)),
             unheard: false,
             sent: HashMap::new(),

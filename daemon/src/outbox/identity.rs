@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::{META, Outbox, OutboxError, messages, take_numbers};
 use crate::clock;
-use crate::encode::Notice;
-use crate::job;
+use crate::outbox::job;
 use crate::report::Message;
+use crate::report::encode::Notice;
 
 /// `id`, `created_at`, `remains`, `node`, `node_before`, `renamed_at`.
 const IDENTITY: TableDefinition<'_, &str, &str> = TableDefinition::new("identity");

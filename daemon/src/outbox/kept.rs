@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::config::Results;
-    use crate::job::Input;
+    use crate::outbox::job::Input;
     use crate::outbox::{Arrival, Missed};
 
     const EVERYTHING: Missed = Missed {

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use super::messages::insert;
 use super::slices::{self, Slice};
-use super::{Message, Outbox, OutboxError, get, lives, put, take_numbers};
-use crate::job::{Input, Job, Marks, State, Ticket};
+use super::{Message, Outbox, OutboxError, get, history, put, take_numbers};
+use crate::outbox::job::{Input, Job, Marks, State, Ticket};
 
 /// What [`Outbox::lease`] hands to the inference thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,6 +117,6 @@ fn append(
     if let Some(slice) = slice {
         slices::keep(transaction, ticket, slice)?;
     }
-    lives::learned(transaction, ticket, marks)?;
-    lives::queued(transaction, ticket, (seq, &messages))
+    history::learned(transaction, ticket, marks)?;
+    history::queued(transaction, ticket, (seq, &messages))
 }

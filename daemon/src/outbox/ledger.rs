@@ -6,11 +6,11 @@ use std::fmt;
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use serde::{Deserialize, Serialize};
 
-use super::lives::LIVES;
+use super::history::LIVES;
 use super::messages::MESSAGES;
 use super::quarantined::{self, QUARANTINE};
 use super::{JOBS, META, Outbox, OutboxError, decode};
-use crate::job::Job;
+use crate::outbox::job::Job;
 
 /// Counted since the state directory was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,9 +4,9 @@ use std::ops::Bound;
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{Key, Outbox, OutboxError, add, get, kept, lives, put};
+use super::{Key, Outbox, OutboxError, add, get, history, kept, put};
 use crate::clock;
-use crate::job::{Job, State, Ticket};
+use crate::outbox::job::{Job, State, Ticket};
 use crate::report::Message;
 
 type Row<'a> = (Option<Ticket>, &'a str, &'a [u8]);
@@ -87,7 +87,7 @@ impl Outbox {
                 insert(transaction, (key.0, part), ticket, message)?;
             }
             if let Some(ticket) = ticket {
-                lives::queued(transaction, ticket, (key.0, messages))?;
+                history::queued(transaction, ticket, (key.0, messages))?;
             }
             Ok(())
         })
@@ -124,7 +124,7 @@ impl Outbox {
                     kept::keep(transaction, *key, &message, now_ms)?;
                 }
                 if let Some(ticket) = ticket {
-                    lives::acknowledged(transaction, ticket, *key)?;
+                    history::acknowledged(transaction, ticket, *key)?;
                 }
                 let ticket = ticket.filter(|_| !rest);
                 let Some(ticket) = ticket else { continue };

@@ -4,10 +4,10 @@
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use super::{Arrival, Outbox, OutboxError, add, lives, put, subtract, take_numbers};
+use super::{Arrival, Outbox, OutboxError, add, history, put, subtract, take_numbers};
 use crate::clock;
 use crate::failure::Reason;
-use crate::job::{Job, State, Ticket};
+use crate::outbox::job::{Job, State, Ticket};
 
 /// By name of the file, so in the order of acceptance.
 pub(super) const QUARANTINE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quarantine");
@@ -71,7 +71,7 @@ impl Outbox {
             let state = State::Quarantined {
                 reason: reason.clone(),
             };
-            lives::refused(transaction, entry.ticket, &entry.into_job(state))
+            history::refused(transaction, entry.ticket, &entry.into_job(state))
         })
     }
 

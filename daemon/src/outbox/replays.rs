@@ -251,8 +251,8 @@ mod tests {
 
     use super::*;
     use crate::config::Results;
-    use crate::job::Input;
     use crate::outbox::Arrival;
+    use crate::outbox::job::Input;
 
     fn message(topic: &str, payload: &str) -> Message {
         Message {

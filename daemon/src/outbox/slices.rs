@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{JOBS, Message, Outbox, OutboxError, decode, messages, take_numbers};
-use crate::job::{State, Ticket};
+use crate::outbox::job::{State, Ticket};
 use crate::report::Model;
 
 /// (UID of the series, id of the job) -> (ticket, [`Slice`] as JSON): a copy of an image takes the

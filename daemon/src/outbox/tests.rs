@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{Arrival, Claim, FORMAT, JOBS, Lease, Ledger, META, Message, Outbox};
 use crate::failure::Reason;
-use crate::job::{Input, Marks, State};
+use crate::outbox::job::{Input, Marks, State};
 use crate::outbox::slices;
 use crate::seg::tests::slice;
 

@@ -1,9 +1,10 @@
 //! Counters of every source with every reason that it can have, at zero from the start.
 
 use crate::config::{Config, MQTT_SOURCE};
-use crate::metrics::Metrics;
-use crate::source::{dicom, folder};
-use crate::{http, mqtt};
+use crate::intake::http;
+use crate::intake::{dicom, folder};
+use crate::mqtt;
+use crate::status::metrics::Metrics;
 
 pub(super) fn begin(config: &Config, metrics: &Metrics) {
     for folder in &config.folder {
@@ -27,9 +28,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::metrics::Snapshot;
     use crate::outbox::Ledger;
     use crate::status::Status;
+    use crate::status::metrics::Snapshot;
 
     const EVERYTHING: &str = r#"node = "box-1"
 [model]

@@ -8,19 +8,19 @@ use segmenter::decode::Limits;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::PipelineError;
-use crate::accept::{AcceptError, Shelves, name};
-use crate::decoder::Decoder;
-use crate::encode::{Origin, Speaker};
 use crate::failure::Failure;
-use crate::job::{Input, Job, Marks, Ticket};
 use crate::models::{Glimpse, Models, Shadow};
+use crate::outbox::job::{Input, Job, Marks, Ticket};
 use crate::outbox::slices::Slice;
 use crate::outbox::{Claim, Lease, Outbox};
-use crate::privacy::{Key, sop_instance_uid};
-use crate::quarantine::{self, Ending};
+use crate::report::encode::{Origin, Speaker};
 use crate::report::job_id;
-use crate::route::{Router, Target};
+use crate::report::privacy::{Key, sop_instance_uid};
+use crate::segment::decoder::Decoder;
+use crate::segment::route::{Router, Target};
 use crate::segment::segment;
+use crate::spool::quarantine::{self, Ending};
+use crate::spool::{AcceptError, Shelves, name};
 use crate::status::Status;
 
 /// Everything the inference thread owns.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::config;
-use crate::job::Ticket;
+use crate::outbox::job::Ticket;
 
 #[derive(Debug)]
 pub(super) struct Completion {

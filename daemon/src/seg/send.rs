@@ -5,7 +5,7 @@
 //! ever, ever more slowly. An answer that refuses the object sets it aside; one that asks for another
 //! try does so after `attempts_max`.
 
-mod line;
+mod association;
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,17 +18,17 @@ use std::time::{Duration, Instant};
 use segmenter::seg::{self, DataSetError};
 use tokio::sync::watch;
 
-use super::shelf::{Outgoing, Shelf};
+use super::outgoing::{Outgoing, Shelf};
 use super::waiting;
-use crate::accept::ShelfError;
 use crate::backoff::Backoff;
 use crate::config::SendTo;
-use crate::credentials::Credentials;
 use crate::failure::chain;
+use crate::spool::ShelfError;
 use crate::status::Status;
 use crate::tls::Trust;
+use crate::tls::credentials::Credentials;
 
-pub(super) use line::{Line, echo};
+pub(super) use association::{Line, echo};
 
 /// When nobody says that there is something to send.
 const LOOK: Duration = Duration::from_mins(1);

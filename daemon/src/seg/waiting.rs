@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::accept::{ShelfError, failed, sync_folder};
 use crate::clock;
 use crate::disk::rights::create_file;
-use crate::pacs::{Note, folder, list, note_of, refused_folder};
+use crate::spool::{ShelfError, failed, sync_folder};
+use crate::status::pacs::{Note, folder, list, note_of, refused_folder};
 
 /// Which ones to try again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +125,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::pacs::{Pacs, segmentations};
+    use crate::status::pacs::{Pacs, segmentations};
 
     fn site() -> (tempfile::TempDir, PathBuf) {
         let state = tempfile::tempdir().unwrap();

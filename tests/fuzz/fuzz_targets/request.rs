@@ -1,7 +1,7 @@
 //! A line on the control socket.
 #![no_main]
 
-use daemon::control::Request;
+use daemon::operate::control::Request;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     if let Ok(request) = serde_json::from_slice::<Request>(bytes) {

@@ -16,9 +16,9 @@ use super::{
     is_silence, login,
 };
 use crate::config;
-use crate::credentials::Broker;
 use crate::mqtt::window::Verdict;
 use crate::tls;
+use crate::tls::credentials::Broker;
 
 const NO_RETAIN: &str = "the broker takes no retained messages, which `availability`, `state`, `info` and the will \
                          are; turn them on there (mosquitto: `retain_available true`; EMQX: \

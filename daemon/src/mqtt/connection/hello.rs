@@ -12,8 +12,8 @@ use tokio_rustls::TlsConnector;
 
 use super::{Login, login};
 use crate::config;
-use crate::credentials::Broker;
 use crate::tls;
+use crate::tls::credentials::Broker;
 
 /// How a broker answers to MQTT 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

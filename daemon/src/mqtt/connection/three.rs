@@ -13,9 +13,9 @@ use super::{
     CredentialError, Lost, PACKET_ID_MAX, PACKET_MAX_BYTES, Signal, Step, is_silence, login,
 };
 use crate::config;
-use crate::credentials::Broker;
 use crate::mqtt::window::Verdict;
 use crate::tls;
+use crate::tls::credentials::Broker;
 
 /// How long rumqttc may take to write once the connection stands: whoever waits for answers judges the
 /// broker's silence, and a slow link may take long over a large message.

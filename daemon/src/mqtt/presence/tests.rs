@@ -5,8 +5,8 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::*;
-use crate::privacy::Privacy;
-use crate::schema::{HEALTH, INFO, MODEL, STATE, check};
+use crate::report::privacy::Privacy;
+use crate::report::schema::{HEALTH, INFO, MODEL, STATE, check};
 
 #[test]
 fn retained_messages_and_health_obey_the_shipped_schemas() {

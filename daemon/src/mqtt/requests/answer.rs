@@ -5,14 +5,14 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::wire::{Asked, CORRELATION_MAX_BYTES as ID_MAX_BYTES};
-use crate::accept::{AcceptError, PartError};
+use super::client::{Asked, CORRELATION_MAX_BYTES as ID_MAX_BYTES};
 use crate::clock;
 use crate::config::{MQTT_SOURCE, Verb};
 use crate::disk;
-use crate::job::{Input, Sender, Ticket};
+use crate::intake::Door;
+use crate::outbox::job::{Input, Sender, Ticket};
 use crate::outbox::{self, Missed};
-use crate::source::Door;
+use crate::spool::{AcceptError, PartError};
 
 /// Who answers.
 #[derive(Debug, Clone)]
@@ -249,11 +249,11 @@ mod tests {
     use super::*;
     use tokio::sync::watch;
 
-    use crate::accept::Shelves;
-    use crate::credentials::Credentials;
     use crate::outbox::Outbox;
-    use crate::schema::{Document, check};
+    use crate::report::schema::{Document, check};
+    use crate::spool::Shelves;
     use crate::status::Status;
+    use crate::tls::credentials::Credentials;
 
     fn desk(folder: &std::path::Path) -> (Desk, mpsc::Receiver<Ticket>) {
         let (tickets, queue) = mpsc::channel(1);

@@ -1,0 +1,333 @@
+//! One association from its request to its release: messages out of PDUs, C-ECHO and C-STORE answered.
+
+use std::mem;
+use std::net::{IpAddr, TcpStream};
+use std::time::Duration;
+
+use dicom_ul::pdu::{AssociationRJ, AssociationRQ, PDataValue, PDataValueType, Pdu};
+
+use super::Scp;
+use super::negotiate::{Context, negotiate};
+use super::object::{Object, Refusal, SUCCESS, UNRECOGNIZED_OPERATION};
+use super::pdu::{Lost, Wire};
+use super::transport::Line;
+use crate::dimse::{self, C_CANCEL, C_ECHO, C_STORE, Request};
+use crate::outbox::job::{Sender, Ticket};
+use crate::spool::AcceptError;
+
+/// A peer that connected says within this time who it is (ARTIM of PS3.8).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A command set has a dozen short elements.
+const COMMAND_MAX_BYTES: usize = 16 * 1024;
+
+/// For metrics, as a refusal's code: an association that was not accepted.
+pub(super) const REJECTED: &str = "association";
+/// And one whose TLS failed.
+pub(super) const NO_TLS: &str = "tls";
+
+/// Serves one connection to its end. `full`: the peer is told that there is no place.
+pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
+    let config = &scp.config;
+    let tls = scp
+        .door
+        .credentials
+        .borrow()
+        .dicom
+        .get(&config.name)
+        .cloned();
+    let peer = stream
+        .peer_addr()
+        .map(|address| address.ip().to_canonical());
+    let line = Line::new(stream, tls);
+    let wire =
+        line.and_then(|line| Wire::new(line, config.pdu_max_bytes, scp.stop.clone(), scp.grace));
+    let mut wire = match wire {
+        Ok(wire) => wire,
+        Err(error) => return tracing::warn!(source = config.name, %error, "connection is no good"),
+    };
+    let request = match wire.receive(REQUEST_TIMEOUT, false) {
+        Ok(Pdu::AssociationRQ(request)) => request,
+        // Port probes of a network monitor, too.
+        Err(Lost::Closed) => return,
+        Ok(_) => {
+            return abort(
+                scp,
+                &mut wire,
+                None,
+                &Lost::Protocol("no request to associate"),
+            );
+        }
+        Err(lost) => return abort(scp, &mut wire, None, &lost),
+    };
+    let calling = printable(&request.calling_ae_title);
+    let (answer, contexts) = match negotiate(&request, config, full) {
+        Ok(agreed) => agreed,
+        Err(rejection) => return reject(scp, &mut wire, &request, rejection),
+    };
+    let (proposed, accepted) = (request.presentation_contexts.len(), contexts.len());
+    tracing::debug!(
+        source = config.name,
+        calling,
+        proposed,
+        accepted,
+        "associated"
+    );
+    if accepted == 0 {
+        let why = "it offers no image class in a transfer syntax that is read here";
+        tracing::warn!(
+            source = config.name,
+            calling,
+            why,
+            "sender can deliver nothing"
+        );
+    }
+    let sender = sender(&calling, peer.ok());
+    let mut association = Association {
+        scp,
+        calling,
+        sender,
+        contexts,
+        message: Message::None,
+        stored: Vec::new(),
+        refused: 0,
+    };
+    let ended = wire
+        .send(&Pdu::AssociationAC(answer))
+        .and_then(|()| association.run(&mut wire));
+    let Association {
+        stored,
+        refused,
+        calling,
+        sender,
+        message,
+        ..
+    } = association;
+    let n_stored = stored.len() as u64;
+    if let (Ok(()), Some(releases)) = (&ended, &scp.door.releases) {
+        releases.tell(stored);
+    }
+    if let Err(lost) = ended {
+        let cut = matches!(message, Message::Data(..));
+        if cut {
+            tracing::warn!(
+                source = config.name,
+                calling,
+                "object cut off, nothing of it is kept"
+            );
+        }
+        abort(scp, &mut wire, Some(&calling), &lost);
+    }
+    if n_stored + refused > 0 {
+        tracing::info!(
+            source = config.name,
+            calling,
+            peer = sender.address.map(tracing::field::display),
+            stored = n_stored,
+            refused,
+            "association ended"
+        );
+    }
+}
+
+fn sender(calling: &str, address: Option<IpAddr>) -> Sender {
+    Sender {
+        ae_title: Some(calling.to_owned()),
+        address,
+        response_topic: None,
+    }
+}
+
+fn abort(scp: &Scp, wire: &mut Wire, calling: Option<&str>, lost: &Lost) {
+    let (source, why) = (&scp.config.name, lost);
+    if matches!(lost, Lost::Stopping) {
+        tracing::info!(source, calling, "association ended, scansided stops");
+    } else {
+        tracing::warn!(source, calling, %why, "association broken off");
+        if let Lost::Tls(_) = lost {
+            scp.door.status.metrics.refused(source, NO_TLS);
+        }
+    }
+    if let Some(pdu) = lost.abort() {
+        // The peer may be gone.
+        let _ = wire.send(&pdu);
+    }
+}
+
+fn reject(scp: &Scp, wire: &mut Wire, request: &AssociationRQ, rejection: AssociationRJ) {
+    let calling = printable(&request.calling_ae_title);
+    let called = printable(&request.called_ae_title);
+    let (source, why) = (&scp.config.name, &rejection.source);
+    let metrics = &scp.door.status.metrics;
+    metrics.refused(source, REJECTED);
+    tracing::warn!(source, calling, called, %why, "association rejected");
+    // The peer may be gone.
+    let _ = wire.send(&Pdu::AssociationRJ(rejection));
+}
+
+/// For logs and files.
+fn printable(title: &str) -> String {
+    let replace = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
+    title
+        .trim_matches(['\0', ' '])
+        .chars()
+        .map(replace)
+        .collect()
+}
+
+struct Association<'a> {
+    scp: &'a Scp,
+    calling: String,
+    sender: Sender,
+    contexts: Vec<Context>,
+    message: Message,
+    stored: Vec<Ticket>,
+    refused: u64,
+}
+
+/// How much of a message has come.
+enum Message {
+    None,
+    Command(u8, Vec<u8>),
+    /// Data set of a request, to be stored or to be dropped.
+    Data(u8, Request, Option<Box<Object>>),
+}
+
+impl Association<'_> {
+    fn run(&mut self, wire: &mut Wire) -> Result<(), Lost> {
+        let patience = Duration::from_secs(self.scp.config.idle_timeout_s);
+        loop {
+            let under_way = !matches!(self.message, Message::None);
+            match wire.receive(patience, under_way)? {
+                Pdu::PData { data } => {
+                    for value in data {
+                        if let Some(answer) = self.take(value)? {
+                            wire.send(&answer)?;
+                        }
+                    }
+                }
+                Pdu::ReleaseRQ if under_way => {
+                    return Err(Lost::Protocol("a release in the middle of a message"));
+                }
+                Pdu::ReleaseRQ => return wire.send(&Pdu::ReleaseRP),
+                Pdu::AbortRQ { .. } => return Err(Lost::Aborted),
+                _ => return Err(Lost::Protocol("a PDU that does not belong here")),
+            }
+        }
+    }
+
+    /// One fragment; the answer once the message is complete.
+    fn take(&mut self, value: PDataValue) -> Result<Option<Pdu>, Lost> {
+        let id = value.presentation_context_id;
+        let is_command = value.value_type == PDataValueType::Command;
+        match mem::replace(&mut self.message, Message::None) {
+            Message::None if is_command => self.command(value, Vec::new()),
+            Message::Command(begun, bytes) if is_command && begun == id => {
+                self.command(value, bytes)
+            }
+            Message::Data(begun, request, object) if !is_command && begun == id => {
+                self.data(&value, request, object)
+            }
+            other => {
+                self.message = other;
+                Err(Lost::Protocol("fragments of messages are mixed up"))
+            }
+        }
+    }
+
+    fn command(&mut self, value: PDataValue, mut bytes: Vec<u8>) -> Result<Option<Pdu>, Lost> {
+        let id = value.presentation_context_id;
+        bytes.extend(value.data);
+        if bytes.len() > COMMAND_MAX_BYTES {
+            return Err(Lost::Protocol("a command without end"));
+        }
+        if !value.is_last {
+            self.message = Message::Command(id, bytes);
+            return Ok(None);
+        }
+        let request = dimse::parse(&bytes).ok_or(Lost::Protocol("a command that is none"))?;
+        let context = self.contexts.iter().find(|context| context.id == id);
+        let context = context.ok_or(Lost::Protocol("a context that was not agreed on"))?;
+        let scp = self.scp;
+        let object = match request.field {
+            C_STORE => Some(Object::begin(scp, &request, context, &self.sender)),
+            _ => None,
+        };
+        let object = object.transpose().map_err(|error| scp.fail(error))?;
+        if request.has_data_set {
+            self.message = Message::Data(id, request, object.map(Box::new));
+            return Ok(None);
+        }
+        self.answer(id, &request, object)
+    }
+
+    fn data(
+        &mut self,
+        value: &PDataValue,
+        request: Request,
+        mut object: Option<Box<Object>>,
+    ) -> Result<Option<Pdu>, Lost> {
+        if let Some(object) = &mut object {
+            let written = object.write(self.scp, &value.data);
+            written.map_err(|error| self.scp.fail(error))?;
+        }
+        let id = value.presentation_context_id;
+        if value.is_last {
+            return self.answer(id, &request, object.map(|object| *object));
+        }
+        self.message = Message::Data(id, request, object);
+        Ok(None)
+    }
+
+    fn answer(
+        &mut self,
+        id: u8,
+        request: &Request,
+        object: Option<Object>,
+    ) -> Result<Option<Pdu>, Lost> {
+        let (status, comment) = match (request.field, object) {
+            (_, Some(object)) => {
+                let finished = object.finish(self.scp);
+                self.count(finished.map_err(|error| self.scp.fail(error))?)
+            }
+            (C_ECHO, None) => (SUCCESS, String::new()),
+            (C_CANCEL, None) => return Ok(None),
+            (_, None) => (UNRECOGNIZED_OPERATION, String::new()),
+        };
+        let value = PDataValue {
+            presentation_context_id: id,
+            value_type: PDataValueType::Command,
+            is_last: true,
+            data: dimse::respond(request, status, &comment),
+        };
+        Ok(Some(Pdu::PData { data: vec![value] }))
+    }
+
+    fn count(&mut self, finished: Result<Ticket, Refusal>) -> (u16, String) {
+        let refusal = match finished {
+            Ok(ticket) => {
+                self.stored.push(ticket);
+                return (SUCCESS, String::new());
+            }
+            Err(refusal) => refusal,
+        };
+        self.refused += 1;
+        let metrics = &self.scp.door.status.metrics;
+        metrics.refused(&self.scp.config.name, refusal.code());
+        // Once for an association: a study has hundreds of objects.
+        if self.refused == 1 {
+            let (source, calling) = (&self.scp.config.name, &self.calling);
+            let status = format!("{:04X}H", refusal.status());
+            tracing::warn!(source, calling, status, why = %refusal, "object refused");
+        }
+        (refusal.status(), refusal.to_string())
+    }
+}
+
+impl Scp {
+    /// The daemon cannot keep its promise any more and ends.
+    fn fail(&self, error: AcceptError) -> Lost {
+        // Full: somebody else said so already.
+        let _ = self.failed.try_send(error);
+        Lost::Box
+    }
+}

@@ -1,0 +1,294 @@
+//! What people ask of the box: the outbox, where nobody has it open, or the daemon that has, through
+//! a socket in the state directory. Either answers by the same function.
+//!
+//! One request a connection: a line of JSON each way. Who may connect is a matter of the rights of
+//! the state directory; the socket itself is its owner's.
+
+mod find;
+mod serve;
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::failure::{Stage, chain};
+use crate::models::{self, Change, Models, Reply, Store};
+use crate::outbox::job::{Input, Ticket};
+use crate::outbox::{self, Asked, Entry, Ledger, Life, Listing, Missed, Outbox, OutboxError};
+use crate::seg;
+use crate::spool::quarantine::{self, Retried};
+use crate::spool::recover::recover;
+use crate::spool::{AcceptError, Shelves};
+use crate::status::pacs::{self, Pacs, Unsent};
+
+pub use find::{Found, Terms};
+pub use serve::{Control, ControlError, listen, open, run};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    Ledger,
+    Life(Ticket),
+    /// By whatever people know of an image.
+    Find(String),
+    List(Listing),
+    /// What lies in quarantine.
+    Quarantined,
+    Retry(Choice),
+    Drop(Choice),
+    Models(Change),
+    Replay(Missed),
+    Segmentations,
+    RetrySegmentations(seg::Wanted),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choice {
+    All,
+    Jobs(Vec<Ticket>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    Ledger(Ledger),
+    Life(Option<Box<Life>>),
+    Found(Found),
+    Listed(Vec<Life>),
+    Quarantined(Vec<Item>),
+    Moved(Moved),
+    Models(Reply),
+    Replay(Asked),
+    Segmentations(Vec<Unsent>),
+    Retried(seg::Retried),
+    /// Why the daemon could not do it.
+    Failed(String),
+}
+
+/// A file in quarantine, without the name that its sender gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    pub job: Ticket,
+    pub quarantined_at: String,
+    pub received_at: String,
+    pub source: String,
+    pub stage: Stage,
+    pub code: String,
+    pub words: String,
+    pub remedy: String,
+    /// `None` when somebody took the file away.
+    pub bytes: Option<u64>,
+    /// Refused at the door; counts as rejected.
+    pub refused: bool,
+}
+
+/// What came of a retry or a drop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    pub done: Vec<Ticket>,
+    /// Not in quarantine.
+    pub unknown: Vec<Ticket>,
+    /// Their files are gone, so that there is nothing to try.
+    pub missing: Vec<Ticket>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("{} has no outbox yet; was the daemon ever started with this configuration?", .0.display())]
+    NoOutbox(PathBuf),
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    #[error(
+        "the scansided that uses {} does not answer: {source}; if it is just starting or stopping, \
+         try again, otherwise stop it first",
+        path.display()
+    )]
+    Silent { path: PathBuf, source: io::Error },
+    #[error("the running scansided says: {0}")]
+    Failed(String),
+}
+
+const SOCKET: &str = "control.sock";
+/// Many files take their time on a slow disk.
+const PATIENCE: Duration = Duration::from_mins(5);
+/// For an outbox that somebody has open who does not listen.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Opens the outbox and answers, or lets the daemon that has it open answer.
+pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
+    let state = &config.state.directory;
+    // A bundle may be installed before the first start.
+    if !matches!(request, Request::Models(_)) && !outbox::exists(state) {
+        return Err(AskError::NoOutbox(state.clone()));
+    }
+    let start = Instant::now();
+    let outbox = loop {
+        let path = match Outbox::open(state) {
+            Err(OutboxError::InUse { path }) => path,
+            opened => break opened.map_err(AcceptError::from)?,
+        };
+        let silent = |source| AskError::Silent { path, source };
+        match UnixStream::connect(state.join(SOCKET)) {
+            Ok(stream) => {
+                return match send(stream, request).map_err(silent)? {
+                    Answer::Failed(words) => Err(AskError::Failed(words)),
+                    answer => Ok(answer),
+                };
+            }
+            // A daemon that starts or stops, or another command.
+            Err(_) if start.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_PAUSE),
+            Err(error) => return Err(silent(error)),
+        }
+    };
+    let shelves =
+        Shelves::create(state, config.state.keep_inputs_days).map_err(AcceptError::from)?;
+    if matches!(request, Request::Retry(_) | Request::Drop(_)) {
+        // As at a start: no file is on its way any more.
+        recover(&outbox, &shelves)?;
+    }
+    let outbox = outbox.keeping(config.results.clone());
+    let hands = Hands {
+        outbox: &outbox,
+        shelves: &shelves,
+        store: &Store::new(config),
+        live: None,
+        pacs: None,
+    };
+    Ok(perform(&hands, request)?)
+}
+
+fn send(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(serde_json::from_str(&answer)?)
+}
+
+/// What an answer is made with.
+struct Hands<'a> {
+    outbox: &'a Outbox,
+    shelves: &'a Shelves,
+    store: &'a Store,
+    /// The daemon's models.
+    live: Option<&'a Models>,
+    /// What the daemon knows of the PACS.
+    pacs: Option<&'a Pacs>,
+}
+
+/// Blocking: reads and writes outbox and shelves.
+fn perform(hands: &Hands<'_>, request: &Request) -> Result<Answer, AcceptError> {
+    let Hands {
+        outbox, shelves, ..
+    } = *hands;
+    Ok(match request {
+        Request::Models(change) => Answer::Models(models::perform(hands.store, hands.live, change)),
+        Request::Ledger => Answer::Ledger(outbox.ledger()?),
+        Request::Life(ticket) => Answer::Life(
+            outbox
+                .life(*ticket)?
+                .map(|life| measured(outbox, shelves, life))
+                .transpose()?
+                .map(Box::new),
+        ),
+        Request::Find(word) => Answer::Found(find::find(outbox, shelves, word)?),
+        Request::List(listing) => Answer::Listed(outbox.list(listing)?),
+        Request::Quarantined => {
+            let entries = outbox.quarantined()?;
+            Answer::Quarantined(entries.into_iter().map(|e| item(shelves, e)).collect())
+        }
+        Request::Retry(choice) => {
+            let (chosen, mut moved) = choose(outbox, choice)?;
+            for entry in chosen {
+                let list = match quarantine::retry(outbox, shelves, &entry)? {
+                    Retried::Job => &mut moved.done,
+                    Retried::Left => &mut moved.unknown,
+                    Retried::FileMissing => &mut moved.missing,
+                };
+                list.push(entry.ticket);
+            }
+            Answer::Moved(moved)
+        }
+        Request::Drop(choice) => {
+            let (chosen, mut moved) = choose(outbox, choice)?;
+            for entry in chosen {
+                let done = quarantine::discard(outbox, shelves, &entry)?;
+                let list = if done {
+                    &mut moved.done
+                } else {
+                    &mut moved.unknown
+                };
+                list.push(entry.ticket);
+            }
+            Answer::Moved(moved)
+        }
+        Request::Replay(missed) => Answer::Replay(outbox.replay(missed)?),
+        Request::Segmentations => {
+            let why = hands.pacs.and_then(Pacs::why);
+            Answer::Segmentations(pacs::segmentations(shelves.state(), why.as_deref()))
+        }
+        Request::RetrySegmentations(wanted) => {
+            let retried = seg::retry(shelves.state(), wanted)?;
+            if let Some(pacs) = hands.pacs {
+                pacs.try_again();
+            }
+            Answer::Retried(retried)
+        }
+    })
+}
+
+fn choose(outbox: &Outbox, choice: &Choice) -> Result<(Vec<Entry>, Moved), OutboxError> {
+    let mut entries = outbox.quarantined()?;
+    let mut moved = Moved::default();
+    if let Choice::Jobs(tickets) = choice {
+        entries.retain(|entry| tickets.contains(&entry.ticket));
+        let found = |ticket: &Ticket| entries.iter().any(|entry| entry.ticket == *ticket);
+        moved.unknown = tickets.iter().copied().filter(|t| !found(t)).collect();
+    }
+    Ok((entries, moved))
+}
+
+fn item(shelves: &Shelves, entry: Entry) -> Item {
+    let metadata = std::fs::metadata(shelves.quarantine.join(&entry.file));
+    Item {
+        job: entry.ticket,
+        quarantined_at: entry.quarantined_at,
+        received_at: entry.received_at,
+        source: entry.source,
+        stage: entry.reason.stage(),
+        code: entry.reason.code,
+        words: entry.reason.words,
+        remedy: entry.reason.remedy,
+        bytes: metadata.ok().map(|metadata| metadata.len()),
+        refused: entry.refused,
+    }
+}
+
+/// With size and digest of a file that was not segmented but lies here. One that is on its way at
+/// this moment has none.
+fn measured(outbox: &Outbox, shelves: &Shelves, mut life: Life) -> Result<Life, OutboxError> {
+    if life.input.is_none() {
+        let waiting = outbox.job(life.job)?.map(|job| shelves.input(&job));
+        let mut entries = outbox.quarantined()?.into_iter();
+        let resting = entries
+            .find(|entry| entry.ticket == life.job)
+            .map(|entry| shelves.quarantine.join(entry.file));
+        let mut paths = waiting.into_iter().chain(resting);
+        life.input = paths.find_map(|path| Input::of_file(&path).ok());
+    }
+    Ok(life)
+}
+
+#[cfg(test)]
+mod tests;

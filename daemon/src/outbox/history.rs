@@ -1,0 +1,450 @@
+//! What became of each job, for `scansided ledger show JOB`: kept up in the transactions that change
+//! the job, so it tells no other story, and kept when the job's own row is gone, until
+//! [`Outbox::forget_lives`].
+
+use clap::ValueEnum;
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Key, Message, Outbox, OutboxError};
+use crate::clock;
+use crate::failure::Reason;
+use crate::outbox::job::{Input, Job, Marks, Sender, State, Ticket};
+
+pub(super) const LIVES: TableDefinition<'_, Ticket, &[u8]> = TableDefinition::new("lives");
+
+/// Without the name that the sender gave the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    pub job: Ticket,
+    pub source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<Sender>,
+    pub accepted_at: String,
+    /// Refused at the door instead.
+    pub refused: bool,
+    /// Known once the image was segmented.
+    pub input: Option<Input>,
+    /// Of its result, or of the one that it would have had.
+    #[serde(default)]
+    pub job_id: Option<Uuid>,
+    /// As results with hashed identifiers carry it.
+    #[serde(default)]
+    pub sop_instance_uid: Option<String>,
+    pub state: Phase,
+    /// When it came into this state.
+    pub since: String,
+    /// Since it was accepted or put back to work.
+    pub attempts: u32,
+    /// Of the last time that it went into quarantine.
+    pub reason: Option<Reason>,
+    pub messages: Vec<Sent>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Waits for the inference thread.
+    Accepted,
+    /// In the hands of a process.
+    InHand,
+    /// Waits for the broker.
+    Inferred,
+    Published,
+    Quarantined,
+    Dropped,
+}
+
+/// A message of the job, sent or still to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sent {
+    /// Below the node's root.
+    pub topic: String,
+    pub seq: u64,
+    pub part: u32,
+    pub bytes: usize,
+    pub acknowledged_at: Option<String>,
+}
+
+impl From<&State> for Phase {
+    fn from(state: &State) -> Self {
+        match state {
+            State::Accepted => Self::Accepted,
+            State::Leased { .. } => Self::InHand,
+            State::Inferred { .. } => Self::Inferred,
+            State::Published => Self::Published,
+            State::Quarantined { .. } => Self::Quarantined,
+            State::Dropped => Self::Dropped,
+        }
+    }
+}
+
+/// What became of a job, as `ledger list --state` asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Waits for the inference thread, is in its hands, or waits for the broker.
+    Pending,
+    Published,
+    /// Also what was refused at the door.
+    Quarantined,
+    Dropped,
+}
+
+impl From<Phase> for Stage {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Accepted | Phase::InHand | Phase::Inferred => Self::Pending,
+            Phase::Published => Self::Published,
+            Phase::Quarantined => Self::Quarantined,
+            Phase::Dropped => Self::Dropped,
+        }
+    }
+}
+
+/// Which jobs to list, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    pub state: Option<Stage>,
+    pub source: Option<String>,
+    /// Accepted then or later: the beginning of a time as the outbox writes it.
+    pub since: Option<String>,
+    pub limit: usize,
+}
+
+impl Listing {
+    fn takes(&self, life: &Life) -> bool {
+        self.state.is_none_or(|state| state == life.state.into())
+            && self
+                .source
+                .as_ref()
+                .is_none_or(|source| *source == life.source)
+            && self
+                .since
+                .as_ref()
+                .is_none_or(|since| *since <= life.accepted_at)
+    }
+}
+
+impl Outbox {
+    /// Those that `wanted` gives something of, in the order of acceptance. A walk over all of the history, which
+    /// has `state.history_max_jobs` rows: an index would cost every commit for what people ask now and then.
+    pub fn search<T>(
+        &self,
+        mut wanted: impl FnMut(Life) -> Option<T>,
+    ) -> Result<Vec<T>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(LIVES)?;
+            let mut found = Vec::new();
+            for row in table.iter()? {
+                found.extend(wanted(decode(row?.1.value())?));
+            }
+            Ok(found)
+        })
+    }
+
+    pub fn list(&self, listing: &Listing) -> Result<Vec<Life>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(LIVES)?;
+            let mut lives = Vec::new();
+            for row in table.iter()?.rev() {
+                if lives.len() == listing.limit {
+                    break;
+                }
+                let life = decode(row?.1.value())?;
+                lives.extend(listing.takes(&life).then_some(life));
+            }
+            Ok(lives)
+        })
+    }
+
+    /// What was learned of a job that will have no result.
+    pub fn note(&self, ticket: Ticket, marks: &Marks) -> Result<(), OutboxError> {
+        self.write(|transaction| learned(transaction, ticket, marks))
+    }
+
+    /// `None` for a number that was never given, or so long ago that it is forgotten.
+    pub fn life(&self, ticket: Ticket) -> Result<Option<Life>, OutboxError> {
+        self.read(|| {
+            let table = self.database.begin_read()?.open_table(LIVES)?;
+            let row = table.get(ticket)?;
+            row.map(|row| decode(row.value())).transpose()
+        })
+    }
+}
+
+/// Follows a change of the job's row.
+pub(super) fn follow(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    job: &Job,
+) -> Result<(), redb::Error> {
+    let mut life = get(transaction, ticket)?.unwrap_or_else(|| Life {
+        job: ticket,
+        source: job.source.clone(),
+        sender: None,
+        accepted_at: job.received_at.clone(),
+        refused: false,
+        input: None,
+        job_id: None,
+        sop_instance_uid: None,
+        state: Phase::Accepted,
+        since: String::new(),
+        attempts: 0,
+        reason: None,
+        messages: Vec::new(),
+    });
+    life.state = Phase::from(&job.state);
+    life.since = clock::now();
+    // A dropped job has no attempts left, but it had some.
+    if life.state != Phase::Dropped {
+        life.attempts = job.attempts;
+    }
+    if let State::Quarantined { reason } = &job.state {
+        life.reason = Some(reason.clone());
+        // What the broker did not take was withdrawn.
+        life.messages.retain(|sent| sent.acknowledged_at.is_some());
+    }
+    put(transaction, &life)
+}
+
+/// A job that begins in quarantine.
+pub(super) fn refused(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    job: &Job,
+) -> Result<(), redb::Error> {
+    follow(transaction, ticket, job)?;
+    change(transaction, ticket, |life| life.refused = true)
+}
+
+pub(super) fn sent_by(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    sender: &Sender,
+) -> Result<(), redb::Error> {
+    change(transaction, ticket, |life| {
+        life.sender = Some(sender.clone());
+    })
+}
+
+/// What is not known this time stays.
+pub(super) fn learned(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    marks: &Marks,
+) -> Result<(), redb::Error> {
+    let Marks {
+        input,
+        job_id,
+        sop_instance_uid,
+    } = marks.clone();
+    change(transaction, ticket, |life| {
+        life.input = input.or(life.input.take());
+        life.job_id = job_id.or(life.job_id);
+        life.sop_instance_uid = sop_instance_uid.or(life.sop_instance_uid.take());
+    })
+}
+
+/// The messages of a result, in place of those of the same number.
+pub(super) fn queued(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    (seq, messages): (u64, &[Message]),
+) -> Result<(), redb::Error> {
+    change(transaction, ticket, |life| {
+        life.messages.retain(|sent| sent.seq != seq);
+        let sent = (0..).zip(messages).map(|(part, message)| Sent {
+            topic: message.topic.clone(),
+            seq,
+            part,
+            bytes: message.payload.len(),
+            acknowledged_at: None,
+        });
+        life.messages.extend(sent);
+    })
+}
+
+pub(super) fn acknowledged(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    (seq, part): Key,
+) -> Result<(), redb::Error> {
+    change(transaction, ticket, |life| {
+        let mut messages = life.messages.iter_mut();
+        if let Some(sent) = messages.find(|sent| (sent.seq, sent.part) == (seq, part)) {
+            sent.acknowledged_at = Some(clock::now());
+        }
+    })
+}
+
+/// Nothing happens to a life that began before lives were written.
+fn change(
+    transaction: &WriteTransaction,
+    ticket: Ticket,
+    change: impl FnOnce(&mut Life),
+) -> Result<(), redb::Error> {
+    let Some(mut life) = get(transaction, ticket)? else {
+        return Ok(());
+    };
+    change(&mut life);
+    put(transaction, &life)
+}
+
+fn get(transaction: &WriteTransaction, ticket: Ticket) -> Result<Option<Life>, redb::Error> {
+    let table = transaction.open_table(LIVES)?;
+    let row = table.get(ticket)?;
+    row.map(|row| decode(row.value())).transpose()
+}
+
+fn put(transaction: &WriteTransaction, life: &Life) -> Result<(), redb::Error> {
+    let bytes = serde_json::to_vec(life).expect("a life is plain data");
+    transaction
+        .open_table(LIVES)?
+        .insert(life.job, bytes.as_slice())?;
+    Ok(())
+}
+
+fn decode(bytes: &[u8]) -> Result<Life, redb::Error> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| redb::Error::Corrupted(format!("a row of lives does not parse: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::Arrival;
+
+    fn arrival(file: &str) -> Arrival {
+        Arrival {
+            source: "ward".into(),
+            file: file.into(),
+            received_at: "2026-11-24T00:00:00Z".into(),
+            sender: None,
+        }
+    }
+
+    fn message(topic: &str) -> Message {
+        Message {
+            topic: topic.into(),
+            payload: vec![0; 5],
+        }
+    }
+
+    fn reason() -> Reason {
+        Reason {
+            code: "c".into(),
+            words: "w".into(),
+            remedy: "r".into(),
+        }
+    }
+
+    #[test]
+    fn a_life_tells_what_happened() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(folder.path()).unwrap();
+        let life = || outbox.life(1).unwrap().unwrap();
+        outbox.accept(&[arrival("DOE^JANE")]).unwrap();
+        assert_eq!((life().state, life().input), (Phase::Accepted, None));
+        outbox.lease(1, Uuid::nil(), 3).unwrap();
+        assert_eq!((life().state, life().attempts), (Phase::InHand, 1));
+
+        let input = Input::of(b"pixels");
+        let parts = |_| vec![message("result/ward"), message("mask/1/1")];
+        outbox.append(1, &input, parts).unwrap();
+        outbox.acknowledge(&[(1, 1)]).unwrap();
+        assert_eq!(life().input, Some(input.clone()));
+        let acknowledged = |life: Life| -> Vec<bool> {
+            let messages = life.messages.iter();
+            messages
+                .map(|sent| sent.acknowledged_at.is_some())
+                .collect()
+        };
+        assert_eq!(acknowledged(life()), [false, true]);
+
+        // Given up, and tried once more.
+        outbox
+            .quarantine(1, &reason(), |_| message("event"))
+            .unwrap();
+        assert_eq!(
+            (life().state, life().reason),
+            (Phase::Quarantined, Some(reason()))
+        );
+        assert_eq!(acknowledged(life()), [true]);
+        outbox.retry("DOE^JANE").unwrap();
+        assert_eq!((life().state, life().attempts), (Phase::Accepted, 0));
+        outbox.lease(1, Uuid::nil(), 3).unwrap();
+        outbox
+            .append(1, &input, |_| vec![message("result/ward")])
+            .unwrap();
+        outbox
+            .replace((3, 0), &[message("result/ward"), message("mask/1/1")])
+            .unwrap();
+        assert_eq!(acknowledged(life()), [true, false, false]);
+        outbox.acknowledge(&[(3, 0), (3, 1)]).unwrap();
+        assert_eq!((life().state, life().attempts), (Phase::Published, 1));
+        assert_eq!(acknowledged(life()), [true, true, true]);
+        let last = life().messages.pop().unwrap();
+        assert_eq!(
+            (&*last.topic, last.seq, last.part, last.bytes),
+            ("mask/1/1", 3, 1, 5)
+        );
+        let text = serde_json::to_string(&life()).unwrap();
+        assert!(!text.contains("DOE"), "{text}");
+
+        outbox.refuse(&arrival("large"), &reason()).unwrap();
+        let refused = outbox.life(2).unwrap().unwrap();
+        assert!(refused.refused && refused.state == Phase::Quarantined);
+        outbox.discard("large").unwrap();
+        assert_eq!(outbox.life(2).unwrap().unwrap().state, Phase::Dropped);
+        assert_eq!(outbox.life(3).unwrap(), None);
+    }
+
+    /// What `state.history_max_jobs` keeps by default is looked through while somebody waits.
+    #[test]
+    fn a_whole_history_is_searched_in_a_moment() {
+        const JOBS: usize = 10_000;
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(folder.path()).unwrap();
+        let arrivals: Vec<Arrival> = (0..JOBS).map(|n| arrival(&n.to_string())).collect();
+        outbox.accept(&arrivals).unwrap();
+        let start = std::time::Instant::now();
+        let found = outbox.search(|life| (life.job == 9999).then_some(life));
+        let took = start.elapsed();
+        assert_eq!(found.unwrap().len(), 1);
+        eprintln!("{JOBS} lives searched in {} ms", took.as_millis());
+        assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+    }
+
+    #[test]
+    fn the_oldest_lives_are_forgotten_but_not_of_who_is_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(folder.path()).unwrap();
+        let files = ["a", "b", "c", "d", "e"];
+        outbox.accept(&files.map(arrival)).unwrap();
+        let known = || -> Vec<Ticket> {
+            let known = |ticket: &Ticket| outbox.life(*ticket).unwrap().is_some();
+            (1..=5).filter(known).collect()
+        };
+        // 1 is pending, 2 in quarantine, the others are published and gone.
+        outbox
+            .quarantine(2, &reason(), |_| message("event"))
+            .unwrap();
+        outbox.forget(2);
+        for ticket in 3..=5 {
+            outbox
+                .append(ticket, &Input::of(b""), |_| vec![message("r")])
+                .unwrap();
+            outbox.acknowledge(&[(ticket - 1, 0)]).unwrap();
+            outbox.forget(ticket);
+        }
+        outbox.reject().unwrap();
+        outbox.forget_lives(5).unwrap();
+        assert_eq!(known(), [1, 2, 3, 4, 5]);
+        outbox.forget_lives(4).unwrap();
+        assert_eq!(known(), [1, 2, 4, 5]);
+        outbox.forget_lives(0).unwrap();
+        assert_eq!(known(), [1, 2]);
+    }
+}
