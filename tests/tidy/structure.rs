@@ -67,7 +67,8 @@ fn reaches(arrows: &Arrows, from: &str, to: &str) -> bool {
             return true;
         }
         if seen.insert(file) {
-            let out = arrows.iter().filter(|(start, _)| start == file);
+            let out = arrows.range((file.to_owned(), String::new())..);
+            let out = out.take_while(|(start, _)| start == file);
             open.extend(out.map(|(_, end)| end.as_str()));
         }
     }
