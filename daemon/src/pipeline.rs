@@ -93,6 +93,7 @@ pub async fn run(
     models.settle()?;
     let models = Arc::new(models);
     let status = Arc::new(Status::default());
+    status.set_model_fell_back(models.fell_back());
     counters::begin(&config, &status.metrics);
     let shadow = start_shadow(&config, &models, &status)?;
     let fresh = Arc::new(Notify::new());
