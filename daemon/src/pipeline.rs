@@ -7,6 +7,7 @@
 
 mod counters;
 mod inference;
+mod sources;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use segmenter::decode::Limits;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::task::{JoinError, JoinHandle};
 
 use crate::config::{self, Config};
 use crate::disk::mounts::missing_above;
 use crate::disk::rights;
-use crate::intake::dicom::{self, DicomError, Port};
-use crate::intake::folder::{self, FolderError};
+use crate::intake::dicom::{DicomError, Port};
+use crate::intake::folder::FolderError;
 use crate::intake::http::{self, HttpError};
 use crate::intake::{Intake, Releases};
 use crate::models::{Models, ModelsError, Shadow};
@@ -35,11 +36,11 @@ use crate::report::privacy::{Key, Privacy, PrivacyError};
 use crate::seg::{self, SeriesError};
 use crate::segment::decoder::Decoder;
 use crate::segment::route::Router;
-use crate::shutdown::stopped;
 use crate::spool::recover::recover;
 use crate::spool::{AcceptError, Shelves};
 use crate::status::Status;
 use crate::tls::credentials::{CredentialError, Credentials, warn_exposed};
+use sources::Sources;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -77,106 +78,173 @@ pub async fn run(
     started: Instant,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
-    let opened = control::open(&config.state.directory).await;
-    let outbox = opened.map_err(AcceptError::from)?;
-    let outbox = Arc::new(outbox.keeping(config.results.clone()));
-    // After the outbox, whose lock says best that another scansided runs.
-    let grace = Duration::from_millis(config.pipeline.shutdown_grace_ms);
-    let (ports, http) = (open_ports(&config, grace)?, http::Port::open(&config)?);
-    warn_exposed(&config);
-    let (renewed, credentials) = watch::channel(Credentials::load(&config)?);
-    credentials.borrow().expiries.warn();
-    rights::tighten(&config.state.directory);
-    let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
-        .map_err(AcceptError::from)?;
-    let waiting = recover(&outbox, &shelves)?;
-    models.settle()?;
-    let models = Arc::new(models);
-    let status = Arc::new(Status::default());
-    status.set_model_fell_back(models.fell_back());
-    counters::begin(&config, &status.metrics);
-    let shadow = start_shadow(&config, &models, &status)?;
-    let fresh = Arc::new(Notify::new());
-    let speaker = speaker(&config)?;
-    let key = Key::of(&config.state.directory)?;
-    announce(&outbox, &speaker, &config.state.directory, &status)?;
-    let boot = speaker.boot;
-    let backlog = waiting.len();
-
+    let opened = Opened::open(&config, models).await?;
+    let (boot, waiting) = (opened.speaker.boot, opened.waiting.len());
+    let status = Arc::clone(&opened.status);
+    let image_timeout = Duration::from_secs(config.pipeline.image_timeout_s);
     let (stop_sources, sources_stopped) = watch::channel(false);
     let (stop_mqtt, mqtt_stopped) = watch::channel(false);
-    let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
-    let (releases, released) = Releases::new();
-    let keeper = seg::Keeper::open(&config, &outbox, &speaker, (&fresh, &credentials, &status))?;
-    let inference = inference::start(inference::Worker {
-        outbox: Arc::clone(&outbox),
-        shelves: shelves.clone(),
-        models: Arc::clone(&models),
-        router: Router::new(&config),
-        shadow,
-        limits: Limits::from(&config.decode),
-        decoder: Decoder::new(Limits::from(&config.decode)),
-        speaker: speaker.clone(),
-        key,
-        status: Arc::clone(&status),
-        attempts_max: config.pipeline.attempts_max,
-        fresh: Arc::clone(&fresh),
-        keeps_slices: keeper.is_some(),
-        queue,
-        stop: sources_stopped.clone(),
-    })?;
-    let (retried, controls_stopped) = (tickets.clone(), sources_stopped.clone());
-    let intake = Intake {
-        outbox: Arc::clone(&outbox),
-        shelves: shelves.clone(),
-        status: Arc::clone(&status),
-        credentials: credentials.clone(),
-        min_free_bytes: config.state.min_free_bytes,
-        tickets,
-        releases: keeper.is_some().then_some(releases),
-    };
-    let waker = Arc::clone(&fresh);
-    let requests = mqtt::Requests::new(&config, intake.clone(), waker);
-    let sources = Sources {
-        folders: config.folder.clone(),
-        ports,
-        http,
-        requests,
-        waiting,
-        intake,
-    };
-    let keeping = task(seg::run(keeper, released, sources_stopped.clone()));
-    let sources = task(sources.run(sources_stopped));
-    let desk = Control::new(&config, (&outbox, &shelves), (&models, &status), &fresh);
-    let listener = control::listen(&config.state.directory);
-    let desk = task(control::run(desk, listener, retried, controls_stopped));
-    let letterbox = (outbox, shelves);
-    let publisher = mqtt::Publisher::new(
-        &config,
-        speaker,
-        letterbox,
-        models,
-        Arc::clone(&status),
-        credentials,
-    );
-    let publishing = task(publisher.run(fresh, mqtt_stopped, grace));
+    let tasks = opened.start(config, sources_stopped, mqtt_stopped)?;
 
     let startup_ms = started.elapsed().as_millis() as u64;
-    tracing::info!(%boot, waiting = backlog, startup_ms, "ready");
+    tracing::info!(%boot, waiting, startup_ms, "ready");
     systemd::ready();
-    let image_timeout = Duration::from_secs(config.pipeline.image_timeout_s);
     tokio::spawn(systemd::keep_watch(Arc::clone(&status), image_timeout));
-    tokio::spawn(reload::run(config, renewed));
-    let tasks = Tasks {
-        sources,
-        desk,
-        keeping,
-        inference,
-        publishing,
-    };
     tasks
         .run(shutdown, (stop_sources, stop_mqtt), &status)
         .await
+}
+
+/// What is open before anything runs.
+struct Opened {
+    outbox: Arc<Outbox>,
+    ports: Vec<Port>,
+    http: Option<http::Port>,
+    /// New ones come after SIGHUP.
+    renewed: watch::Sender<Credentials>,
+    credentials: watch::Receiver<Credentials>,
+    shelves: Shelves,
+    /// What an earlier run left.
+    waiting: Vec<Ticket>,
+    models: Arc<Models>,
+    status: Arc<Status>,
+    shadow: Option<Shadow>,
+    speaker: Speaker,
+    key: Key,
+}
+
+impl Opened {
+    async fn open(config: &Config, models: Models) -> Result<Self, PipelineError> {
+        let opened = control::open(&config.state.directory).await;
+        let outbox = opened.map_err(AcceptError::from)?;
+        let outbox = Arc::new(outbox.keeping(config.results.clone()));
+        // After the outbox, whose lock says best that another scansided runs.
+        let ports = open_ports(config, grace(config))?;
+        let http = http::Port::open(config)?;
+        warn_exposed(config);
+        let (renewed, credentials) = watch::channel(Credentials::load(config)?);
+        credentials.borrow().expiries.warn();
+        rights::tighten(&config.state.directory);
+        let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
+            .map_err(AcceptError::from)?;
+        let waiting = recover(&outbox, &shelves)?;
+        models.settle()?;
+        let models = Arc::new(models);
+        let status = Arc::new(Status::default());
+        status.set_model_fell_back(models.fell_back());
+        counters::begin(config, &status.metrics);
+        let shadow = start_shadow(config, &models, &status)?;
+        let speaker = speaker(config)?;
+        let key = Key::of(&config.state.directory)?;
+        announce(&outbox, &speaker, &config.state.directory, &status)?;
+        Ok(Self {
+            outbox,
+            ports,
+            http,
+            renewed,
+            credentials,
+            shelves,
+            waiting,
+            models,
+            status,
+            shadow,
+            speaker,
+            key,
+        })
+    }
+
+    /// Starts every thread and task of the chain.
+    fn start(
+        self,
+        config: Config,
+        sources_stopped: watch::Receiver<bool>,
+        mqtt_stopped: watch::Receiver<bool>,
+    ) -> Result<Tasks, PipelineError> {
+        // Woken when something waits for the broker.
+        let fresh = Arc::new(Notify::new());
+        let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
+        let (releases, released) = Releases::new();
+        let wakes = (&fresh, &self.credentials, &self.status);
+        let keeper = seg::Keeper::open(&config, &self.outbox, &self.speaker, wakes)?;
+        let intake = self.intake(
+            &config,
+            tickets.clone(),
+            keeper.is_some().then_some(releases),
+        );
+        let inference = inference::start(inference::Worker {
+            outbox: Arc::clone(&self.outbox),
+            shelves: self.shelves.clone(),
+            models: Arc::clone(&self.models),
+            router: Router::new(&config),
+            shadow: self.shadow,
+            limits: Limits::from(&config.decode),
+            decoder: Decoder::new(Limits::from(&config.decode)),
+            speaker: self.speaker.clone(),
+            key: self.key,
+            status: Arc::clone(&self.status),
+            attempts_max: config.pipeline.attempts_max,
+            fresh: Arc::clone(&fresh),
+            keeps_slices: keeper.is_some(),
+            queue,
+            stop: sources_stopped.clone(),
+        })?;
+        let sources = Sources {
+            folders: config.folder.clone(),
+            ports: self.ports,
+            http: self.http,
+            requests: mqtt::Requests::new(&config, intake.clone(), Arc::clone(&fresh)),
+            waiting: self.waiting,
+            intake,
+        };
+        let owned = (&self.outbox, &self.shelves);
+        let desk = Control::new(&config, owned, (&self.models, &self.status), &fresh);
+        let listener = control::listen(&config.state.directory);
+        let publisher = mqtt::Publisher::new(
+            &config,
+            self.speaker,
+            (self.outbox, self.shelves),
+            self.models,
+            self.status,
+            self.credentials,
+        );
+        let grace = grace(&config);
+        let tasks = Tasks {
+            keeping: task(seg::run(keeper, released, sources_stopped.clone())),
+            desk: task(control::run(
+                desk,
+                listener,
+                tickets,
+                sources_stopped.clone(),
+            )),
+            sources: task(sources.run(sources_stopped)),
+            inference,
+            publishing: task(publisher.run(fresh, mqtt_stopped, grace)),
+        };
+        tokio::spawn(reload::run(config, self.renewed));
+        Ok(tasks)
+    }
+
+    fn intake(
+        &self,
+        config: &Config,
+        tickets: mpsc::Sender<Ticket>,
+        releases: Option<Releases>,
+    ) -> Intake {
+        Intake {
+            outbox: Arc::clone(&self.outbox),
+            shelves: self.shelves.clone(),
+            status: Arc::clone(&self.status),
+            credentials: self.credentials.clone(),
+            min_free_bytes: config.state.min_free_bytes,
+            tickets,
+            releases,
+        }
+    }
+}
+
+/// For what is under way when the daemon stops.
+fn grace(config: &Config) -> Duration {
+    Duration::from_millis(config.pipeline.shutdown_grace_ms)
 }
 
 type Task = JoinHandle<Result<(), PipelineError>>;
@@ -232,63 +300,6 @@ impl Tasks {
 
 fn flatten(ended: Result<Result<(), PipelineError>, JoinError>) -> Result<(), PipelineError> {
     ended.unwrap_or(Err(PipelineError::Panicked))
-}
-
-/// Where images come from.
-struct Sources {
-    folders: Vec<config::Folder>,
-    ports: Vec<Port>,
-    http: Option<http::Port>,
-    requests: mqtt::Requests,
-    /// What an earlier run left.
-    waiting: Vec<Ticket>,
-    intake: Intake,
-}
-
-impl Sources {
-    /// Ports answer at once; folders wait until the inference thread has what was left.
-    async fn run(self, stop: watch::Receiver<bool>) -> Result<(), PipelineError> {
-        let mut tasks = JoinSet::new();
-        for port in self.ports {
-            let run = dicom::run(port, self.intake.clone(), stop.clone());
-            tasks.spawn(async { Ok(run.await?) });
-        }
-        if let Some(port) = self.http {
-            let run = http::run(port, self.intake.clone(), stop.clone());
-            tasks.spawn(async { Ok(run.await?) });
-        }
-        let requests = self.requests.run(stop.clone());
-        tasks.spawn(async { Ok(requests.await?) });
-        let folders = run_folders(self.folders, self.intake, self.waiting, stop);
-        tasks.spawn(async { Ok(folders.await?) });
-        while let Some(ended) = tasks.join_next().await {
-            flatten(ended)?;
-        }
-        Ok(())
-    }
-}
-
-/// Hands over what an earlier run left, then watches every folder.
-async fn run_folders(
-    folders: Vec<config::Folder>,
-    intake: Intake,
-    waiting: Vec<Ticket>,
-    mut stop: watch::Receiver<bool>,
-) -> Result<(), FolderError> {
-    for ticket in waiting {
-        tokio::select! {
-            sent = intake.tickets.send(ticket) => if sent.is_err() { return Ok(()) },
-            () = stopped(&mut stop) => return Ok(()),
-        }
-    }
-    let mut tasks = JoinSet::new();
-    for folder in folders {
-        tasks.spawn(folder::run(folder, intake.clone(), stop.clone()));
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
-    }
-    Ok(())
 }
 
 fn speaker(config: &Config) -> Result<Speaker, PrivacyError> {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout};
 
 use super::MqttError;
@@ -197,24 +198,7 @@ impl Requests {
         if !wire.respond(topic.clone(), payload, &asked) {
             return Ok(Some("the client takes no response".to_owned()));
         }
-        let grace_ms = self.config.pipeline.shutdown_grace_ms;
-        let patience = Duration::from_millis(self.config.mqtt.ack_timeout_ms.min(grace_ms));
-        let mut subscribed = None;
-        let answered = async {
-            loop {
-                match wire.hear_beside().await {
-                    Heard::Answered(reason) => return Ok(reason),
-                    Heard::Lost(error) => return Err(error),
-                    // A session brings requests before the subscription is answered.
-                    Heard::Subscribed(granted) => subscribed = Some(granted),
-                    _ => {}
-                }
-            }
-        };
-        let ended = timeout(patience, answered).await;
-        if let Some(granted) = subscribed {
-            self.subscribed(granted);
-        }
+        let ended = self.acknowledged(wire).await;
         match ended {
             Err(_) => {
                 return Ok(Some(
@@ -237,6 +221,32 @@ impl Requests {
             self.fresh.notify_one();
         }
         Ok(None)
+    }
+
+    /// Waits for the broker's answer to a response, which may be a reason to refuse it.
+    async fn acknowledged(
+        &mut self,
+        wire: &mut Wire,
+    ) -> Result<Result<Option<&'static str>, String>, Elapsed> {
+        let grace_ms = self.config.pipeline.shutdown_grace_ms;
+        let patience = Duration::from_millis(self.config.mqtt.ack_timeout_ms.min(grace_ms));
+        let mut subscribed = None;
+        let answered = async {
+            loop {
+                match wire.hear_beside().await {
+                    Heard::Answered(reason) => return Ok(reason),
+                    Heard::Lost(error) => return Err(error),
+                    // A session brings requests before the subscription is answered.
+                    Heard::Subscribed(granted) => subscribed = Some(granted),
+                    _ => {}
+                }
+            }
+        };
+        let ended = timeout(patience, answered).await;
+        if let Some(granted) = subscribed {
+            self.subscribed(granted);
+        }
+        ended
     }
 
     fn subscribed(&mut self, granted: bool) {

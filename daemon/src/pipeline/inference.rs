@@ -9,13 +9,13 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::PipelineError;
 use crate::failure::Failure;
-use crate::models::{Glimpse, Models, Shadow};
+use crate::models::{Glimpse, Models, Serving, Shadow};
 use crate::outbox::job::{Input, Job, Marks, Ticket};
 use crate::outbox::slices::Slice;
 use crate::outbox::{Claim, Lease, Outbox};
 use crate::report::encode::{Origin, Speaker};
-use crate::report::job_id;
 use crate::report::privacy::{Key, sop_instance_uid};
+use crate::report::{Findings, Report, job_id};
 use crate::segment::decoder::Decoder;
 use crate::segment::route::{Router, Target};
 use crate::segment::segment;
@@ -131,18 +131,7 @@ impl Worker {
                 return self.quarantine(ticket, &marks, &failure);
             }
         };
-        let slice = if self.keeps_slices {
-            let by = (&serving.model, serving.segmenter.manifest());
-            let noted = Slice::note(&bytes, &found, &job.source, by, &self.limits);
-            noted.unwrap_or_else(|error| {
-                tracing::warn!(ticket, code = error.kind(), %error, "an image has no segmentation");
-                let words = ["no_segmentation", error.kind()].map(str::to_owned);
-                found.warnings.extend(words);
-                None
-            })
-        } else {
-            None
-        };
+        let slice = self.slice((ticket, job), &bytes, &mut found, &serving);
         let glimpse = self.models.compares(slot).then(|| Glimpse {
             slot,
             digest: serving.model.digest.clone(),
@@ -157,7 +146,7 @@ impl Worker {
             received_at: job.received_at.clone(),
             wait_ms: wait.as_millis() as f64,
         };
-        let mut report = self.speaker.report(found, &origin, &serving.model);
+        let report = self.speaker.report(found, &origin, &serving.model);
         let (id, timing) = (report.job_id, report.timing_ms);
         self.status.metrics.inferred(timing.infer / 1000.0);
         let input = Input {
@@ -169,19 +158,7 @@ impl Worker {
             job_id: Some(id),
             sop_instance_uid,
         };
-        let next = self.next();
-        let claim = next.map(|ticket| Claim {
-            ticket,
-            boot: self.speaker.boot,
-            attempts_max: self.attempts_max,
-        });
-        let lease = self
-            .outbox
-            .append_with(ticket, (&marks, slice.as_ref()), claim, |seq| {
-                report.seq = seq;
-                self.speaker.messages(report)
-            })
-            .map_err(AcceptError::from)?;
+        let next = self.append(ticket, report, (&marks, slice.as_ref()))?;
         self.fresh.notify_one();
         if let (Some(shadow), Some(glimpse)) = (&self.shadow, glimpse) {
             shadow.show(glimpse);
@@ -191,6 +168,50 @@ impl Worker {
             infer_ms = timing.infer, postprocess_ms = timing.postprocess,
             encode_ms = timing.encode, "image segmented"
         );
+        Ok(next)
+    }
+
+    /// What a segmentation of its series will need of the image, where there will be one.
+    fn slice(
+        &self,
+        (ticket, job): (Ticket, &Job),
+        bytes: &[u8],
+        found: &mut Findings,
+        serving: &Serving,
+    ) -> Option<Slice> {
+        if !self.keeps_slices {
+            return None;
+        }
+        let by = (&serving.model, serving.segmenter.manifest());
+        let noted = Slice::note(bytes, found, &job.source, by, &self.limits);
+        noted.unwrap_or_else(|error| {
+            tracing::warn!(ticket, code = error.kind(), %error, "an image has no segmentation");
+            let words = ["no_segmentation", error.kind()].map(str::to_owned);
+            found.warnings.extend(words);
+            None
+        })
+    }
+
+    /// Commits the result, and in the same commit the lease of the next job if one waits.
+    fn append(
+        &mut self,
+        ticket: Ticket,
+        mut report: Report,
+        kept: (&Marks, Option<&Slice>),
+    ) -> Result<Option<Leased>, PipelineError> {
+        let next = self.next();
+        let claim = next.map(|ticket| Claim {
+            ticket,
+            boot: self.speaker.boot,
+            attempts_max: self.attempts_max,
+        });
+        let lease = self
+            .outbox
+            .append_with(ticket, kept, claim, |seq| {
+                report.seq = seq;
+                self.speaker.messages(report)
+            })
+            .map_err(AcceptError::from)?;
         Ok(next.map(|ticket| (ticket, lease)))
     }
 

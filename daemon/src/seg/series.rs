@@ -147,11 +147,7 @@ fn one(
     let first = slices[0];
     let mut jobs: Vec<Uuid> = slices.iter().map(|slice| slice.job_id).collect();
     jobs.sort();
-    let by = part
-        .by
-        .iter()
-        .map(|(word, value)| format!("{word} {value}"));
-    let by = by.collect::<Vec<String>>().join(", ");
+    let by = words(part);
     let (_, rows, cols, space) = kind(first);
     let lineage = named(&[
         "seg-series/2",
@@ -207,6 +203,13 @@ fn one(
             jobs,
         },
     }
+}
+
+/// What sets the part apart from others of its series.
+fn words(part: &Part) -> String {
+    let by = part.by.iter();
+    let by = by.map(|(word, value)| format!("{word} {value}"));
+    by.collect::<Vec<String>>().join(", ")
 }
 
 /// The slices of a part alone, and its frames by their numbers among these.
