@@ -132,15 +132,14 @@ fn first_self_attention(weights: &mut Weights, tokens: &Array) -> Result<Array> 
 fn two_way_layer(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    layer: usize,
+    index: usize,
     state: &mut Tokens,
 ) -> Result<()> {
     let layer = Module::new(
-        format!("mask_decoder.transformer.layers.{layer}"),
-        format!("mask_decoder/layers.{layer}"),
+        format!("mask_decoder.transformer.layers.{index}"),
+        format!("mask_decoder/layers.{index}"),
     );
-    // The first one's is a constant.
-    if layer.name != "mask_decoder/layers.0" {
+    if index > 0 {
         let part = layer.part("self_attn");
         let name = format!("{}/query", part.name);
         let q = graph.add(&name, &state.queries, &state.point);
