@@ -16,7 +16,6 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     })
 }
 
-#[derive(Clone, Copy)]
 pub(super) struct LayerNorm {
     pub(super) eps: f32,
 }
@@ -104,9 +103,11 @@ impl LayerNorm {
         width: usize,
     ) -> Result<Tensor> {
         let ones = Tensor::ones(width, x.dtype(), x.device())?;
-        let normalized = x
-            .detach()
-            .apply_op3_no_bwd(&ones, &ones.zeros_like()?, &Custom(*self))?;
+        let normalized = x.detach().apply_op3_no_bwd(
+            &ones,
+            &ones.zeros_like()?,
+            &Custom(Self { eps: self.eps }),
+        )?;
         sum_rows(&(normalized * grad)?, width)
     }
 }
