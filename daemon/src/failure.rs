@@ -63,7 +63,7 @@ impl fmt::Display for Stage {
 }
 
 impl Reason {
-    /// From the code, which is all that a row keeps of the failure.
+    /// That of [`Failure::stage`], from the code, which is all that a row keeps of the failure; the decoder's are the rest.
     pub fn stage(&self) -> Stage {
         match self.code.as_str() {
             "file_too_large" | "input_unreadable" => Stage::Accept,
@@ -92,6 +92,18 @@ impl Failure {
             Self::MessageTooLarge { .. } => "message_too_large",
             Self::Poison { .. } => "message_breaks_connection",
             Self::Refused { .. } => "message_refused",
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Input(_) | Self::FileTooLarge { .. } => Stage::Accept,
+            Self::Decode(_) => Stage::Decode,
+            Self::NotRouted { .. } => Stage::Route,
+            Self::Infer(_) | Self::CrashLoop { .. } | Self::Panic { .. } => Stage::Infer,
+            Self::MessageTooLarge { .. } | Self::Poison { .. } | Self::Refused { .. } => {
+                Stage::Publish
+            }
         }
     }
 
@@ -187,6 +199,7 @@ mod tests {
             ),
         ];
         for (failure, stage) in cases {
+            assert_eq!(failure.stage(), stage, "{failure}");
             assert_eq!(failure.reason().stage(), stage, "{failure}");
         }
         let shape = InferError::OutputShape {
