@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use segmenter::decode::DecodeError;
 use segmenter::infer::InferError;
 use serde::{Deserialize, Serialize};
@@ -32,10 +33,13 @@ pub enum Failure {
 }
 
 /// What lies beside a file in quarantine, and travels in the event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
+    /// Stable, for programs.
     pub code: String,
+    /// What happened, for people.
     pub words: String,
+    /// What to do about it.
     pub remedy: String,
 }
 

@@ -1,7 +1,5 @@
 //! One request to its response: `response/1`.
 
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -12,6 +10,9 @@ use crate::disk;
 use crate::intake::Door;
 use crate::outbox::job::{Input, Sender, Ticket};
 use crate::outbox::{self, Missed};
+use crate::report::encode::object;
+use crate::report::request::ReplayRequest;
+use crate::report::response::{self, Answer, Code, Outcome, Refused, Response, Taken};
 use crate::spool::{AcceptError, PartError};
 
 /// Who answers.
@@ -21,25 +22,6 @@ pub(super) struct Desk {
     pub(super) image_max_bytes: u64,
     pub(super) door: Door,
     pub(super) tickets: mpsc::Sender<Ticket>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Response {
-    fields: Map<String, Value>,
-    stopping: bool,
-}
-
-/// Payload of `request/replay`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wish {
-    #[serde(default)]
-    id: Option<String>,
-    from_seq: u64,
-    #[serde(default)]
-    to_seq: Option<u64>,
-    #[serde(default)]
-    source: Option<String>,
 }
 
 /// Why something is not done.
@@ -65,24 +47,24 @@ enum Refusal {
 
 /// Codes for which an image is not taken. While the daemon stops a request waits for the next start.
 pub(crate) const OF_IMAGES: [&str; 5] = [
-    "id_too_long",
-    "empty",
-    "too_large",
-    "disk_low",
-    "queue_full",
+    Code::IdTooLong.word(),
+    Code::Empty.word(),
+    Code::TooLarge.word(),
+    Code::DiskLow.word(),
+    Code::QueueFull.word(),
 ];
 
 impl Refusal {
-    fn code(&self) -> &'static str {
+    fn code(&self) -> Code {
         match self {
-            Self::Id => "id_too_long",
-            Self::Unreadable(_) => "unreadable",
-            Self::Busy { .. } => "busy",
-            Self::Empty => "empty",
-            Self::TooLarge { .. } => "too_large",
-            Self::DiskLow => "disk_low",
-            Self::QueueFull => "queue_full",
-            Self::Stopping => "stopping",
+            Self::Id => Code::IdTooLong,
+            Self::Unreadable(_) => Code::Unreadable,
+            Self::Busy { .. } => Code::Busy,
+            Self::Empty => Code::Empty,
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::DiskLow => Code::DiskLow,
+            Self::QueueFull => Code::QueueFull,
+            Self::Stopping => Code::Stopping,
         }
     }
 
@@ -100,25 +82,24 @@ impl Refusal {
             Self::Stopping => "ask again when it has started",
         }
     }
+
+    fn said(&self) -> Refused {
+        Refused {
+            code: self.code(),
+            words: self.to_string(),
+            remedy: self.remedy(),
+        }
+    }
 }
 
 impl Response {
     pub(super) fn payload(&self) -> Vec<u8> {
-        Value::Object(self.fields.clone()).to_string().into_bytes()
+        object(self).to_string().into_bytes()
     }
 
     /// No answer: the request waits for the next start.
     pub(super) fn is_stopping(&self) -> bool {
-        self.stopping
-    }
-
-    /// What went wrong, if anything.
-    pub(super) fn code(&self) -> Option<&str> {
-        self.fields.get("code")?.as_str()
-    }
-
-    pub(super) fn job(&self) -> Option<Ticket> {
-        self.fields.get("job")?.as_u64()
+        self.code() == Some(Code::Stopping)
     }
 }
 
@@ -134,36 +115,33 @@ impl Desk {
             Verb::Replay => self.replay(asked.payload(), &mut id)?,
             Verb::Segment => self.segment(asked)?,
         };
-        let (status, stopping) = match &done {
-            Ok(_) => ("ok", false),
-            Err(refusal) => ("error", matches!(refusal, Refusal::Stopping)),
+        let (status, answer) = match done {
+            Ok(answer) => (Outcome::Ok, answer),
+            Err(refusal) => (Outcome::Error, Answer::Refused(refusal.said())),
         };
-        if let (Verb::Segment, Err(refusal), false) = (verb, &done, stopping) {
+        let response = Response {
+            schema: response::SCHEMA,
+            verb,
+            id,
+            node: self.node.clone(),
+            at: clock::now(),
+            status,
+            answer,
+        };
+        if let (Verb::Segment, Some(code), false) = (verb, response.code(), response.is_stopping())
+        {
             let metrics = &self.door.status.metrics;
-            metrics.refused(MQTT_SOURCE, refusal.code());
+            metrics.refused(MQTT_SOURCE, code.word());
         }
-        let fields = done.unwrap_or_else(|refusal| {
-            object(json!({
-                "code": refusal.code(), "words": refusal.to_string(), "remedy": refusal.remedy(),
-            }))
-        });
-        let mut all = object(json!({
-            "schema": "response/1", "verb": verb, "id": id, "node": self.node, "at": clock::now(),
-            "status": status,
-        }));
-        all.extend(fields);
-        Ok(Response {
-            fields: all,
-            stopping,
-        })
+        Ok(response)
     }
 
     fn replay(
         &self,
         payload: &[u8],
         id: &mut Option<String>,
-    ) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
-        let wish: Wish = match serde_json::from_slice(payload) {
+    ) -> Result<Result<Answer, Refusal>, AcceptError> {
+        let wish: ReplayRequest = match serde_json::from_slice(payload) {
             Ok(wish) => wish,
             Err(error) => return Ok(Err(Refusal::Unreadable(error))),
         };
@@ -179,13 +157,13 @@ impl Desk {
             source: wish.source,
         };
         Ok(match self.door.outbox.replay(&missed)? {
-            outbox::Asked::Promised(promise) => Ok(object(json!(promise))),
+            outbox::Asked::Promised(promise) => Ok(Answer::Replay(promise)),
             outbox::Asked::Busy { replays_max } => Err(Refusal::Busy { replays_max }),
         })
     }
 
     /// As safe as a file of an inbox that was accepted, before anything is said.
-    fn segment(&self, asked: &Asked) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
+    fn segment(&self, asked: &Asked) -> Result<Result<Answer, Refusal>, AcceptError> {
         let (shelves, image) = (&self.door.shelves, asked.payload());
         let sender = Sender {
             response_topic: asked.response_topic.clone(),
@@ -221,17 +199,11 @@ impl Desk {
         if let Some(ticket) = job {
             place_in_queue.send(ticket);
         }
-        Ok(Ok(object(json!({
-            "job": job, "input": Input::of(image),
-            "result": format!("result/{MQTT_SOURCE}"),
-        }))))
-    }
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
+        Ok(Ok(Answer::Segment(Taken {
+            job,
+            input: Input::of(image),
+            result: format!("result/{MQTT_SOURCE}"),
+        })))
     }
 }
 
@@ -246,11 +218,13 @@ fn printable(bytes: &[u8]) -> Option<String> {
 mod tests {
     use std::sync::Arc;
 
-    use super::*;
+    use serde_json::Value;
     use tokio::sync::watch;
 
+    use super::*;
     use crate::outbox::Outbox;
-    use crate::report::schema::{Document, check};
+    use crate::report::schema::Document;
+    use crate::report::schema::tests::check;
     use crate::spool::Shelves;
     use crate::status::Status;
     use crate::tls::credentials::Credentials;
@@ -278,8 +252,7 @@ mod tests {
         let asked = Asked::of(payload, correlation);
         let response = desk.answer(verb, &asked).unwrap();
         let said = serde_json::from_slice(&response.payload()).unwrap();
-        let schema = Document::Response.text();
-        check(&serde_json::from_str(&schema).unwrap(), &said, "response");
+        check(Document::Response, &said, "response");
         said
     }
 
