@@ -93,7 +93,7 @@ fn generate<T: JsonSchema>(settings: SchemaSettings) -> Value {
     settings.into_generator().into_root_schema_for::<T>().into()
 }
 
-/// Says what readers without schemars expect.
+/// Leaves what every reader of JSON Schema understands, and takes away what only Rust means by it.
 fn plain(schema: &mut Schema) {
     // A field that may be absent is never null: `None` is left out.
     let required = schema.get("required").cloned().unwrap_or_default();
@@ -118,7 +118,7 @@ fn plain(schema: &mut Schema) {
     if format.is_some_and(|format| !["uuid", "date-time"].contains(&format)) {
         keywords.remove("format");
     }
-    // Lines of source.
+    // A doc comment breaks its lines for the source.
     if let Some(Value::String(text)) = keywords.get_mut("description") {
         *text = text.replace('\n', " ");
     }
@@ -175,6 +175,7 @@ pub(crate) mod tests {
         }
     }
 
+    /// A branch of `anyOf` has only some of the fields, so what is unknown shows at the whole alone.
     fn obey(schema: &Value, value: &Value, place: &str) -> Result<(), String> {
         rules(schema, value, place)?;
         let Some(fields) = value.as_object() else {
