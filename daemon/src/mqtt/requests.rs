@@ -21,9 +21,10 @@ use super::MqttError;
 use crate::backoff::Backoff;
 use crate::config::{Config, Verb, Version};
 use crate::intake::Intake;
+use crate::report::response::{Code, Response};
 use crate::shutdown::stopped;
 
-use answer::{Desk, Response};
+use answer::Desk;
 use client::{Asked, Heard, Wire};
 
 /// Reasons for which the metrics count an image that was not taken.
@@ -172,7 +173,7 @@ impl Requests {
                     // Unanswered it comes again at the next start.
                     return Ok(None);
                 }
-                let (code, job) = (response.code(), response.job());
+                let (code, job) = (response.code().map(Code::word), response.job());
                 tracing::info!(%verb, code, ticket = job, "request answered");
                 Answered {
                     asked: asked.clone(),

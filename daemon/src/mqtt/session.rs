@@ -12,6 +12,7 @@ use super::replay::Again;
 use super::window::Letter;
 use crate::config;
 use crate::outbox::Key;
+use crate::report::state::Readiness;
 
 pub(super) struct Session {
     pub(super) connection: Connection,
@@ -31,7 +32,7 @@ pub(super) struct Session {
     pub(super) draining: bool,
     pub(super) health_due: Instant,
     /// State as last published.
-    pub(super) said: Option<(&'static str, Vec<&'static str>)>,
+    pub(super) said: Option<(Readiness, Vec<&'static str>)>,
     /// Revision of the models as last published.
     pub(super) models_said: Option<u64>,
 }
