@@ -30,7 +30,7 @@ use crate::operate::reload;
 use crate::operate::systemd;
 use crate::outbox::Outbox;
 use crate::outbox::job::{Ticket, boot_id};
-use crate::report::encode::{Notice, Speaker};
+use crate::report::encode::{Encoder, Notice};
 use crate::report::privacy::{Key, Privacy, PrivacyError};
 use crate::seg::{self, SeriesError};
 use crate::segment::decoder::Decoder;
@@ -96,17 +96,18 @@ pub async fn run(
     counters::begin(&config, &status.metrics);
     let shadow = start_shadow(&config, &models, &status)?;
     let fresh = Arc::new(Notify::new());
-    let speaker = speaker(&config)?;
+    let encoder = encoder(&config)?;
     let key = Key::of(&config.state.directory)?;
-    announce(&outbox, &speaker, &config.state.directory, &status)?;
-    let boot = speaker.boot;
+    announce(&outbox, &encoder, &config.state.directory, &status)?;
+    let boot = encoder.boot;
     let backlog = waiting.len();
 
     let (stop_sources, sources_stopped) = watch::channel(false);
     let (stop_mqtt, mqtt_stopped) = watch::channel(false);
     let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
     let (releases, released) = Releases::new();
-    let keeper = seg::Keeper::open(&config, &outbox, &speaker, (&fresh, &credentials, &status))?;
+    let series_task =
+        seg::SeriesTask::open(&config, &outbox, &encoder, (&fresh, &credentials, &status))?;
     let inference = inference::start(inference::Worker {
         outbox: Arc::clone(&outbox),
         shelves: shelves.clone(),
@@ -115,12 +116,12 @@ pub async fn run(
         shadow,
         limits: Limits::from(&config.decode),
         decoder: Decoder::new(Limits::from(&config.decode)),
-        speaker: speaker.clone(),
+        encoder: encoder.clone(),
         key,
         status: Arc::clone(&status),
         attempts_max: config.pipeline.attempts_max,
         fresh: Arc::clone(&fresh),
-        keeps_slices: keeper.is_some(),
+        keeps_slices: series_task.is_some(),
         queue,
         stop: sources_stopped.clone(),
     })?;
@@ -131,7 +132,7 @@ pub async fn run(
         status: Arc::clone(&status),
         credentials: credentials.clone(),
         min_free_bytes: config.state.min_free_bytes,
-        releases: keeper.is_some().then_some(releases),
+        releases: series_task.is_some().then_some(releases),
     };
     let waker = Arc::clone(&fresh);
     let requests = mqtt::Requests::new(&config, door.clone(), tickets.clone(), waker);
@@ -143,7 +144,7 @@ pub async fn run(
         waiting,
         door,
     };
-    let keeping = task(seg::run(keeper, released, sources_stopped.clone()));
+    let series = task(seg::run(series_task, released, sources_stopped.clone()));
     let sources = task(sources.run(tickets, sources_stopped));
     let desk = Control::new(&config, (&outbox, &shelves), (&models, &status), &fresh);
     let listener = control::listen(&config.state.directory);
@@ -151,7 +152,7 @@ pub async fn run(
     let letterbox = (outbox, shelves);
     let publisher = mqtt::Publisher::new(
         &config,
-        speaker,
+        encoder,
         letterbox,
         models,
         Arc::clone(&status),
@@ -168,7 +169,7 @@ pub async fn run(
     let tasks = Tasks {
         sources,
         desk,
-        keeping,
+        series,
         inference,
         publishing,
     };
@@ -187,7 +188,7 @@ fn task<E: Into<PipelineError>>(run: impl Future<Output = Result<(), E>> + Send 
 struct Tasks {
     sources: Task,
     desk: Task,
-    keeping: Task,
+    series: Task,
     inference: inference::Ended,
     publishing: Task,
 }
@@ -204,7 +205,7 @@ impl Tasks {
             () = shutdown => None,
             ended = &mut self.sources => Some(flatten(ended)),
             ended = &mut self.desk => Some(flatten(ended)),
-            ended = &mut self.keeping => Some(flatten(ended)),
+            ended = &mut self.series => Some(flatten(ended)),
             ended = &mut self.inference => Some(ended.unwrap_or(Err(PipelineError::Panicked))),
             ended = &mut self.publishing => Some(flatten(ended)),
         };
@@ -219,7 +220,7 @@ impl Tasks {
         }
         flatten(self.sources.await)?;
         flatten(self.desk.await)?;
-        flatten(self.keeping.await)?;
+        flatten(self.series.await)?;
         self.inference
             .await
             .unwrap_or(Err(PipelineError::Panicked))?;
@@ -298,8 +299,8 @@ async fn run_folders(
     Ok(())
 }
 
-fn speaker(config: &Config) -> Result<Speaker, PrivacyError> {
-    Ok(Speaker {
+fn encoder(config: &Config) -> Result<Encoder, PrivacyError> {
+    Ok(Encoder {
         node: config.node.clone(),
         boot: boot_id(),
         inline_max_bytes: config.mqtt.inline_max_bytes,
@@ -311,13 +312,13 @@ fn speaker(config: &Config) -> Result<Speaker, PrivacyError> {
 /// anew without any other sign.
 fn announce(
     outbox: &Outbox,
-    speaker: &Speaker,
+    encoder: &Encoder,
     state: &Path,
     status: &Status,
 ) -> Result<(), AcceptError> {
-    let notice = outbox.belongs_to(&speaker.node, |notice, seq| speaker.notice(notice, seq))?;
+    let notice = outbox.belongs_to(&encoder.node, |notice, seq| encoder.notice(notice, seq))?;
     if let Some(notice) = notice {
-        let (words, remedy) = notice.words(&speaker.node);
+        let (words, remedy) = notice.words(&encoder.node);
         let path = state.display();
         match missing_above(state) {
             Some(mount) if matches!(notice, Notice::Created { .. }) => tracing::error!(

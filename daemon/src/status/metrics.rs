@@ -62,7 +62,8 @@ impl Default for Metrics {
 #[derive(Debug, Clone, Copy, serde::Serialize)]
 pub struct Counts {
     pub acknowledged: u64,
-    pub unheard: u64,
+    #[serde(rename = "unheard")]
+    pub no_subscribers: u64,
     pub quarantined: u64,
     pub connects: u64,
 }
@@ -269,7 +270,7 @@ impl Page {
     fn moment(&mut self, snapshot: &Snapshot, started_s: f64) {
         let Counts {
             acknowledged,
-            unheard,
+            no_subscribers,
             connects,
             ..
         } = snapshot.counts;
@@ -281,7 +282,7 @@ impl Page {
         self.counter(
             "mqtt_unheard_messages",
             "Of these, those that no client was subscribed to",
-            unheard,
+            no_subscribers,
         );
         self.counter(
             "mqtt_connects",

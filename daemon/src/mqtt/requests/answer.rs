@@ -5,13 +5,13 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::client::{Asked, CORRELATION_MAX_BYTES as ID_MAX_BYTES};
+use super::client::{CORRELATION_MAX_BYTES as ID_MAX_BYTES, Request};
 use crate::clock;
 use crate::config::{MQTT_SOURCE, Verb};
 use crate::disk;
 use crate::intake::Door;
 use crate::outbox::job::{Input, Sender, Ticket};
-use crate::outbox::{self, Missed};
+use crate::outbox::{self, ReplayRange};
 use crate::spool::{AcceptError, PartError};
 
 /// Who answers.
@@ -32,7 +32,7 @@ pub(super) struct Response {
 /// Payload of `request/replay`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+struct ReplayRequest {
     #[serde(default)]
     id: Option<String>,
     from_seq: u64,
@@ -124,15 +124,15 @@ impl Response {
 
 impl Desk {
     /// Blocking: reads and writes outbox and shelves.
-    pub(super) fn answer(&self, verb: Verb, asked: &Asked) -> Result<Response, AcceptError> {
-        let mut id = asked.correlation().and_then(printable);
-        let long = asked
+    pub(super) fn answer(&self, verb: Verb, request: &Request) -> Result<Response, AcceptError> {
+        let mut id = request.correlation().and_then(printable);
+        let long = request
             .correlation()
             .is_some_and(|id| id.len() > ID_MAX_BYTES);
         let done = match verb {
             _ if long => Err(Refusal::Id),
-            Verb::Replay => self.replay(asked.payload(), &mut id)?,
-            Verb::Segment => self.segment(asked)?,
+            Verb::Replay => self.replay(request.payload(), &mut id)?,
+            Verb::Segment => self.segment(request)?,
         };
         let (status, stopping) = match &done {
             Ok(_) => ("ok", false),
@@ -163,7 +163,7 @@ impl Desk {
         payload: &[u8],
         id: &mut Option<String>,
     ) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
-        let wish: Wish = match serde_json::from_slice(payload) {
+        let wish: ReplayRequest = match serde_json::from_slice(payload) {
             Ok(wish) => wish,
             Err(error) => return Ok(Err(Refusal::Unreadable(error))),
         };
@@ -173,22 +173,25 @@ impl Desk {
             }
             *id = Some(own);
         }
-        let missed = Missed {
+        let range = ReplayRange {
             from_seq: wish.from_seq,
             to_seq: wish.to_seq,
             source: wish.source,
         };
-        Ok(match self.door.outbox.replay(&missed)? {
-            outbox::Asked::Promised(promise) => Ok(object(json!(promise))),
-            outbox::Asked::Busy { replays_max } => Err(Refusal::Busy { replays_max }),
+        Ok(match self.door.outbox.replay(&range)? {
+            outbox::ReplayAnswer::Promised(summary) => Ok(object(json!(summary))),
+            outbox::ReplayAnswer::Busy { replays_max } => Err(Refusal::Busy { replays_max }),
         })
     }
 
     /// As safe as a file of an inbox that was accepted, before anything is said.
-    fn segment(&self, asked: &Asked) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
-        let (shelves, image) = (&self.door.shelves, asked.payload());
+    fn segment(
+        &self,
+        request: &Request,
+    ) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
+        let (shelves, image) = (&self.door.shelves, request.payload());
         let sender = Sender {
-            response_topic: asked.response_topic.clone(),
+            response_topic: request.response_topic.clone(),
             ..Sender::default()
         };
         if image.is_empty() {
@@ -275,8 +278,8 @@ mod tests {
     }
 
     fn answer(desk: &Desk, verb: Verb, payload: &[u8], correlation: Option<&str>) -> Value {
-        let asked = Asked::of(payload, correlation);
-        let response = desk.answer(verb, &asked).unwrap();
+        let request = Request::of(payload, correlation);
+        let response = desk.answer(verb, &request).unwrap();
         let said = serde_json::from_slice(&response.payload()).unwrap();
         let schema = Document::Response.text();
         check(&serde_json::from_str(&schema).unwrap(), &said, "response");
@@ -354,8 +357,8 @@ mod tests {
         assert_eq!(said["code"], "disk_low");
         desk.door.min_free_bytes = 0;
         drop(queue);
-        let asked = Asked::of(b"pixels", None);
-        assert!(desk.answer(segment, &asked).unwrap().is_stopping());
+        let request = Request::of(b"pixels", None);
+        assert!(desk.answer(segment, &request).unwrap().is_stopping());
         assert_eq!(desk.door.outbox.ledger().unwrap().received, 0);
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{interval, timeout};
 
-use super::{Answer, Hands, LOCK_PATIENCE, LOCK_PAUSE, Request, SOCKET, chain, perform};
+use super::{Answer, AnswerContext, LOCK_PAUSE, LOCK_TIMEOUT, Request, SOCKET, chain, perform};
 use crate::clock;
 use crate::config::{self, Config};
 use crate::models::Models;
@@ -72,7 +72,7 @@ impl Control {
 /// Between two looks at the limits of quarantine, history and results.
 const TICK: Duration = Duration::from_mins(1);
 /// A client that says nothing, or does not listen, must not hold up the rest.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_MAX_BYTES: u64 = 1 << 20;
 
 /// Opens the outbox for a daemon; a command may have it open for a moment.
@@ -80,7 +80,7 @@ pub async fn open(state: &Path) -> Result<Outbox, OutboxError> {
     let start = Instant::now();
     loop {
         match Outbox::open(state) {
-            Err(OutboxError::InUse { .. }) if start.elapsed() < LOCK_PATIENCE => {
+            Err(OutboxError::InUse { .. }) if start.elapsed() < LOCK_TIMEOUT => {
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
             opened => return opened,
@@ -140,7 +140,7 @@ pub async fn run(
                 let control = control.clone();
                 spawn_blocking(move || {
                     let Control { outbox, shelves, limits, history_max_jobs, keep_days, .. } = &control;
-                    outbox.forget_lives(*history_max_jobs)?;
+                    outbox.forget_history(*history_max_jobs)?;
                     let keep_ms = u64::from(*keep_days) * 86_400_000;
                     outbox.forget_kept(clock::unix_ms(clock::for_expiry()).saturating_sub(keep_ms))?;
                     quarantine::expire(outbox, shelves, limits, clock::for_expiry())
@@ -160,7 +160,7 @@ async fn next(listener: Option<&UnixListener>) -> UnixStream {
             Ok((stream, _)) => return stream,
             Err(error) => {
                 tracing::debug!(%error, "a request was not taken");
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(CLIENT_TIMEOUT).await;
             }
         }
     }
@@ -172,7 +172,7 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
     let mut line = String::new();
     let (reading, mut writing) = stream.split();
     let mut reading = BufReader::new(reading.take(REQUEST_MAX_BYTES));
-    match timeout(PATIENCE, reading.read_line(&mut line)).await {
+    match timeout(CLIENT_TIMEOUT, reading.read_line(&mut line)).await {
         Ok(Ok(_)) => {}
         _ => return Ok(Vec::new()),
     }
@@ -186,14 +186,14 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
             let (control, fresh) = (control.clone(), &control.fresh);
             let retries = matches!(request, Request::Retry(_));
             let performed = spawn_blocking(move || {
-                let hands = Hands {
+                let context = AnswerContext {
                     outbox: &control.outbox,
                     shelves: &control.shelves,
                     store: &control.models.store,
                     live: Some(&control.models),
                     pacs: Some(&control.status.pacs),
                 };
-                perform(&hands, &request)
+                perform(&context, &request)
             })
             .await?;
             match performed {
@@ -214,7 +214,7 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
     let mut line = serde_json::to_vec(&answer).expect("an answer is plain data");
     line.push(b'\n');
     // Whether it was heard or not, what was done is done.
-    let _ = timeout(PATIENCE, writing.write_all(&line)).await;
+    let _ = timeout(CLIENT_TIMEOUT, writing.write_all(&line)).await;
     ended?;
     Ok(retried)
 }

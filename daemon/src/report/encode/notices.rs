@@ -3,7 +3,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{Speaker, json};
+use super::{Encoder, json};
 use crate::clock;
 use crate::report::Message;
 
@@ -32,7 +32,7 @@ struct NoticeEvent<'a> {
     remedy: String,
 }
 
-impl Speaker {
+impl Encoder {
     pub fn notice(&self, notice: &Notice, seq: u64) -> Message {
         let (kind, node_before) = match notice {
             Notice::Created { .. } => ("state_created", None),
@@ -93,14 +93,14 @@ mod tests {
 
     #[test]
     fn notices_say_what_happened_and_what_to_do() {
-        let speaker = Speaker {
+        let encoder = Encoder {
             node: "box-2".into(),
             boot: Uuid::nil(),
             inline_max_bytes: 1000,
             privacy: Privacy::None,
         };
         let said = |notice: &Notice| -> Value {
-            let message = speaker.notice(notice, 7);
+            let message = encoder.notice(notice, 7);
             assert_eq!(message.topic, "event");
             serde_json::from_slice(&message.payload).unwrap()
         };
