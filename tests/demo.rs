@@ -11,9 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
-
-#[path = "sample_bundle.rs"]
-mod sample_bundle;
+use tests::sample_bundle;
 
 /// The sample bundle marks what is bright: a mean Dice of 0.070 on the first five phantoms, the same
 /// every time. 0 means that masks and truth no longer lie on each other.
@@ -82,6 +80,28 @@ impl Drop for Running {
     }
 }
 
+/// `mosquitto_sub` gets a retained message of the demo and one of `mosquitto_pub`.
+fn exchange_messages(port: &str, version: &str) {
+    let output = Command::new("mosquitto_sub")
+        .args(["-p", port, "-V", version, "-C", "1", "-W", "30", "-q", "1"])
+        .args(["-t", "scanside/v1/demo/info"])
+        .output()
+        .unwrap();
+    let info: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(info["schema"], "info/1", "retained, for {version}");
+    let sent = Command::new("mosquitto_pub")
+        .args(["-p", port, "-V", version, "-q", "1", "-r"])
+        .args(["-t", "kept", "-m", version])
+        .output()
+        .unwrap();
+    assert!(sent.status.success(), "QoS 1 is acknowledged: {sent:?}");
+    let kept = Command::new("mosquitto_sub")
+        .args(["-p", port, "-C", "1", "-W", "30", "-t", "+"])
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(kept.stdout).unwrap().trim(), version);
+}
+
 /// Without --exit the broker stays; mosquitto's clients use it with both protocol versions.
 #[test]
 fn the_brokers_port_serves_mosquitto_sub_and_pub() {
@@ -120,27 +140,9 @@ fn the_brokers_port_serves_mosquitto_sub_and_pub() {
         .unwrap()
         .to_owned();
     for version in ["mqttv311", "mqttv5"] {
-        let output = Command::new("mosquitto_sub")
-            .args(["-p", &port, "-V", version, "-C", "1", "-W", "30", "-q", "1"])
-            .args(["-t", "scanside/v1/demo/info"])
-            .output()
-            .unwrap();
-        let info: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!(info["schema"], "info/1", "retained, for {version}");
-        let sent = Command::new("mosquitto_pub")
-            .args([
-                "-p", &port, "-V", version, "-q", "1", "-r", "-t", "kept", "-m", version,
-            ])
-            .output()
-            .unwrap();
-        assert!(sent.status.success(), "QoS 1 is acknowledged: {sent:?}");
-        let kept = Command::new("mosquitto_sub")
-            .args(["-p", &port, "-C", "1", "-W", "30", "-t", "+"])
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8(kept.stdout).unwrap().trim(), version);
+        exchange_messages(&port, version);
     }
-    // An own image of a visitor.
+    // An image that a user drops into the demo's inbox.
     let inbox = folder.path().join("demo/inbox");
     fs::write(inbox.join("own.part"), sample_bundle::golden_png()).unwrap();
     fs::rename(inbox.join("own.part"), inbox.join("own.png")).unwrap();

@@ -5,7 +5,14 @@ use std::path::Path;
 use clap::Parser;
 use tests::{files, read, root};
 
-const DOCUMENTS: [&str; 2] = ["README.md", "ARCHITECTURE.md"];
+/// What says how to use the programs, and how they are built.
+fn documents() -> Vec<String> {
+    let mut found = files("md");
+    found.retain(|path| {
+        path == "README.md" || path == "ARCHITECTURE.md" || path.starts_with("docs/")
+    });
+    found
+}
 
 /// Lines of a document's shell blocks, continued lines joined, comments cut off.
 fn commands(text: &str) -> Vec<String> {
@@ -14,7 +21,8 @@ fn commands(text: &str) -> Vec<String> {
     let mut command = String::new();
     for line in text.lines() {
         if line.starts_with("```") {
-            inside = line == "```sh";
+            // Also those that `tests/docs/run.py` does not run, which say why.
+            inside = line == "```sh" || line.starts_with("```sh ");
         } else if inside {
             let line = line.split(" #").next().unwrap_or_default().trim();
             if let Some(start) = line.strip_suffix('\\') {
@@ -36,6 +44,8 @@ fn arguments<'a>(command: &'a str, program: &str) -> Option<Vec<&'a str>> {
         .strip_prefix(&through_cargo)
         .or_else(|| command.strip_prefix(&by_name))?;
     let mut words = vec![&command[..0]];
+    // In the background.
+    let rest = rest.strip_suffix('&').unwrap_or(rest);
     words.extend(rest.split_whitespace());
     Some(words)
 }
@@ -58,8 +68,8 @@ fn the_two_commands_are_on_the_front_page() {
 #[test]
 fn commands_of_the_documents_are_understood() {
     let (mut n_daemon, mut n_trainer) = (0, 0);
-    for document in DOCUMENTS {
-        for command in commands(&read(document)) {
+    for document in documents() {
+        for command in commands(&read(&document)) {
             if let Some(words) = arguments(&command, "scansided") {
                 n_daemon += 1;
                 if let Err(error) = daemon::cli::Cli::try_parse_from(words) {
@@ -84,8 +94,8 @@ fn commands_of_the_documents_are_understood() {
 #[test]
 fn recipes_of_just_exist() {
     let justfile = read("justfile");
-    for document in DOCUMENTS {
-        for command in commands(&read(document)) {
+    for document in documents() {
+        for command in commands(&read(&document)) {
             let Some(recipe) = command
                 .strip_prefix("just ")
                 .and_then(|rest| rest.split(' ').next())
@@ -106,8 +116,8 @@ fn recipes_of_just_exist() {
 
 #[test]
 fn configuration_files_exist_and_are_understood() {
-    for document in [&DOCUMENTS[..], &["justfile"]].concat() {
-        for word in read(document).split(|c: char| c.is_whitespace() || "`()\"'|,".contains(c)) {
+    for document in documents().into_iter().chain(["justfile".to_owned()]) {
+        for word in read(&document).split(|c: char| c.is_whitespace() || "`()\"'|,".contains(c)) {
             let named = word.starts_with("config/")
                 && !word.contains('*')
                 && Path::new(word).extension().is_some();

@@ -1,7 +1,8 @@
-//! Which C library a program needs: README says it, and this keeps it. Part of the daemon's tests and of the trainer's,
-//! each with its own program.
+//! Which C library a program needs: `docs/install.md` says it, and this keeps it.
 
 use std::process::Command;
+
+use crate::read;
 
 /// RHEL, Rocky and Alma 9 have it, Debian 12 and Ubuntu 22.04 later ones.
 const GLIBC: (u32, u32) = (2, 34);
@@ -10,10 +11,8 @@ const GLIBC: (u32, u32) = (2, 34);
 /// them needs as much.
 const RENAMED: &str = "__isoc23_";
 
-#[test]
-fn the_program_starts_with_the_glibc_that_the_readme_names() {
-    let built = option_env!("CARGO_BIN_EXE_scansided").or(option_env!("CARGO_BIN_EXE_trainer"));
-    let program = built.expect("a test of a package with a program");
+/// Asserts that this program starts with the glibc that `docs/install.md` names.
+pub fn assert_starts(program: &str) {
     let listed = Command::new("readelf")
         .args(["--dyn-syms", "--wide", program])
         .output()
@@ -32,15 +31,17 @@ fn the_program_starts_with_the_glibc_that_the_readme_names() {
         .collect();
     assert!(
         later.is_empty(),
-        "{program} needs a glibc after {GLIBC:?} for {later:?}: do without, or change README"
+        "{program} needs a glibc after {GLIBC:?} for {later:?}: do without, or change docs/install.md"
     );
-    let readme = include_str!("../README.md");
     let promise = format!("glibc {}.{}", GLIBC.0, GLIBC.1);
-    assert!(readme.contains(&promise), "README names no {promise}");
+    assert!(
+        read("docs/install.md").contains(&promise),
+        "docs/install.md names no {promise}"
+    );
 }
 
 /// Name and version out of `12: 0000000000000000 0 FUNC GLOBAL DEFAULT UND hypot@GLIBC_2.35 (5)`.
-fn import(line: &str) -> Option<(&str, (u32, u32))> {
+pub fn import(line: &str) -> Option<(&str, (u32, u32))> {
     let symbol = line
         .split_whitespace()
         .find(|word| word.contains("@GLIBC_"))?;
@@ -48,15 +49,4 @@ fn import(line: &str) -> Option<(&str, (u32, u32))> {
     let (major, rest) = version.split_once('.')?;
     let minor = rest.split('.').next()?;
     Some((name, (major.parse().ok()?, minor.parse().ok()?)))
-}
-
-#[test]
-fn imports_are_told_from_their_lines() {
-    let line = "    12: 0000000000000000     0 FUNC    GLOBAL DEFAULT  UND hypot@GLIBC_2.35 (5)";
-    assert_eq!(import(line), Some(("hypot", (2, 35))));
-    assert_eq!(
-        import(&line.replace("2.35", "2.2.5")),
-        Some(("hypot", (2, 2)))
-    );
-    assert_eq!(import(&line.replace("@GLIBC_2.35 (5)", "")), None);
 }

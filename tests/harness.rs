@@ -1,10 +1,14 @@
-//! What the tests of this package share: where the workspace is and what lies in it.
+//! What the tests of this repository share: where the workspace is and what lies in it, which C library a program needs,
+//! and a bundle.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
+
+pub mod glibc;
+pub mod sample_bundle;
 
 /// Build outputs, runs and downloads.
 const NOT_OURS: [&str; 3] = ["target", "runs", "data"];

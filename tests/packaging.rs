@@ -18,7 +18,7 @@ fn the_unit_starts_what_the_program_understands() {
         .collect();
     assert_eq!(commands.len(), 1, "{commands:?}");
     daemon::cli::Cli::try_parse_from(commands[0].split_whitespace()).unwrap();
-    // tests/faults/station.rs starts it so.
+    // tests/faults/harness/daemon.rs starts it so.
     assert!(unit.contains("\nEnvironment=MALLOC_ARENA_MAX=1\n"));
     assert!(unit.contains("\nExecReload=/bin/kill -HUP $MAINPID\n"));
     assert!(unit.contains("\nType=notify\n") && unit.contains("\nWatchdogSec="));

@@ -1,5 +1,7 @@
 //! A small bundle that is right by construction: four-by-four means of the image, thresholded at half
-//! of its range, so tests need no trained network. Included by path where it is needed.
+//! of its range, so tests need no trained network.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panic")]
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -11,13 +13,13 @@ use contract::intensity::{Normalize, Window};
 use contract::manifest::{Class, Kind, Output, Precision, Provenance, SCHEMA};
 use contract::{LabelMap, Manifest};
 
-pub(crate) const SIZE: usize = 64;
+pub const SIZE: usize = 64;
 const SIDE: usize = SIZE / 4;
 const OPSET: i64 = 17;
 const GRAPH: &str = "model.onnx";
 
 /// Writes the bundle into an existing directory.
-pub(crate) fn write(directory: &Path) -> Manifest {
+pub fn write(directory: &Path) -> Manifest {
     std::fs::write(directory.join(GRAPH), graph()).unwrap();
     std::fs::write(
         directory.join(GOLDEN_IMAGE),
@@ -37,7 +39,7 @@ pub(crate) fn write(directory: &Path) -> Manifest {
 }
 
 /// Writes `manifest.json` for the files as they lie in `directory` now.
-pub(crate) fn seal(directory: &Path) -> Manifest {
+pub fn seal(directory: &Path) -> Manifest {
     let files: BTreeMap<String, String> = [GRAPH, GOLDEN_IMAGE, GOLDEN_MASK]
         .into_iter()
         .map(|name| (name.to_owned(), file_digest(&directory.join(name)).unwrap()))
@@ -85,7 +87,7 @@ pub(crate) fn seal(directory: &Path) -> Manifest {
 }
 
 /// An 8-bit grey PNG with a bright band across it.
-pub(crate) fn golden_png() -> Vec<u8> {
+pub fn golden_png() -> Vec<u8> {
     golden(image::ImageFormat::Png)
 }
 
@@ -102,14 +104,14 @@ fn golden(format: image::ImageFormat) -> Vec<u8> {
 }
 
 /// The band's edges lie on cell borders of the output grid, where interpolated logits change sign.
-pub(crate) fn golden_labels() -> LabelMap {
+pub fn golden_labels() -> LabelMap {
     let mut labels = LabelMap::new(SIZE, SIZE);
     labels.data[16 * SIZE..48 * SIZE].fill(1);
     labels
 }
 
 /// `AveragePool` (4 x 4) and a 1 x 1 `Conv` to background and foreground logits.
-pub(crate) fn graph() -> Vec<u8> {
+pub fn graph() -> Vec<u8> {
     let pool = node(
         "AveragePool",
         &["image"],

@@ -1,4 +1,9 @@
-//! The architecture as rules: what a crate may link, where a name may stand, how long a file may be.
+//! The architecture as rules: what a crate may link, where a name may stand, who imports whom, how long files and
+//! functions may be.
+
+mod imports;
+mod source;
+mod structure;
 
 use std::path::Path;
 
@@ -277,51 +282,6 @@ fn the_daemon_says_anyhow_in_main_only() {
     );
 }
 
-/// Lines before a file's own test module.
-fn code_lines(text: &str) -> usize {
-    let lines: Vec<&str> = text.lines().collect();
-    lines
-        .windows(2)
-        .position(|pair| pair[0] == "#[cfg(test)]" && pair[1].ends_with("mod tests {"))
-        .unwrap_or(lines.len())
-}
-
-const FILE_MAX_LINES: usize = 400;
-/// A file that follows one network of upstream's reads best beside it.
-const NETWORK_FILE_MAX_LINES: usize = 650;
-
-#[test]
-fn files_stay_short() {
-    let mut findings = Vec::new();
-    for path in files("rs") {
-        let n_lines = code_lines(&read(&path));
-        let network = path.starts_with("models/nets/src/") || path.starts_with("trainer/src/onnx/");
-        let limit = if network {
-            NETWORK_FILE_MAX_LINES
-        } else {
-            FILE_MAX_LINES
-        };
-        if n_lines > limit {
-            findings.push(format!(
-                "{path}: {n_lines} lines, at most {limit} before `mod tests`"
-            ));
-        }
-    }
-    for path in ["daemon/src/main.rs", "trainer/src/main.rs"] {
-        let n_lines = read(path).lines().count();
-        if n_lines >= 100 {
-            findings.push(format!(
-                "{path}: {n_lines} lines; main parses, logs, runs, exits"
-            ));
-        }
-    }
-    assert!(
-        findings.is_empty(),
-        "split these by what they do:\n{}",
-        findings.join("\n")
-    );
-}
-
 #[test]
 fn names_say_what_is_inside() {
     let vague = [
@@ -388,13 +348,4 @@ fn source_files() -> Vec<String> {
         .into_iter()
         .filter(|path| path != "tests/tidy.rs")
         .collect()
-}
-
-#[test]
-fn test_modules_do_not_count() {
-    let text = "a\nb\n\n#[cfg(test)]\nmod tests {\n    c\n}\n";
-    assert_eq!(code_lines(text), 3);
-    let text = "a\n#[cfg(test)]\npub(crate) mod tests {\n    b\n}\n";
-    assert_eq!(code_lines(text), 1);
-    assert_eq!(code_lines("a\n#[cfg(test)]\nmod testing;\nb\n"), 4);
 }

@@ -70,8 +70,16 @@ def section(tables: dict[int, Table], rounds: int, about: list[str]) -> str:
 
 
 def insert(file: Path, new: str) -> None:
-    """Newest first: below the introduction, before the first section."""
+    """Newest first: below the introduction, before the first section. The table before it goes to history/peers.md."""
     introduction, mark, sections = file.read_text().partition("\n## ")
     if not mark:
         sys.exit(f"{file} has no section that the new one could stand before")
-    file.write_text(f"{introduction}\n{new}{mark}{sections}")
+    older, rest = [], []
+    for section in sections.split("\n## "):
+        is_older = section.partition("\n")[0].endswith("`just peers`")
+        (older if is_older else rest).append(section.rstrip("\n") + "\n")
+    file.write_text("\n## ".join([f"{introduction}\n{new}", *rest]))
+    history = file.parent / "history/peers.md"
+    if older and history.exists():
+        introduction, mark, sections = history.read_text().partition("\n## ")
+        history.write_text("\n## ".join([introduction, *older, sections]))

@@ -1,4 +1,5 @@
-//! Where images come from. Each source accepts durably and hands tickets to the inference thread.
+//! Where images come from. Each source accepts durably and hands tickets to the inference thread, all of them through
+//! [`Intake`].
 
 pub mod folder;
 pub mod dicom;
@@ -10,12 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
 use crate::disk;
 use crate::outbox::job::Ticket;
 use crate::outbox::{Arrival, Outbox, OutboxError};
-use crate::spool::Shelves;
+use crate::spool::{AcceptError, Incoming, PartError, Shelves};
 use crate::status::Status;
 use crate::tls::credentials::Credentials;
 
@@ -25,19 +27,100 @@ pub(crate) const DISK_CHECK: Duration = Duration::from_secs(1);
 /// Releases that are not looked at yet; one more is forgotten, and quiet time ends its series.
 const RELEASES_MAX: usize = 256;
 
-/// What every source needs to accept an image.
+/// The one way in: what every source needs to accept an image.
 #[derive(Debug, Clone)]
-pub struct Door {
+pub struct Intake {
     pub outbox: Arc<Outbox>,
     pub shelves: Shelves,
     pub status: Arc<Status>,
     pub credentials: watch::Receiver<Credentials>,
     pub min_free_bytes: u64,
+    /// The queue of the inference thread.
+    pub tickets: mpsc::Sender<Ticket>,
     /// Who wants to know what an association delivered.
     pub releases: Option<Releases>,
 }
 
-impl Door {
+/// Why the box takes no image at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Busy {
+    DiskLow,
+    QueueFull,
+    /// The inference thread takes nothing more.
+    Stopping,
+}
+
+/// Why an image was not taken. Nothing of it is kept.
+#[derive(Debug)]
+pub(crate) enum NotTaken<R> {
+    /// Its sender is told why, in words of its protocol.
+    Refused(R),
+    /// The state directory does not work: the daemon ends.
+    Failed(AcceptError),
+}
+
+impl<R> NotTaken<R> {
+    pub(crate) fn refusal(self) -> Result<R, AcceptError> {
+        match self {
+            Self::Refused(refusal) => Ok(refusal),
+            Self::Failed(error) => Err(error),
+        }
+    }
+}
+
+impl<R: From<Busy>> From<Busy> for NotTaken<R> {
+    fn from(busy: Busy) -> Self {
+        Self::Refused(busy.into())
+    }
+}
+
+/// No room is the sender's to try again; any other trouble of the state directory is the daemon's.
+impl<R: From<Busy>> From<PartError> for NotTaken<R> {
+    fn from(error: PartError) -> Self {
+        match error {
+            PartError::NoRoom => Busy::DiskLow.into(),
+            PartError::Shelf(error) => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl<R> From<OutboxError> for NotTaken<R> {
+    fn from(error: OutboxError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Intake {
+    /// Whether the disk is below `min_free_bytes`.
+    pub(crate) fn is_disk_low(&self) -> bool {
+        disk::below(&self.shelves.accepted, self.min_free_bytes)
+    }
+
+    /// Whether the queue takes another image: asked before the image comes.
+    pub(crate) fn queue_has_room(&self) -> Result<(), Busy> {
+        if self.tickets.is_closed() {
+            return Err(Busy::Stopping);
+        }
+        if self.tickets.capacity() == 0 {
+            return Err(Busy::QueueFull);
+        }
+        Ok(())
+    }
+
+    /// A file is complete: reserves a place in the queue, gives the file its place, commits its row, and only then
+    /// hands it on.
+    pub(crate) fn take<R: From<Busy>>(&self, incoming: Incoming) -> Result<Ticket, NotTaken<R>> {
+        let place_in_queue = self.tickets.try_reserve().map_err(|error| match error {
+            TrySendError::Full(()) => Busy::QueueFull,
+            TrySendError::Closed(()) => Busy::Stopping,
+        })?;
+        let arrival = incoming.place()?;
+        let source = arrival.source.clone();
+        let ticket = self.accept(&source, &[arrival])?[0];
+        place_in_queue.send(ticket);
+        Ok(ticket)
+    }
+
     /// Commits rows for what lies on the shelf of `source`.
     pub(crate) fn accept(
         &self,
@@ -53,6 +136,22 @@ impl Door {
         let count = tickets.len() as u64;
         self.status.metrics.accepted(source, count);
         Ok(tickets)
+    }
+
+    /// With a state directory of its own and a queue of so many places.
+    #[cfg(test)]
+    pub(crate) fn of(state: &std::path::Path, queue_max: usize) -> (Self, mpsc::Receiver<Ticket>) {
+        let (tickets, queue) = mpsc::channel(queue_max);
+        let intake = Self {
+            outbox: Arc::new(Outbox::open(state).unwrap()),
+            shelves: Shelves::create(state, 0).unwrap(),
+            status: Arc::new(Status::default()),
+            credentials: watch::channel(Credentials::default()).1,
+            min_free_bytes: 0,
+            tickets,
+            releases: None,
+        };
+        (intake, queue)
     }
 }
 
@@ -72,24 +171,36 @@ impl Releases {
     }
 }
 
-/// What one port knows of the disk.
+/// What one source knows of the disk.
 #[derive(Debug, Default)]
 pub(crate) struct Watermark(AtomicBool);
 
 impl Watermark {
     /// Looks whether the disk is below `min_free_bytes`, which `state` then says.
-    pub(crate) fn is_low(&self, door: &Door) -> bool {
-        let low = disk::below(&door.shelves.accepted, door.min_free_bytes);
-        // The state is shared: a source without trouble does not clear it for one that has some.
-        if self.0.swap(low, Ordering::Relaxed) || low {
-            door.status.set_disk_low(low);
-        }
+    pub(crate) fn is_low(&self, intake: &Intake) -> bool {
+        let low = intake.is_disk_low();
+        self.set(intake, low);
         low
+    }
+
+    /// The state is shared: a source without trouble does not clear it for one that has some.
+    pub(crate) fn set(&self, intake: &Intake, low: bool) {
+        if self.0.swap(low, Ordering::Relaxed) || low {
+            intake.status.set_disk_low(low);
+        }
     }
 
     /// Whether it was when last looked at.
     pub(crate) fn was_low(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Whether the box takes an image: asked before the image comes.
+    pub(crate) fn admit(&self, intake: &Intake) -> Result<(), Busy> {
+        if self.is_low(intake) {
+            return Err(Busy::DiskLow);
+        }
+        intake.queue_has_room()
     }
 }
 

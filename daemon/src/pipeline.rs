@@ -22,7 +22,7 @@ use crate::disk::rights;
 use crate::intake::dicom::{self, DicomError, Port};
 use crate::intake::folder::{self, FolderError};
 use crate::intake::http::{self, HttpError};
-use crate::intake::{Door, Releases};
+use crate::intake::{Intake, Releases};
 use crate::models::{Models, ModelsError, Shadow};
 use crate::mqtt;
 use crate::operate::control::{self, Control, ControlError};
@@ -93,6 +93,7 @@ pub async fn run(
     models.settle()?;
     let models = Arc::new(models);
     let status = Arc::new(Status::default());
+    status.set_model_fell_back(models.fell_back());
     counters::begin(&config, &status.metrics);
     let shadow = start_shadow(&config, &models, &status)?;
     let fresh = Arc::new(Notify::new());
@@ -126,26 +127,27 @@ pub async fn run(
         stop: sources_stopped.clone(),
     })?;
     let (retried, controls_stopped) = (tickets.clone(), sources_stopped.clone());
-    let door = Door {
+    let intake = Intake {
         outbox: Arc::clone(&outbox),
         shelves: shelves.clone(),
         status: Arc::clone(&status),
         credentials: credentials.clone(),
         min_free_bytes: config.state.min_free_bytes,
+        tickets,
         releases: series_task.is_some().then_some(releases),
     };
     let waker = Arc::clone(&fresh);
-    let requests = mqtt::Requests::new(&config, door.clone(), tickets.clone(), waker);
+    let requests = mqtt::Requests::new(&config, intake.clone(), waker);
     let sources = Sources {
         folders: config.folder.clone(),
         ports,
         http,
         requests,
         waiting,
-        door,
+        intake,
     };
     let series = task(seg::run(series_task, released, sources_stopped.clone()));
-    let sources = task(sources.run(tickets, sources_stopped));
+    let sources = task(sources.run(sources_stopped));
     let desk = Control::new(&config, (&outbox, &shelves), (&models, &status), &fresh);
     let listener = control::listen(&config.state.directory);
     let desk = task(control::run(desk, listener, retried, controls_stopped));
@@ -241,28 +243,24 @@ struct Sources {
     requests: mqtt::Requests,
     /// What an earlier run left.
     waiting: Vec<Ticket>,
-    door: Door,
+    intake: Intake,
 }
 
 impl Sources {
     /// Ports answer at once; folders wait until the inference thread has what was left.
-    async fn run(
-        self,
-        tickets: mpsc::Sender<Ticket>,
-        stop: watch::Receiver<bool>,
-    ) -> Result<(), PipelineError> {
+    async fn run(self, stop: watch::Receiver<bool>) -> Result<(), PipelineError> {
         let mut tasks = JoinSet::new();
         for port in self.ports {
-            let run = dicom::run(port, self.door.clone(), tickets.clone(), stop.clone());
+            let run = dicom::run(port, self.intake.clone(), stop.clone());
             tasks.spawn(async { Ok(run.await?) });
         }
         if let Some(port) = self.http {
-            let run = http::run(port, self.door.clone(), tickets.clone(), stop.clone());
+            let run = http::run(port, self.intake.clone(), stop.clone());
             tasks.spawn(async { Ok(run.await?) });
         }
         let requests = self.requests.run(stop.clone());
         tasks.spawn(async { Ok(requests.await?) });
-        let folders = run_folders(self.folders, self.door, self.waiting, (tickets, stop));
+        let folders = run_folders(self.folders, self.intake, self.waiting, stop);
         tasks.spawn(async { Ok(folders.await?) });
         while let Some(ended) = tasks.join_next().await {
             flatten(ended)?;
@@ -274,24 +272,19 @@ impl Sources {
 /// Hands over what an earlier run left, then watches every folder.
 async fn run_folders(
     folders: Vec<config::Folder>,
-    door: Door,
+    intake: Intake,
     waiting: Vec<Ticket>,
-    (tickets, mut stop): (mpsc::Sender<Ticket>, watch::Receiver<bool>),
+    mut stop: watch::Receiver<bool>,
 ) -> Result<(), FolderError> {
     for ticket in waiting {
         tokio::select! {
-            sent = tickets.send(ticket) => if sent.is_err() { return Ok(()) },
+            sent = intake.tickets.send(ticket) => if sent.is_err() { return Ok(()) },
             () = stopped(&mut stop) => return Ok(()),
         }
     }
     let mut tasks = JoinSet::new();
     for folder in folders {
-        tasks.spawn(folder::run(
-            folder,
-            door.clone(),
-            tickets.clone(),
-            stop.clone(),
-        ));
+        tasks.spawn(folder::run(folder, intake.clone(), stop.clone()));
     }
     while let Some(ended) = tasks.join_next().await {
         ended??;

@@ -173,7 +173,7 @@ impl SeriesTask {
             .is_none_or(|at| at.elapsed() > FORGET_EVERY)
         {
             self.outbox
-                .forget_series(clock::unix_ms(SystemTime::now()))?;
+                .forget_series(clock::unix_ms(clock::for_expiry()))?;
             self.forgotten_at = Some(Instant::now());
         }
         let open = self.outbox.open_series()?;

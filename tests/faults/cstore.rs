@@ -1,101 +1,99 @@
-//! DCMTK delivers with C-STORE: what was answered with success arrives.
+//! C-STORE from DCMTK: every object that was answered with success is published.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::sender;
-use crate::site::Site;
-use crate::station::{PATIENCE, free_port, wait_for};
+use crate::harness::dcmtk;
+use crate::harness::process::{free_port, wait_for};
+use crate::harness::site::Site;
 
-/// Every result of every object that DCMTK delivered reaches the subscriber.
 #[test]
 fn objects_of_a_real_sender_arrive() {
-    if !sender::dcmtk() {
+    if !dcmtk::is_installed() {
         return;
     }
     let port = free_port();
-    let site = Site::new("", &sender::section(port));
+    let site = Site::new("", &dcmtk::config_section(port));
     let folder = tempfile::tempdir().unwrap();
-    let files = sender::series(folder.path());
-    wait_for("the port", PATIENCE, || {
-        sender::call("echoscu", port, &["-aet", "CT1"])
-            .status
-            .success()
-    });
-    let stranger = sender::call("echoscu", port, &["-aet", "CT2"]);
+    let files = dcmtk::scanner_files(folder.path());
+    wait_for("the port", || dcmtk::echoscu(port, "CT1").status.success());
+    let stranger = dcmtk::echoscu(port, "CT2");
     let words = String::from_utf8_lossy(&stranger.stderr);
     assert!(words.contains("Calling AE Title Not Recognized"), "{words}");
 
-    // Three associations at once.
+    // Three associations at once, each with another transfer syntax.
     let third = files.len().div_ceil(3);
     std::thread::scope(|scope| {
         for (files, syntax) in files.chunks(third).zip(["-xe", "-xi", "-xb"]) {
-            scope.spawn(move || assert!(sender::deliver(port, files, &[syntax])));
+            scope.spawn(move || assert!(dcmtk::storescu(port, files, &[syntax])));
         }
     });
-    assert_eq!(site.station.said(&["association ended", "refused=0"]), 3);
-    site.settle(files.len(), 0);
+    assert_eq!(
+        site.daemon.n_log_lines(&["association ended", "refused=0"]),
+        3
+    );
+    site.assert_published(files.len(), 0);
 }
 
-/// Killed at any moment of a delivery, the daemon has what it answered with success.
+/// A daemon that is killed at any moment of a series has what it answered with success.
 #[test]
 fn a_killed_daemon_has_every_object_that_it_took() {
     const SERIES: usize = 5;
-    if !sender::dcmtk() {
+    if !dcmtk::is_installed() {
         return;
     }
     let port = free_port();
-    let mut site = Site::new("", &sender::section(port));
+    let mut site = Site::new("", &dcmtk::config_section(port));
     let folder = tempfile::tempdir().unwrap();
-    let files = sender::phantoms(folder.path(), 10 * SERIES as u32);
+    let files = dcmtk::write_patients(folder.path(), 10 * SERIES as u32);
     let delivered = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for series in files.chunks(SERIES) {
-                // What was taken without an answer comes again, and a copy is no other object.
-                wait_for("an answer", PATIENCE, || sender::deliver(port, series, &[]));
+                // An object that was accepted without an answer is sent again, and its copy is no other object.
+                wait_for("an answer", || dcmtk::storescu(port, series, &[]));
                 delivered.fetch_add(1, Ordering::Relaxed);
             }
         });
         for kill in 1..=4 {
-            wait_for("a delivery", PATIENCE, || {
+            wait_for("a delivery", || {
                 delivered.load(Ordering::Relaxed) >= 2 * kill
             });
-            // Each time elsewhere in the next series.
+            // Each kill comes later in its series.
             sleep(Duration::from_millis(15 * kill as u64));
-            site.station.kill_daemon();
-            site.station.start_daemon();
+            site.daemon.kill();
+            site.daemon.start();
         }
     });
-    site.settle(files.len(), 0);
+    site.assert_published(files.len(), 0);
 }
 
-/// While the inference thread is busy, objects are answered; killed then, the daemon has them.
+/// Objects are answered while the inference thread is busy, and the daemon has them when it is killed then.
 #[test]
 fn an_answer_does_not_wait_for_inference() {
     const LARGE: usize = 3;
-    if !sender::dcmtk() {
+    if !dcmtk::is_installed() {
         return;
     }
     let port = free_port();
-    let mut site = Site::new("", &sender::section(port));
+    let mut site = Site::new("", &dcmtk::config_section(port));
     let folder = tempfile::tempdir().unwrap();
-    let files = sender::phantoms(folder.path(), 5);
-    site.station.wait_for_word("ready");
-    (0..LARGE).for_each(|number| site.station.drop_striped_image(number, 4000));
-    wait_for("an empty inbox", PATIENCE, || site.station.inbox_is_empty());
-    assert!(sender::deliver(port, &files, &[]));
-    site.station.kill_daemon();
-    site.station.start_daemon();
-    site.station.wait_for_word("ready");
-    assert_eq!(site.station.said(&["ready"]), 2);
-    let idle = site.station.said(&["ready", "waiting=0"]);
+    let files = dcmtk::write_patients(folder.path(), 5);
+    site.daemon.wait_for_log("ready");
+    (0..LARGE).for_each(|number| site.daemon.drop_striped_image(number, 4000));
+    wait_for("an empty inbox", || site.daemon.inbox_is_empty());
+    assert!(dcmtk::storescu(port, &files, &[]));
+    site.daemon.kill();
+    site.daemon.start();
+    site.daemon.wait_for_log("ready");
+    assert_eq!(site.daemon.n_log_lines(&["ready"]), 2);
+    let idle = site.daemon.n_log_lines(&["ready", "waiting=0"]);
     assert_eq!(
         idle,
         1,
         "the second start found work\n{}",
-        site.station.log()
+        site.daemon.log()
     );
-    site.settle(LARGE + files.len(), 0);
+    site.assert_published(LARGE + files.len(), 0);
 }

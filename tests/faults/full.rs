@@ -1,79 +1,85 @@
-//! F7: the disk is full from any of the daemon's writes on, and has room again a second later.
+//! Fault F7: the disk is full from one of the daemon's writes on, and has room again a second later.
 
 use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::site::Site;
-use crate::station::{PATIENCE, Station, free_port, wait_for};
-use crate::{preload, sender};
+use crate::harness::daemon::Daemon;
+use crate::harness::dcmtk;
+use crate::harness::preload;
+use crate::harness::process::{free_port, wait_for};
+use crate::harness::site::Site;
 
 const IMAGES: usize = 3;
 const OBJECTS: usize = 2;
 
 #[test]
 fn the_disk_is_full_at_every_stage() {
-    if !sender::dcmtk() {
+    if !dcmtk::is_installed() {
         return;
     }
     let scratch = tempfile::tempdir().unwrap();
-    let Some(library) = preload::library(scratch.path()) else {
+    let Some(library) = preload::build(scratch.path()) else {
         return;
     };
     let port = free_port();
-    let mut site = Site::new("", &sender::section(port));
+    let mut site = Site::new("", &dcmtk::config_section(port));
     let full = scratch.path().join("full");
-    let root = site.station.path().to_str().unwrap().to_owned();
+    let root = site.daemon.path().to_str().unwrap().to_owned();
     let stages: Vec<usize> = if crate::long() {
         (0..200).collect()
     } else {
         (0..60).step_by(6).collect()
     };
-    let objects = sender::phantoms(scratch.path(), (OBJECTS * stages.len()) as u32);
-    let mut n_ends = 0;
+    let objects = dcmtk::write_patients(scratch.path(), (OBJECTS * stages.len()) as u32);
+    let mut n_restarts = 0;
     for (round, (stage, objects)) in stages.iter().zip(objects.chunks(OBJECTS)).enumerate() {
-        n_ends += revive(&mut site.station);
-        // It hears SIGTERM from here on.
-        site.station.wait_for_word("ready");
-        site.station.stop_daemon();
+        n_restarts += restart_if_exited(&mut site.daemon);
+        // From here on it handles SIGTERM.
+        site.daemon.wait_for_log("ready");
+        site.daemon.stop();
         fs::write(&full, "").unwrap();
-        (0..IMAGES).for_each(|number| site.station.drop_image(IMAGES * round + number));
-        site.station.start_daemon_in(&[
+        (0..IMAGES).for_each(|number| site.daemon.drop_image(IMAGES * round + number));
+        site.daemon.start_with_env(&[
             ("LD_PRELOAD", library.to_str().unwrap()),
             ("FAULT_ROOT", &root),
             ("FULL_AFTER", &stage.to_string()),
             ("FULL_WHILE", full.to_str().unwrap()),
         ]);
-        // An object that is taken now has to be there later as much as one that is taken then.
-        let taken: Vec<bool> = objects
+        // An object that is accepted now must be published as well as one that is accepted later.
+        let accepted: Vec<bool> = objects
             .iter()
-            .map(|object| sender::deliver(port, std::slice::from_ref(object), &[]))
+            .map(|object| dcmtk::storescu(port, std::slice::from_ref(object), &[]))
             .collect();
         sleep(Duration::from_secs(1));
         fs::remove_file(&full).unwrap();
-        n_ends += revive(&mut site.station);
-        for object in objects.iter().zip(taken).filter(|(_, taken)| !taken) {
+        n_restarts += restart_if_exited(&mut site.daemon);
+        for object in objects
+            .iter()
+            .zip(accepted)
+            .filter(|(_, accepted)| !accepted)
+        {
             let object = std::slice::from_ref(object.0);
-            wait_for("room", PATIENCE, || {
-                n_ends += revive(&mut site.station);
-                sender::deliver(port, object, &[])
+            wait_for("room", || {
+                n_restarts += restart_if_exited(&mut site.daemon);
+                dcmtk::storescu(port, object, &[])
             });
         }
         let arrived = (IMAGES + OBJECTS) * (round + 1);
-        wait_for("results", PATIENCE, || {
-            n_ends += revive(&mut site.station);
+        wait_for("results", || {
+            n_restarts += restart_if_exited(&mut site.daemon);
             site.n_results() >= arrived
         });
     }
-    eprintln!("{} stages, the daemon ended in {n_ends}", stages.len());
-    site.settle((IMAGES + OBJECTS) * stages.len(), 0);
+    eprintln!("{} stages, the daemon ended in {n_restarts}", stages.len());
+    site.assert_published((IMAGES + OBJECTS) * stages.len(), 0);
 }
 
-/// A disk that does not take the books ends the daemon; systemd starts it again. Gives 1 then.
-fn revive(station: &mut Station) -> usize {
-    let ended = station.daemon_ended();
-    if ended {
-        station.start_daemon();
+/// Starts a daemon again that exited because its outbox could not be written, as systemd does. Gives the number of restarts.
+fn restart_if_exited(daemon: &mut Daemon) -> usize {
+    let exited = daemon.has_exited();
+    if exited {
+        daemon.start();
     }
-    ended.into()
+    exited.into()
 }

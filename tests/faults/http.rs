@@ -1,7 +1,5 @@
-//! Images by POST: what was answered with 202 is there whatever dies.
+//! Images by HTTP POST: what was answered with 202 survives a kill of the daemon.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -9,37 +7,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::site::{Site, mosquitto};
-use crate::station::{PATIENCE, free_port, png, wait_for};
-
-pub(crate) fn section(port: u16) -> String {
-    format!("\n[http]\nlisten = \"127.0.0.1:{port}\"\n")
-}
-
-/// Status and body.
-pub(crate) fn get(port: u16, path: &str) -> io::Result<(u16, String)> {
-    exchange(port, &format!("GET {path} HTTP/1.1\r\n"), b"")
-}
-
-pub(crate) fn post(port: u16, body: &[u8]) -> io::Result<(u16, Value)> {
-    let (status, body) = exchange(port, "POST /v1/images HTTP/1.1\r\n", body)?;
-    Ok((status, serde_json::from_str(&body)?))
-}
-
-fn exchange(port: u16, head: &str, body: &[u8]) -> io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let length = body.len();
-    let rest = format!("Host: box\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
-    stream.write_all((head.to_owned() + &rest).as_bytes())?;
-    stream.write_all(body)?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let cut = || io::Error::other("the answer is cut off");
-    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut)?;
-    let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
-    Ok((status.ok_or_else(cut)?, body.to_owned()))
-}
+use crate::harness::http;
+use crate::harness::images;
+use crate::harness::process::{free_port, wait_for};
+use crate::harness::site::{Site, mosquitto};
 
 #[test]
 fn a_killed_daemon_has_every_image_that_it_answered_with_202() {
@@ -49,7 +20,7 @@ fn a_killed_daemon_has_every_image_that_it_answered_with_202() {
         return;
     }
     let port = free_port();
-    let mut site = Site::new("", &section(port));
+    let mut site = Site::new("", &http::config_section(port));
     let (next, jobs) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..SENDERS {
@@ -59,8 +30,8 @@ fn a_killed_daemon_has_every_image_that_it_answered_with_202() {
                     if number >= IMAGES {
                         return;
                     }
-                    // What was taken without an answer comes again, and a copy has the same job id.
-                    wait_for("202", PATIENCE, || match post(port, &png(number)) {
+                    // An image that was accepted without an answer is sent again, and its copy has the same job id.
+                    wait_for("202", || match http::post(port, &images::png(number)) {
                         Ok((202, receipt)) => {
                             jobs.lock().unwrap().push(receipt["job"].as_u64().unwrap());
                             true
@@ -72,12 +43,12 @@ fn a_killed_daemon_has_every_image_that_it_answered_with_202() {
             });
         }
         for kill in 1..=4 {
-            wait_for("answers", PATIENCE, || {
+            wait_for("answers", || {
                 jobs.lock().unwrap().len() >= kill * IMAGES / 6
             });
             sleep(Duration::from_millis(3 * kill as u64));
-            site.station.kill_daemon();
-            site.station.start_daemon();
+            site.daemon.kill();
+            site.daemon.start();
         }
     });
     site.wait_for_results(IMAGES);
@@ -85,29 +56,29 @@ fn a_killed_daemon_has_every_image_that_it_answered_with_202() {
     assert_eq!(jobs.len(), IMAGES);
     for job in jobs {
         let (code, text) = site
-            .station
-            .ask(&["ledger", "show", &job.to_string(), "--json"]);
+            .daemon
+            .cli(&["ledger", "show", &job.to_string(), "--json"]);
         assert_eq!(code, 0, "job {job} was answered with 202: {text}");
-        let life: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(life["source"], "http");
+        let history: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(history["source"], "http");
     }
-    site.settle(IMAGES, 0);
+    site.assert_published(IMAGES, 0);
 }
 
-/// The metrics' equation is the ledger's, and an image that never ends shows in all three places.
+/// The counters of the metrics balance as those of the ledger do.
 #[test]
 fn metrics_and_probes_say_what_the_ledger_says() {
     if mosquitto().is_none() {
         return;
     }
     let port = free_port();
-    let site = Site::new("", &section(port));
-    site.station.wait_for_word("ready");
-    (0..5).for_each(|number| assert_eq!(post(port, &png(number)).unwrap().0, 202));
-    site.station.drop_garbage(0);
+    let site = Site::new("", &http::config_section(port));
+    site.daemon.wait_for_log("ready");
+    (0..5).for_each(|number| assert_eq!(http::post(port, &images::png(number)).unwrap().0, 202));
+    site.daemon.drop_garbage(0);
     site.wait_for_results(5);
-    wait_for("the quarantine", PATIENCE, || {
-        site.station.said(&["image quarantined"]) == 1
+    wait_for("the quarantine", || {
+        site.daemon.n_log_lines(&["image quarantined"]) == 1
     });
     let lines = [
         "scansided_images_received_total 6",
@@ -121,19 +92,19 @@ fn metrics_and_probes_say_what_the_ledger_says() {
         "scansided_outbox_messages 0",
     ];
     let mut page = String::new();
-    wait_for("the page", PATIENCE, || {
-        page = get(port, "/metrics").unwrap().1;
+    wait_for("the page", || {
+        page = http::get(port, "/metrics").unwrap().1;
         let has = |line: &&str| {
             page.lines()
                 .any(|found| found.trim_end_matches(".0") == *line)
         };
         lines.iter().all(has)
     });
-    assert_eq!(get(port, "/healthz").unwrap().0, 200);
-    let (status, ready) = get(port, "/readyz").unwrap();
+    assert_eq!(http::get(port, "/healthz").unwrap().0, 200);
+    let (status, ready) = http::get(port, "/readyz").unwrap();
     assert!(
         status == 200 && ready.contains("\"state\":\"ready\""),
         "{ready}"
     );
-    site.settle(5, 1);
+    site.assert_published(5, 1);
 }

@@ -1,4 +1,4 @@
-//! F6: the way to the broker breaks and stands still, again and again.
+//! Fault F6: the connection to the broker is cut, loses data and stalls, again and again.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use crate::random::Random;
-use crate::site::{Site, mosquitto};
-use crate::station::{Station, free_port};
+use crate::harness::daemon::Daemon;
+use crate::harness::process::free_port;
+use crate::harness::random::Random;
+use crate::harness::site::{Site, mosquitto};
 
-/// Half a minute, with SCANSIDE_LONG ten.
-fn weather() -> Duration {
+fn duration() -> Duration {
     if crate::long() {
         Duration::from_mins(10)
     } else {
@@ -21,33 +21,33 @@ fn weather() -> Duration {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Way {
-    Open,
-    /// Takes what comes and hands on nothing.
-    Lost,
-    /// Takes nothing.
+enum LinkState {
+    Up,
+    /// Reads and forwards nothing.
+    BlackHole,
+    /// Does not read.
     Stalled,
 }
 
-struct Link {
-    way: Arc<Mutex<Way>>,
-    lines: Arc<Mutex<Vec<TcpStream>>>,
+struct Proxy {
+    state: Arc<Mutex<LinkState>>,
+    sockets: Arc<Mutex<Vec<TcpStream>>>,
     n_connections: Arc<AtomicUsize>,
 }
 
-impl Link {
-    /// Between `port` and the broker.
+impl Proxy {
+    /// Listens at `port` and forwards to the broker.
     fn start(port: u16, broker: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-        let link = Self {
-            way: Arc::new(Mutex::new(Way::Open)),
-            lines: Arc::default(),
+        let proxy = Self {
+            state: Arc::new(Mutex::new(LinkState::Up)),
+            sockets: Arc::default(),
             n_connections: Arc::default(),
         };
-        let (way, lines, n) = (
-            Arc::clone(&link.way),
-            Arc::clone(&link.lines),
-            Arc::clone(&link.n_connections),
+        let (state, sockets, n) = (
+            Arc::clone(&proxy.state),
+            Arc::clone(&proxy.sockets),
+            Arc::clone(&proxy.n_connections),
         );
         thread::spawn(move || {
             for client in listener.incoming() {
@@ -57,39 +57,39 @@ impl Link {
                     continue;
                 };
                 let ends = [client.try_clone().unwrap(), server.try_clone().unwrap()];
-                lines.lock().unwrap().extend(ends);
+                sockets.lock().unwrap().extend(ends);
                 let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
                 for (from, to) in [(client, server), back] {
-                    let way = Arc::clone(&way);
-                    thread::spawn(move || pump(from, to, &way));
+                    let state = Arc::clone(&state);
+                    thread::spawn(move || forward(from, to, &state));
                 }
             }
         });
-        link
+        proxy
     }
 
-    fn set(&self, way: Way) {
-        *self.way.lock().unwrap() = way;
+    fn set(&self, state: LinkState) {
+        *self.state.lock().unwrap() = state;
     }
 
     fn cut(&self) {
-        for line in self.lines.lock().unwrap().drain(..) {
-            // It may be gone already.
-            let _ = line.shutdown(Shutdown::Both);
+        for socket in self.sockets.lock().unwrap().drain(..) {
+            // The peer may have closed it already.
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
 
-fn pump(mut from: TcpStream, mut to: TcpStream, way: &Mutex<Way>) {
+fn forward(mut from: TcpStream, mut to: TcpStream, state: &Mutex<LinkState>) {
     let mut bytes = [0; 4096];
     loop {
-        while *way.lock().unwrap() == Way::Stalled {
+        while *state.lock().unwrap() == LinkState::Stalled {
             sleep(Duration::from_millis(20));
         }
         let Ok(n @ 1..) = from.read(&mut bytes) else {
             break;
         };
-        if *way.lock().unwrap() == Way::Open && to.write_all(&bytes[..n]).is_err() {
+        if *state.lock().unwrap() == LinkState::Up && to.write_all(&bytes[..n]).is_err() {
             break;
         }
     }
@@ -102,38 +102,38 @@ fn the_link_flaps() {
         return;
     }
     let (port, broker) = (free_port(), free_port());
-    let link = Link::start(port, broker);
-    let site = Site::with(Station::new(port, ""), broker, "");
+    let proxy = Proxy::start(port, broker);
+    let site = Site::with(Daemon::new(port, ""), broker, "");
     let (start, mut random, mut images) = (Instant::now(), Random(6), 0);
-    while start.elapsed() < weather() {
+    while start.elapsed() < duration() {
         for _ in 0..3 {
-            site.station.drop_image(images);
+            site.daemon.drop_image(images);
             images += 1;
         }
         sleep(Duration::from_millis(200 + random.below(800)));
         match random.below(3) {
-            0 => link.cut(),
+            0 => proxy.cut(),
             1 => {
-                // What is lost is lost with its connection, as TCP has it.
-                link.set(Way::Lost);
+                // TCP loses bytes only together with their connection.
+                proxy.set(LinkState::BlackHole);
                 sleep(Duration::from_millis(random.below(1000)));
-                link.cut();
-                link.set(Way::Open);
+                proxy.cut();
+                proxy.set(LinkState::Up);
             }
             _ => {
-                link.set(Way::Stalled);
+                proxy.set(LinkState::Stalled);
                 sleep(Duration::from_millis(random.below(1500)));
-                link.set(Way::Open);
+                proxy.set(LinkState::Up);
             }
         }
     }
-    let connections = link.n_connections.load(Ordering::Relaxed);
+    let connections = proxy.n_connections.load(Ordering::Relaxed);
     let seconds = start.elapsed().as_secs() as usize;
     assert!(
         connections <= seconds + 2,
         "{connections} connections in {seconds} s are a busy loop"
     );
-    site.station.wait_for_word("ready");
-    site.settle(images, 0);
+    site.daemon.wait_for_log("ready");
+    site.assert_published(images, 0);
     eprintln!("{connections} connections in {seconds} s");
 }

@@ -1,4 +1,4 @@
-//! What results say of who an image is of.
+//! What results contain of the identifiers of a patient.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,17 +7,17 @@ use phantom::Heart;
 use phantom::dicom::Ids;
 use serde_json::Value;
 
-use crate::site::{Site, mosquitto};
+use crate::harness::site::{Site, mosquitto};
 
-/// Drops a file of one series and gives the identifiers in its result, and the result.
+/// Drops an image of a series. Gives its identifiers, those in its result, and the result.
 fn identifiers(site: &Site, number: u32) -> (Ids, Value, String) {
     let phantom = Heart::new(7).slice_sized(1, 3, 0.0, 256);
     let ids = Ids::new(&phantom, 1, number);
-    let part = site.station.path().join("inbox/file.part");
+    let part = site.daemon.path().join("inbox/file.part");
     phantom::dicom::write(&part, &phantom, &ids).unwrap();
     fs::rename(&part, part.with_extension("dcm")).unwrap();
     site.wait_for_results(number as usize);
-    let line = site.lines.lock().unwrap().last().unwrap().clone();
+    let line = site.payloads.lock().unwrap().last().unwrap().clone();
     let result: Value = serde_json::from_str(&line).unwrap();
     (ids, result["image"]["identifiers"].clone(), line)
 }
@@ -42,8 +42,8 @@ fn identifiers_leave_the_box_as_the_configuration_says() {
     assert_eq!(first["series_instance_uid"], second["series_instance_uid"]);
     assert_ne!(first["sop_instance_uid"], second["sop_instance_uid"]);
 
-    // As the page of the key says, with a program of somebody else.
-    let key = site.station.path().join("state/identifiers.key");
+    // OpenSSL computes the same hash, as the documentation of the key says.
+    let key = site.daemon.path().join("state/identifiers.key");
     let mode = fs::metadata(&key).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let words = format!(
@@ -64,20 +64,24 @@ fn identifiers_leave_the_box_as_the_configuration_says() {
         eprintln!("SKIPPED: openssl or xxd is not installed; the hash was not compared");
     }
 
-    site.station.stop_daemon();
-    site.station
+    site.daemon.stop();
+    site.daemon
         .replace_in_config("[mqtt]\n", "[privacy]\nidentifiers = \"full\"\n[mqtt]\n");
-    site.station.start_daemon();
+    site.daemon.start();
     let (ids, shown, _) = identifiers(&site, 3);
     assert_eq!(shown["level"], "full");
     assert_eq!(shown["sop_instance_uid"], *ids.sop_instance_uid);
     assert_eq!(shown["patient_id"], *ids.patient_id);
-    assert_eq!(site.station.said(&["`privacy.identifiers` is `full`"]), 1);
+    assert_eq!(
+        site.daemon
+            .n_log_lines(&["`privacy.identifiers` is `full`"]),
+        1
+    );
 
-    site.station.stop_daemon();
-    site.station.replace_in_config("\"full\"", "\"none\"");
-    site.station.start_daemon();
+    site.daemon.stop();
+    site.daemon.replace_in_config("\"full\"", "\"none\"");
+    site.daemon.start();
     let (_, shown, line) = identifiers(&site, 4);
     assert_eq!(shown, Value::Null, "{line}");
-    site.settle(4, 0);
+    site.assert_published(4, 0);
 }

@@ -1,4 +1,4 @@
-//! What other MQTT programs ask of the daemon, and that no request is lost when it is killed.
+//! Requests over MQTT: their responses, and that none is lost when the daemon is killed.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::replay::again;
-use crate::site::{Site, mosquitto};
-use crate::station::{PATIENCE, wait_for};
+use crate::harness::process::wait_for;
+use crate::harness::site::{Site, mosquitto};
+use crate::replay::as_replayed;
 
 const IMAGES: usize = 40;
 const ROOT: &str = "scanside/v1/box-1";
@@ -22,16 +22,22 @@ fn client(site: &Site, program: &str) -> Command {
     command
 }
 
-/// A session that keeps what comes on a topic.
-fn listener(site: &Site, topic: &str) -> Command {
+/// `mosquitto_sub` with a persistent session.
+fn subscriber(site: &Site, topic: &str) -> Command {
     let mut command = client(site, "mosquitto_sub");
     command.args(["-i", "viewer", "-c", "-x", "3600", "-t", topic]);
     command
 }
 
-/// Subscribes and leaves, so that nothing is missed.
-fn enrol(site: &Site, topic: &str) {
-    assert!(listener(site, topic).arg("-E").status().unwrap().success());
+/// Subscribes and disconnects, so that the broker queues what follows.
+fn subscribe(site: &Site, topic: &str) {
+    assert!(
+        subscriber(site, topic)
+            .arg("-E")
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 fn publish(site: &Site, verb: &str, file: &Path, more: &[&str]) {
@@ -40,23 +46,23 @@ fn publish(site: &Site, verb: &str, file: &Path, more: &[&str]) {
     assert!(publish.args(more).status().unwrap().success());
 }
 
-/// Asks as any program would, with a response topic and correlation data.
-fn ask(site: &Site, verb: &str, payload: &[u8]) -> Value {
-    const ANSWERS: &str = "viewer/answers";
-    let file = site.station.path().join("request");
+/// Publishes a request with a response topic and correlation data; gives the response.
+fn request(site: &Site, verb: &str, payload: &[u8]) -> Value {
+    const RESPONSES: &str = "viewer/responses";
+    let file = site.daemon.path().join("request");
     std::fs::write(&file, payload).unwrap();
-    enrol(site, ANSWERS);
-    let response_topic = ["-D", "publish", "response-topic", ANSWERS];
+    subscribe(site, RESPONSES);
+    let response_topic = ["-D", "publish", "response-topic", RESPONSES];
     let correlation = ["-D", "publish", "correlation-data", "a-7"];
     publish(site, verb, &file, &[response_topic, correlation].concat());
-    let output = listener(site, ANSWERS)
+    let output = subscriber(site, RESPONSES)
         .args(["-F", "%D|%p", "-C", "1", "-W", "30"])
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let (correlation, response) = text.trim().split_once('|').unwrap_or_else(|| {
         let words = String::from_utf8_lossy(&output.stderr);
-        panic!("no answer: {text} {words}\n{}", site.station.log())
+        panic!("no answer: {text} {words}\n{}", site.daemon.log())
     });
     assert_eq!(correlation, "a-7");
     let response: Value = serde_json::from_str(response).unwrap();
@@ -75,108 +81,110 @@ fn an_image_comes_as_a_request_and_its_result_again_on_another() {
         return;
     }
     let site = Site::new("", ALLOWED);
-    site.station.wait_for_word("requests are taken");
-    let image = std::fs::read(site.station.image_file(1)).unwrap();
-    let said = ask(&site, "segment", &image);
-    assert_eq!(said["status"], "ok", "{said}");
-    assert_eq!(said["id"], "a-7");
-    assert_eq!(said["result"], "result/mqtt");
+    site.daemon.wait_for_log("requests are taken");
+    let image = std::fs::read(site.daemon.image_file(1)).unwrap();
+    let response = request(&site, "segment", &image);
+    assert_eq!(response["status"], "ok", "{response}");
+    assert_eq!(response["id"], "a-7");
+    assert_eq!(response["result"], "result/mqtt");
     site.wait_for_results(1);
-    site.station.wait_until_published();
-    let first = site.lines.lock().unwrap()[0].clone();
+    site.daemon.wait_until_published();
+    let first = site.payloads.lock().unwrap()[0].clone();
     let result: Value = serde_json::from_str(&first).unwrap();
-    assert_eq!(result["image"]["sha256"], said["input"]["sha256"]);
+    assert_eq!(result["image"]["sha256"], response["input"]["sha256"]);
     assert_eq!(result["source"], "mqtt");
 
-    let said = ask(
+    let response = request(
         &site,
         "replay",
         br#"{"id":"gap","from_seq":1,"source":"mqtt"}"#,
     );
     assert_eq!(
-        (&said["status"], &said["id"]),
+        (&response["status"], &response["id"]),
         (&"ok".into(), &"gap".into())
     );
     assert_eq!(
-        (&said["results"], &said["kept"]["last_seq"]),
-        // After the event about the new state directory.
+        (&response["results"], &response["kept"]["last_seq"]),
+        // The event about the new state directory has sequence number 1.
         (&1.into(), &2.into())
     );
-    wait_for("the replay", PATIENCE, || {
-        site.lines.lock().unwrap().len() == 2
-    });
-    assert_eq!(site.lines.lock().unwrap()[1], again(&first), "as it was");
-
-    let said = ask(&site, "segment", &[7; 2001]);
+    wait_for("the replay", || site.payloads.lock().unwrap().len() == 2);
     assert_eq!(
-        (&said["status"], &said["code"]),
+        site.payloads.lock().unwrap()[1],
+        as_replayed(&first),
+        "as it was"
+    );
+
+    let response = request(&site, "segment", &[7; 2001]);
+    assert_eq!(
+        (&response["status"], &response["code"]),
         (&"error".into(), &"too_large".into())
     );
-    let said = ask(&site, "replay", b"from the start");
-    assert_eq!(said["code"], "unreadable");
-    site.settle(1, 0);
+    let response = request(&site, "replay", b"from the start");
+    assert_eq!(response["code"], "unreadable");
+    site.assert_published(1, 0);
 }
 
 #[test]
-fn nothing_is_taken_unless_it_is_allowed() {
+fn verbs_are_refused_unless_allowed() {
     if mosquitto().is_none() {
         return;
     }
     let site = Site::new("", "requests = [\"replay\"]");
-    site.station.wait_for_word("requests are taken");
-    publish(&site, "segment", &site.station.image_file(1), &[]);
-    let wish = br#"{"from_seq":1,"source":"mqtt"}"#;
-    assert_eq!(ask(&site, "replay", wish)["messages"], 0);
-    site.settle(0, 0);
+    site.daemon.wait_for_log("requests are taken");
+    publish(&site, "segment", &site.daemon.image_file(1), &[]);
+    let payload = br#"{"from_seq":1,"source":"mqtt"}"#;
+    assert_eq!(request(&site, "replay", payload)["messages"], 0);
+    site.assert_published(0, 0);
 }
 
-/// Requests keep coming while the daemon is killed again and again, and wait while it is away.
+/// Requests arrive while the daemon is killed again and again, and wait at the broker while it is away.
 #[test]
 fn a_kill_amid_requests_loses_none() {
     if mosquitto().is_none() {
         return;
     }
     let mut site = Site::new("", ALLOWED);
-    site.station.wait_for_word("requests are taken");
+    site.daemon.wait_for_log("requests are taken");
     let responses = format!("{ROOT}/response/segment");
-    enrol(&site, &responses);
+    subscribe(&site, &responses);
     for number in 0..IMAGES {
-        publish(&site, "segment", &site.station.image_file(number), &[]);
+        publish(&site, "segment", &site.daemon.image_file(number), &[]);
         if number % 8 == 5 {
             sleep(Duration::from_millis(number as u64));
-            site.station.kill_daemon();
+            site.daemon.kill();
         }
         if number % 8 == 7 {
-            site.station.start_daemon();
-            site.station.wait_for_word("requests are taken");
+            site.daemon.start();
+            site.daemon.wait_for_log("requests are taken");
         }
     }
     site.wait_for_results(IMAGES);
-    // The last responses may still be under way.
-    wait_for("an empty outbox", PATIENCE, || {
-        site.station
-            .ask(&["ledger", "show"])
+    // The last responses may not be acknowledged yet.
+    wait_for("an empty outbox", || {
+        site.daemon
+            .cli(&["ledger", "show"])
             .1
             .contains("\"pending\":0")
     });
-    let output = listener(&site, &responses).args(["-W", "3"]).output();
+    let output = subscriber(&site, &responses).args(["-W", "3"]).output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
     let responses: Vec<Value> = text
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert!(
-        responses.iter().all(|said| said["status"] == "ok"),
+        responses.iter().all(|response| response["status"] == "ok"),
         "{text}"
     );
     let answered: BTreeSet<&str> = responses
         .iter()
-        .map(|said| said["input"]["sha256"].as_str().unwrap())
+        .map(|response| response["input"]["sha256"].as_str().unwrap())
         .collect();
     assert_eq!(answered.len(), IMAGES);
     eprintln!(
         "{IMAGES} images as requests, {} responses, 5 kills",
         responses.len()
     );
-    site.settle(IMAGES, 0);
+    site.assert_published(IMAGES, 0);
 }

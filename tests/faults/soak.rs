@@ -1,18 +1,17 @@
-//! F14: days of work, in short: a steady stream of images, a broker that is restarted again and again.
+//! Fault F14: days of work in short, as a steady stream of images while the broker is restarted again and again.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::process;
-use crate::site::{Site, mosquitto};
+use crate::harness::process;
+use crate::harness::site::{Site, mosquitto};
 
-/// Between two images.
-const BEAT: Duration = Duration::from_millis(200);
-/// What the process may grow by once it is warm: caches fill for a while.
+const IMAGE_INTERVAL: Duration = Duration::from_millis(200);
+/// Limit on the growth of the process once its caches are filled.
 const GROWTH_MAX_MIB: f64 = 10.0;
 
-/// How long, and the time between two restarts of the broker.
-fn season() -> (Duration, Duration) {
+/// The length of the test, and the time between two restarts of the broker.
+fn durations() -> (Duration, Duration) {
     if crate::long() {
         let minutes = std::env::var("SCANSIDE_SOAK_MINUTES");
         let minutes = minutes.map_or(30, |words| words.parse().unwrap());
@@ -27,23 +26,23 @@ fn a_soak() {
     if mosquitto().is_none() {
         return;
     }
-    let (length, outage_every) = season();
+    let (length, outage_every) = durations();
     let mut site = Site::new("", "");
-    site.station.wait_for_word("ready");
+    site.daemon.wait_for_log("ready");
     let mut images = 50;
-    (0..images).for_each(|number| site.station.drop_image(number));
+    (0..images).for_each(|number| site.daemon.drop_image(number));
     site.wait_for_results(images);
-    site.station.wait_until_published();
-    let id = site.station.daemon_id();
-    let files_before = process::n_files(id);
+    site.daemon.wait_until_published();
+    let id = site.daemon.pid();
+    let files_before = process::n_open_files(id);
     let (start, mut samples) = (Instant::now(), Vec::new());
     let (mut n_outages, mut n_checks) = (0, 0);
     while start.elapsed() < length {
-        site.station.drop_image(images);
+        site.daemon.drop_image(images);
         images += 1;
-        sleep(BEAT);
+        sleep(IMAGE_INTERVAL);
         if images % 5 == 0 {
-            let (code, ledger) = site.station.ask(&["ledger", "verify"]);
+            let (code, ledger) = site.daemon.cli(&["ledger", "verify"]);
             assert_eq!(code, 0, "{ledger}");
             n_checks += 1;
             samples.push((start.elapsed().as_secs_f64(), process::resident_mib(id)));
@@ -51,21 +50,21 @@ fn a_soak() {
         if start.elapsed() > outage_every * (n_outages + 1) {
             site.broker.signal("-TERM");
             site.broker.0.wait().unwrap();
-            sleep(BEAT);
+            sleep(IMAGE_INTERVAL);
             site.restart_broker();
             n_outages += 1;
         }
     }
-    // Connected again it is only when this one has arrived.
-    site.station.drop_image(images);
+    // When this one has arrived, the connection stands again.
+    site.daemon.drop_image(images);
     images += 1;
     site.wait_for_results(images);
-    site.station.wait_until_published();
-    let files = process::n_files(id);
-    // The first quarter warms up.
+    site.daemon.wait_until_published();
+    let files = process::n_open_files(id);
+    // The caches fill in the first quarter.
     samples.drain(..samples.len() / 4);
     let growth = samples.last().unwrap().1 - samples[0].1;
-    // Of a few seconds it says nothing.
+    // A slope over a few seconds says nothing.
     let slope = if crate::long() {
         format!(", {:+.2} an hour", 3600.0 * slope(&samples))
     } else {
@@ -78,13 +77,13 @@ fn a_soak() {
         samples[0].1,
     );
     assert!(growth < GROWTH_MAX_MIB, "{growth:.1} MiB more: {samples:?}");
-    assert_eq!(files, files_before, "{:?}", process::files(id));
-    let outages = site.station.said(&["connected to the broker"]);
+    assert_eq!(files, files_before, "{:?}", process::open_files(id));
+    let outages = site.daemon.n_log_lines(&["connected to the broker"]);
     assert!(outages > n_outages as usize, "the broker was not restarted");
-    site.settle(images, 0);
+    site.assert_published(images, 0);
 }
 
-/// Of the line of least squares, per second.
+/// The slope of the least-squares line, per second.
 fn slope(samples: &[(f64, f64)]) -> f64 {
     let n = samples.len() as f64;
     let mean = |of: fn(&(f64, f64)) -> f64| samples.iter().map(of).sum::<f64>() / n;

@@ -1,12 +1,12 @@
 """What is decoded is decoded exactly, whatever a sender uses of a transfer syntax; the rest is refused in words.
 
-transfer_syntaxes.py PIXELS [--verbose]
+transfer_syntaxes.py PIXELS [--jpeg-ls] [--verbose]
 
-PIXELS is the built example `pixels` of segmenter. Files are made here with each feature of each transfer syntax that
+PIXELS is the built example `pixels` of segmenter; `--jpeg-ls` says that it has that feature and tries JPEG-LS. Files are made here with each feature of each transfer syntax that
 is accepted, and their values held against those that went in and against other decoders: pydicom with pylibjpeg,
 DCMTK, libjpeg-turbo. Fails where a value differs, where a file is refused that should be read, or the other way.
-RGB TIFFs with separate planes are among them. Needs numpy, pillow, pydicom, pylibjpeg with all its plugins,
-tifffile, DCMTK, cjpeg and opj_compress.
+RGB TIFFs with separate planes are among them. Needs numpy, pillow, pydicom, pyjpegls, pylibjpeg with all its
+plugins, tifffile, DCMTK, cjpeg and opj_compress.
 """
 
 import subprocess
@@ -22,6 +22,7 @@ import tifffile
 
 sys.path.insert(0, str(Path(__file__).parent / "streams"))
 import jpeg_cases
+import jpeg_ls_cases
 import other_cases
 import tiff_cases
 from objects import Case
@@ -35,6 +36,7 @@ GROUPS = [
     other_cases.native,
     other_cases.fragments,
     tiff_cases.planes,
+    jpeg_ls_cases.without,
 ]
 NAMES = {
     "1.2.840.10008.1.2": "Implicit VR Little Endian",
@@ -46,6 +48,8 @@ NAMES = {
     "1.2.840.10008.1.2.4.51": "JPEG Extended",
     "1.2.840.10008.1.2.4.57": "JPEG Lossless",
     "1.2.840.10008.1.2.4.70": "JPEG Lossless SV1",
+    "1.2.840.10008.1.2.4.80": "JPEG-LS Lossless",
+    "1.2.840.10008.1.2.4.81": "JPEG-LS Near-lossless",
     "1.2.840.10008.1.2.4.90": "JPEG 2000 Lossless",
     "1.2.840.10008.1.2.4.91": "JPEG 2000",
     "1.2.840.10008.1.2.5": "RLE Lossless",
@@ -56,6 +60,10 @@ NAMES = {
 def by_pydicom(file: Path) -> np.ndarray:
     ds = pydicom.dcmread(file)
     return ds.pixel_array.astype(np.float64)
+
+
+def by_libjpeg(file: Path) -> np.ndarray:
+    return pydicom.pixels.pixel_array(file, decoding_plugin="pylibjpeg").astype(np.float64)
 
 
 def by_dcmtk(file: Path) -> np.ndarray:
@@ -81,7 +89,7 @@ def by_tifffile(file: Path) -> np.ndarray:
     return np.moveaxis(values, 0, -1) if values.ndim == 3 and values.shape[0] == 3 else values
 
 
-PEERS = {"pydicom": by_pydicom, "dcmtk": by_dcmtk, "opj": by_opj, "tifffile": by_tifffile}
+PEERS = {"pydicom": by_pydicom, "libjpeg": by_libjpeg, "dcmtk": by_dcmtk, "opj": by_opj, "tifffile": by_tifffile}
 
 
 def decoded(pixels: Path, files: list[Path], out: Path) -> list[tuple[str, np.ndarray | None]]:
@@ -149,7 +157,8 @@ def judge(case: Case, line: str, ours: np.ndarray | None, file: Path) -> tuple[s
 def main() -> int:
     warnings.simplefilter("ignore")
     pixels, verbose = Path(sys.argv[1]).resolve(), "--verbose" in sys.argv
-    cases = [case for group in GROUPS for case in group()]
+    groups = [jpeg_ls_cases.built_in] if "--jpeg-ls" in sys.argv else GROUPS
+    cases = [case for group in groups for case in group()]
     counts: dict[str, Counter] = defaultdict(Counter)
     peers, notes, refusals, wrong = Counter(), [], [], []
     with tempfile.TemporaryDirectory() as temporary:

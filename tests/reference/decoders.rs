@@ -34,47 +34,18 @@ pub(crate) fn prompt_encoder(fixture: &mut Fixture) {
     .map(|name| fixture.input(name));
     let points = Some((&coords, &labels));
     let none = Prompts::default();
-    for (case, prompts) in [
+    let [boxes, multi_boxes, masks] = [Some(&boxes), Some(&multi_boxes), Some(&masks)];
+    #[rustfmt::skip]
+    let cases = [
         ("none", none),
         ("points", Prompts { points, ..none }),
-        (
-            "boxes",
-            Prompts {
-                boxes: Some(&boxes),
-                ..none
-            },
-        ),
-        (
-            "multi_boxes",
-            Prompts {
-                boxes: Some(&multi_boxes),
-                ..none
-            },
-        ),
-        (
-            "points_boxes",
-            Prompts {
-                points,
-                boxes: Some(&boxes),
-                ..none
-            },
-        ),
-        (
-            "mask",
-            Prompts {
-                masks: Some(&masks),
-                ..none
-            },
-        ),
-        (
-            "boxes_mask",
-            Prompts {
-                boxes: Some(&boxes),
-                masks: Some(&masks),
-                ..none
-            },
-        ),
-    ] {
+        ("boxes", Prompts { boxes, ..none }),
+        ("multi_boxes", Prompts { boxes: multi_boxes, ..none }),
+        ("points_boxes", Prompts { points, boxes, ..none }),
+        ("mask", Prompts { masks, ..none }),
+        ("boxes_mask", Prompts { boxes, masks, ..none }),
+    ];
+    for (case, prompts) in cases {
         let (sparse, dense) = encoder.forward(prompts).unwrap();
         fixture.check(&format!("{case}.sparse"), &sparse);
         fixture.check(&format!("{case}.dense"), &dense);

@@ -73,8 +73,6 @@ pub(crate) fn tiny_vit(fixture: &mut Fixture) {
 type Part = Box<dyn Fn(&Tensor, Mode) -> Tensor>;
 
 pub(crate) fn tiny_vit_blocks(fixture: &mut Fixture) {
-    let shapes = fixture.entry["constructor"].clone();
-    let number = |path: &str| shapes.pointer(path).unwrap().as_u64().unwrap() as usize;
     let names = [
         "conv_bn",
         "mbconv",
@@ -95,64 +93,86 @@ pub(crate) fn tiny_vit_blocks(fixture: &mut Fixture) {
             _ if name.starts_with("block") => "tokens",
             _ => "image",
         });
-        let part: Part = match name {
-            "conv_bn" => {
-                let [inputs, outputs, kernel, stride, padding] =
-                    std::array::from_fn(|i| number(&format!("/conv_bn/{i}")));
-                let shape = ConvShape {
-                    inputs,
-                    outputs,
-                    kernel,
-                    stride,
-                    padding,
-                };
-                let conv = Conv2dBn::new(shape, &params).unwrap();
-                Box::new(move |x, mode| conv.forward(x, mode).unwrap())
-            }
-            "mbconv" => {
-                let (inputs, outputs) = (number("/mbconv/in_chans"), number("/mbconv/out_chans"));
-                let ratio = shapes["mbconv"]["expand_ratio"].as_f64().unwrap();
-                let block = MbConv::new(inputs, outputs, ratio, Activation::Gelu, &params).unwrap();
-                Box::new(move |x, mode| block.forward(x, mode).unwrap())
-            }
-            "patch_merging" => {
-                let (dim, out_dim) = (
-                    number("/patch_merging/dim"),
-                    number("/patch_merging/out_dim"),
-                );
-                let merging = PatchMerging::new(dim, out_dim, Activation::Gelu, &params).unwrap();
-                Box::new(move |x, mode| {
-                    let y = merging.forward(x, mode).unwrap();
-                    y.flatten_from(2)
-                        .unwrap()
-                        .transpose(1, 2)
-                        .unwrap()
-                        .contiguous()
-                        .unwrap()
-                })
-            }
-            _ => {
-                let side = (input.dim(1).unwrap() as f64).sqrt() as usize;
-                let config = BlockConfig {
-                    dim: number("/block/dim"),
-                    num_heads: number("/block/num_heads"),
-                    window_size: number("/block/window_size"),
-                    mlp_ratio: shapes["block"]["mlp_ratio"].as_f64().unwrap(),
-                    activation: Activation::Gelu,
-                    lora: (name == "block_lora").then(|| LoraConfig {
-                        rank: fixture.lora_rank(),
-                        encoder_layers: vec![0],
-                        decoder: false,
-                        rows: LoraRows::Reference,
-                    }),
-                    adapter: name == "block_adapter",
-                };
-                let block = Block::new(&config, &params).unwrap();
-                Box::new(move |x, mode| block.forward(x, [side; 2], mode).unwrap())
-            }
+        let part = match name {
+            "conv_bn" => conv_bn(fixture, &params),
+            "mbconv" => mbconv(fixture, &params),
+            "patch_merging" => patch_merging(fixture, &params),
+            _ => block(fixture, name, &params),
         };
         check_part(fixture, name, &part, &params.finish(), &input);
     }
+}
+
+/// A number among the arguments of the parts' constructors, by its JSON pointer.
+fn part_size(fixture: &Fixture, pointer: &str) -> usize {
+    let value = fixture.entry["constructor"].pointer(pointer);
+    value.unwrap().as_u64().unwrap() as usize
+}
+
+fn conv_bn(fixture: &Fixture, params: &Params) -> Part {
+    let [inputs, outputs, kernel, stride, padding] =
+        std::array::from_fn(|i| part_size(fixture, &format!("/conv_bn/{i}")));
+    let shape = ConvShape {
+        inputs,
+        outputs,
+        kernel,
+        stride,
+        padding,
+    };
+    let conv = Conv2dBn::new(shape, params).unwrap();
+    Box::new(move |x, mode| conv.forward(x, mode).unwrap())
+}
+
+fn mbconv(fixture: &Fixture, params: &Params) -> Part {
+    let [inputs, outputs] =
+        ["in_chans", "out_chans"].map(|key| part_size(fixture, &format!("/mbconv/{key}")));
+    let ratio = &fixture.entry["constructor"]["mbconv"]["expand_ratio"];
+    let ratio = ratio.as_f64().unwrap();
+    let block = MbConv::new(inputs, outputs, ratio, Activation::Gelu, params).unwrap();
+    Box::new(move |x, mode| block.forward(x, mode).unwrap())
+}
+
+fn patch_merging(fixture: &Fixture, params: &Params) -> Part {
+    let [dim, out_dim] =
+        ["dim", "out_dim"].map(|key| part_size(fixture, &format!("/patch_merging/{key}")));
+    let merging = PatchMerging::new(dim, out_dim, Activation::Gelu, params).unwrap();
+    Box::new(move |x, mode| {
+        let y = merging.forward(x, mode).unwrap();
+        y.flatten_from(2)
+            .unwrap()
+            .transpose(1, 2)
+            .unwrap()
+            .contiguous()
+            .unwrap()
+    })
+}
+
+fn block(fixture: &Fixture, name: &str, params: &Params) -> Part {
+    let window_size = part_size(fixture, "/block/window_size");
+    // The block without windows was made for an input as large as a window.
+    let input_resolution = if name == "block_nowindow" {
+        [window_size; 2]
+    } else {
+        [0, 1].map(|i| part_size(fixture, &format!("/block/input_resolution/{i}")))
+    };
+    let config = BlockConfig {
+        dim: part_size(fixture, "/block/dim"),
+        num_heads: part_size(fixture, "/block/num_heads"),
+        window_size,
+        mlp_ratio: fixture.entry["constructor"]["block"]["mlp_ratio"]
+            .as_f64()
+            .unwrap(),
+        activation: Activation::Gelu,
+        lora: (name == "block_lora").then(|| LoraConfig {
+            rank: fixture.lora_rank(),
+            encoder_layers: vec![0],
+            decoder: false,
+            rows: LoraRows::Reference,
+        }),
+        adapter: name == "block_adapter",
+    };
+    let block = Block::new(&config, params).unwrap();
+    Box::new(move |x, mode| block.forward(x, input_resolution, mode).unwrap())
 }
 
 /// Evaluation, then training: output, gradients for a cotangent, moved statistics.

@@ -1,7 +1,7 @@
 //! A bundle on disk: graph, golden pair, sealed manifest. It appears under its name only after it was
 //! opened again and has reproduced its own golden mask.
 
-mod command;
+pub mod command;
 mod sign;
 
 use std::collections::BTreeMap;
@@ -20,8 +20,6 @@ use segmenter::infer::{self, Probe};
 use segmenter::{OpenOptions, Segmenter};
 use tiff::encoder::colortype::{Gray32Float, RGB32Float};
 use tiff::encoder::{Compression, DeflateLevel, TiffEncoder};
-
-pub use command::run;
 
 use crate::onnx::OPSET;
 use crate::onnx::automatic::{INPUT, OUTPUT};

@@ -3,8 +3,9 @@
 //! A list is a CSV with the header `image,labels,patient,split[,slice[,plane]]` and paths relative to its
 //! own folder. The reference's lists (`image_path,mask_path`, no header) are read too.
 
-mod command;
+pub mod command;
 mod doubt;
+mod entry;
 mod fingerprint;
 mod grid;
 pub mod index;
@@ -23,50 +24,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use contract::{Image, LabelMap};
 use segmenter::decode::{DecodeError, Limits, Scan, decode};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use command::run;
+pub use entry::{Entry, Split};
 pub use grid::Plane;
 pub use label::LabelRule;
 pub use list::write_list;
 pub use split::SplitRule;
 
-use self::nifti::is_nifti;
+use self::entry::holds_volume;
 use self::volume::{Cut, LabelledVolume};
-
-/// Which part of a data set a patient belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Split {
-    Train,
-    Validation,
-    Test,
-}
-
-impl Split {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-            Self::Test => "test",
-        }
-    }
-}
-
-/// One labelled frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    pub image: PathBuf,
-    pub labels: PathBuf,
-    pub patient: String,
-    pub split: Split,
-    /// Slice of a NIfTI volume as DICOM shows it, or frame of a multi-frame DICOM file; from 0. Axial slices
-    /// count from the lowest, coronal ones from the foremost, sagittal ones from the patient's right.
-    pub slice: Option<usize>,
-    /// The plane in which a volume is cut, where it is not the one that it was acquired in.
-    pub plane: Option<Plane>,
-}
 
 /// A loaded entry at its native size.
 #[derive(Debug, Clone)]
@@ -293,11 +260,6 @@ impl Dataset {
         *last = Some((cut, Arc::clone(&volume)));
         Ok(volume)
     }
-}
-
-/// True as soon as one of the two files is a volume; then both have to be.
-fn holds_volume(entry: &Entry) -> bool {
-    is_nifti(&entry.image) || is_nifti(&entry.labels)
 }
 
 fn frame(entry: &Entry) -> Result<(Image, Option<[f64; 2]>)> {

@@ -1,31 +1,32 @@
 //! A trained SAM to two bundles, f32 and int8, with proof that both say what the network says.
 
+mod compare;
 mod dice;
 mod int8;
+mod request;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
-use contract::geometry::{InputRules, Placement};
-use contract::manifest::{Class, Precision, Provenance};
-use contract::mask::{Logits, Overlap};
-use contract::{Image, LabelMap};
-use nets::ops::Activation;
+use contract::Image;
+use contract::geometry::Placement;
+use contract::manifest::{Precision, Provenance};
 use nets::sam::EncoderConfig;
 use nets::{Mode, lora};
 use segmenter::infer::Probe;
 
+use self::compare::open;
+pub use self::request::Request;
 use crate::bundle::{self, BundleSpec, write_bundle};
 use crate::cli::ExportArgs;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::dataset::{Dataset, Sample, Split};
 use crate::model::{HEAD_DIM, Model};
-use crate::onnx::automatic::OUTPUT;
 use crate::onnx::{self, lower_automatic};
 use crate::quantize::Layer;
 use crate::report;
@@ -33,26 +34,6 @@ use crate::run_folder::{self, Identity, RunKind};
 
 /// Largest difference between a logit of candle and of tract that is rounding.
 const PARITY: f32 = 1e-3;
-
-/// What to export. `calibration` are training images: their activations set the int8 ranges.
-pub struct Request<'a> {
-    /// Upstream's names, LoRA merged.
-    pub state: &'a BTreeMap<String, Tensor>,
-    /// Of the image encoder.
-    pub activation: Activation,
-    pub input: InputRules,
-    pub classes: &'a [Class],
-    pub recipe: &'a config::Export,
-    pub provenance: Provenance,
-    pub calibration: &'a [Image],
-    /// Images the two graphs are compared on; the one that shows the most classes, and of these the
-    /// one whose smallest class is largest, becomes the golden image.
-    pub validation: &'a [Image],
-    /// Logits of the network itself for a prepared image (3 x size x size).
-    pub reference: &'a dyn Fn(&[f32]) -> Result<Vec<f32>>,
-    /// Folder of the bundles `f32` and `int8`.
-    pub out: &'a Path,
-}
 
 /// What an export wrote and how well the parts agree.
 #[derive(Debug)]
@@ -298,10 +279,6 @@ fn spec(
     }
 }
 
-fn open(graph: &[u8], size: usize) -> Result<Probe> {
-    Probe::open(graph, size, &[OUTPUT.to_owned()]).context("the exported graph does not load")
-}
-
 fn parity(
     probe: &Probe,
     chw: &[f32],
@@ -324,45 +301,4 @@ fn parity(
          rounding): the export is wrong, please report it with the run's sam.json"
     );
     Ok(worst)
-}
-
-/// int8 masks measured against f32 ones.
-#[derive(Default)]
-struct Comparison {
-    pooled: Overlap,
-    worst: Option<f64>,
-    /// Index of the image that shows most.
-    golden: usize,
-}
-
-fn compare(f32: &Probe, int8: &Probe, frames: &[(Vec<f32>, Placement)]) -> Result<Comparison> {
-    let mut out = Comparison::default();
-    let mut most = (0, 0);
-    for (index, (chw, placement)) in frames.iter().enumerate() {
-        let truth = placement.labels_from_logits(&bundle::logits(f32, chw)?);
-        let logits: Logits = bundle::logits(int8, chw)?;
-        let found = placement.labels_from_logits(&logits);
-        let overlap = foreground(&found, &truth, logits.classes);
-        let areas = (1..logits.classes).map(|class| found.area_px(class as u8));
-        let present: Vec<_> = areas.filter(|&area| area > 0).collect();
-        let shows = (present.len(), present.into_iter().min().unwrap_or(0));
-        if shows > most {
-            most = shows;
-            out.golden = index;
-        }
-        if let Some(dice) = overlap.dice() {
-            out.worst = Some(out.worst.map_or(dice, |worst| worst.min(dice)));
-        }
-        out.pooled += overlap;
-    }
-    Ok(out)
-}
-
-/// Overlap of all foreground classes, class by class.
-fn foreground(found: &LabelMap, truth: &LabelMap, classes: usize) -> Overlap {
-    let mut sum = Overlap::default();
-    for class in 1..classes {
-        sum += Overlap::of(found, truth, class as u8);
-    }
-    sum
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
-use nets::image_encoder_vit::Tape;
+use nets::image_encoder_vit::checkpointing::Tape;
 use nets::loss::dice_ce;
 use nets::mask_decoder::Tokens;
 use nets::optimizer::{AdamW, AdamWConfig};

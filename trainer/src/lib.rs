@@ -36,7 +36,7 @@ use crate::train::Outcome;
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let outcome = match cli.command {
         Command::Dataset(command) => {
-            dataset::run(command)?;
+            dataset::command::run(command)?;
             Outcome::Finished
         }
         Command::Finetune(args) => finetune::run(&args, &join()?)?,
@@ -46,7 +46,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Outcome::Finished
         }
         Command::Bundle(command) => {
-            bundle::run(&command)?;
+            bundle::command::run(&command)?;
             Outcome::Finished
         }
         Command::Weights(command) => {

@@ -1,5 +1,6 @@
 //! A SAM with its configuration: built from a checkpoint to train, or opened from a run folder to judge.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,7 +20,9 @@ use nets::{Mode, checkpoint, ops};
 
 use crate::config::{self, Config, Encoder, Method, Scope};
 use crate::run_folder::{self, State};
-use crate::weights;
+
+/// Parts of every SAM; upstream's names begin with one of them.
+pub(crate) const PARTS: [&str; 3] = ["image_encoder.", "prompt_encoder.", "mask_decoder."];
 
 /// Channels a head in every published TinyViT.
 pub const HEAD_DIM: usize = 32;
@@ -244,13 +247,27 @@ pub fn to_logits(tensor: &Tensor) -> Result<Logits> {
     })
 }
 
+/// What of a SAM's parts should be weights and is not floating point, with its type. TinyViT counts and indexes with
+/// integers, too.
+fn no_weight(left_out: &BTreeMap<String, String>) -> Option<(&str, &str)> {
+    let is_weight = |name: &str| {
+        PARTS.iter().any(|part| name.contains(part))
+            && !name.ends_with(".num_batches_tracked")
+            && !name.ends_with(".attention_bias_idxs")
+    };
+    left_out
+        .iter()
+        .find(|(name, _)| is_weight(name))
+        .map(|(name, kind)| (name.as_str(), kind.as_str()))
+}
+
 /// Reads the weights to start from; an empty path means random ones.
 pub fn start_state(path: &Path) -> Result<State> {
     if path.as_os_str().is_empty() {
         return Ok(State::new());
     }
     let checkpoint = checkpoint::read_whole(path, None, &Device::Cpu)?;
-    if let Some((name, kind)) = weights::no_weight(&checkpoint.left_out) {
+    if let Some((name, kind)) = no_weight(&checkpoint.left_out) {
         bail!(
             "{}: tensor {name} is {kind}, and a weight has to be floating point: the checkpoint is quantized \
              or was changed; save the network that it was made from",

@@ -5,6 +5,7 @@
 //! Small values go over TCP in a star around rank 0. So do tensors on the CPU; those on GPUs go through
 //! NCCL, with the feature `nccl`. The connections are neither encrypted nor authenticated.
 
+mod environment;
 #[cfg(feature = "nccl")]
 mod nccl;
 mod tcp;
@@ -13,75 +14,13 @@ mod tcp;
 use std::cell::RefCell;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::environment::Environment;
 use self::tcp::Links;
-
-/// What torchrun tells a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Environment {
-    rank: usize,
-    world: usize,
-    local_rank: usize,
-    address: String,
-    port: u16,
-}
-
-impl Environment {
-    /// `None` without any of the variables.
-    fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
-        const NAMES: [&str; 5] = [
-            "RANK",
-            "WORLD_SIZE",
-            "LOCAL_RANK",
-            "MASTER_ADDR",
-            "MASTER_PORT",
-        ];
-        let values = NAMES.map(&variable);
-        if values.iter().all(Option::is_none) {
-            return Ok(None);
-        }
-        let text = |name: &str| {
-            variable(name).with_context(|| {
-                format!(
-                    "{name} is not set, but others of {} are: set all, as torchrun does, or none",
-                    NAMES.join(", ")
-                )
-            })
-        };
-        let number = |name: &str| {
-            let text = text(name)?;
-            text.parse::<usize>()
-                .with_context(|| format!("{name} is {text:?}: it must be a whole number"))
-        };
-        let (rank, world, port) = (
-            number("RANK")?,
-            number("WORLD_SIZE")?,
-            number("MASTER_PORT")?,
-        );
-        ensure!(
-            rank < world,
-            "RANK is {rank} and WORLD_SIZE {world}: ranks go from 0 to WORLD_SIZE - 1"
-        );
-        // torchrun itself listens at MASTER_PORT then.
-        let taken = variable("TORCHELASTIC_USE_AGENT_STORE").is_some_and(|text| text == "True");
-        let port = u16::try_from(port + usize::from(taken)).ok();
-        Ok(Some(Self {
-            rank,
-            world,
-            local_rank: number("LOCAL_RANK")?,
-            address: text("MASTER_ADDR")?,
-            port: port.context("MASTER_PORT must be below 65535")?,
-        }))
-    }
-
-    fn meeting(&self) -> String {
-        format!("{}:{}", self.address, self.port)
-    }
-}
 
 /// The processes of a run, as one of them sees it. What it offers to do together, all must do in the
 /// same order; it fails when another process ends or was not heard of for two minutes.
@@ -239,7 +178,10 @@ impl Group {
         let mut comm = self.comm.borrow_mut();
         let ready = match comm.take() {
             Some(ready) => ready,
-            None => nccl::meet(self, gpu)?,
+            None => {
+                let id = self.from_first(nccl::meeting)?;
+                nccl::meet(id, self.rank, self.world, gpu)?
+            }
         };
         let sum = nccl::sum(&ready, flat, || links.check())?;
         // After an error it is dropped, which ends its waiting.

@@ -6,9 +6,9 @@
 //! convolutions compute in f32. Weights are symmetric with a scale for each output channel; activations have a zero
 //! point, as most of them come out of a GELU and are hardly ever negative.
 
-mod equalize;
+pub mod equalize;
 mod range;
-mod sensitivity;
+pub mod sensitivity;
 mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,13 +21,9 @@ use tract_onnx::pb::tensor_proto::DataType;
 use tract_onnx::pb::{ModelProto, NodeProto, TensorProto};
 
 use crate::onnx::{self, f32_tensor, i8_tensor, int, node, u8_tensor};
-pub use equalize::equalize;
 pub use range::{Calibration, Histogram, Range};
-pub use sensitivity::fragile_first;
 use weights::{Axis, Quantized, dims, f32_data, f32_len, last_dim};
 
-/// Largest magnitude of a quantized weight; -128 stays unused so that both signs are alike.
-const LEVELS: f32 = 127.0;
 /// Smaller weights than this stay f32: nothing to win.
 const SMALL: usize = 1024;
 
@@ -333,6 +329,7 @@ mod tests {
     use nets::ops::Activation;
     use nets::tiny_vit::Stem;
 
+    use super::sensitivity::fragile_first;
     use super::*;
     use crate::onnx::automatic::OUTPUT;
     use crate::onnx::lower_automatic;

@@ -2,22 +2,16 @@
 
 mod gradients;
 
-use std::sync::atomic::AtomicBool;
-
 use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
-use nets::image_encoder_vit::Tape;
 use nets::optimizer::AdamW;
 use nets::params::Loaded;
 use sha2::{Digest, Sha256};
 
 use self::gradients::Gradients;
+pub use self::gradients::{INTERRUPTED, Loss};
 use crate::parallel::Group;
 use crate::report::{Metrics, Progress};
 use crate::run_folder::{Checkpoint, Position, RunFolder, State};
-
-/// Set by Ctrl-C; the loop saves and stops at the next optimizer step.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The numbers of one run of the loop.
 pub struct Plan {
@@ -78,15 +72,6 @@ pub struct Share {
 
 impl Share {
     pub const ALL: Self = Self { first: 0, every: 1 };
-}
-
-/// What one batch costs.
-pub struct Loss<'a> {
-    pub total: Tensor,
-    /// For the log.
-    pub parts: Vec<(&'static str, f32)>,
-    /// Where the backward pass goes on behind the embedding, with gradient checkpointing.
-    pub tape: Option<Tape<'a>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use nets::lora::{self, LoraRows};
 use self::describe::{Description, Which};
 use crate::cli::{WeightsCommand, WeightsSource};
 use crate::config::Encoder;
-use crate::model::HEAD_DIM;
+use crate::model::{HEAD_DIM, PARTS};
 use crate::report::{self, CODE_VERSION};
 use crate::run_folder::State;
 
@@ -56,9 +56,6 @@ struct Weights {
     /// Tensors that are not floating point, and what they are.
     left_out: BTreeMap<String, String>,
 }
-
-/// Parts of every SAM; upstream's names begin with one of them.
-const PARTS: [&str; 3] = ["image_encoder.", "prompt_encoder.", "mask_decoder."];
 
 fn read(source: &WeightsSource) -> Result<Weights> {
     let subject = source.file.as_path();
@@ -151,20 +148,6 @@ fn not_floating(left_out: &BTreeMap<String, String>) -> String {
 fn first_few(names: impl ExactSizeIterator<Item = String>) -> String {
     let more = if names.len() > 6 { ", .." } else { "" };
     names.take(6).collect::<Vec<_>>().join(", ") + more
-}
-
-/// What of a SAM's parts should be weights and is not floating point, with its type. TinyViT counts and indexes with
-/// integers, too.
-pub(crate) fn no_weight(left_out: &BTreeMap<String, String>) -> Option<(&str, &str)> {
-    let is_weight = |name: &str| {
-        PARTS.iter().any(|part| name.contains(part))
-            && !name.ends_with(".num_batches_tracked")
-            && !name.ends_with(".attention_bias_idxs")
-    };
-    left_out
-        .iter()
-        .find(|(name, _)| is_weight(name))
-        .map(|(name, kind)| (name.as_str(), kind.as_str()))
 }
 
 /// The known encoder whose tensors these are.

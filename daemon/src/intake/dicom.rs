@@ -19,9 +19,8 @@ use std::time::Duration;
 use tokio::net;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::{DISK_CHECK, Door, Watermark, bind};
+use super::{DISK_CHECK, Intake, Watermark, bind};
 use crate::config;
-use crate::outbox::job::Ticket;
 use crate::shutdown::stopped;
 use crate::spool::AcceptError;
 
@@ -104,8 +103,7 @@ impl Port {
 /// What the threads share.
 struct Scp {
     config: config::Dicom,
-    door: Door,
-    tickets: mpsc::Sender<Ticket>,
+    intake: Intake,
     /// The first trouble of the state directory's disk.
     failed: mpsc::Sender<AcceptError>,
     stop: watch::Receiver<bool>,
@@ -116,8 +114,7 @@ struct Scp {
 /// Listens until `stop`, then waits for what is under way.
 pub async fn run(
     port: Port,
-    door: Door,
-    tickets: mpsc::Sender<Ticket>,
+    intake: Intake,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), DicomError> {
     let Port {
@@ -135,8 +132,7 @@ pub async fn run(
     let mut admission = Admission::new(config.associations_max);
     let scp = Arc::new(Scp {
         config,
-        door,
-        tickets,
+        intake,
         failed,
         stop: stop.clone(),
         grace,
@@ -153,7 +149,7 @@ pub async fn run(
             },
             Some(error) = failures.recv() => return Err(error.into()),
             () = tokio::time::sleep(DISK_CHECK), if scp.watermark.was_low() => {
-                scp.watermark.is_low(&scp.door);
+                scp.watermark.is_low(&scp.intake);
             }
             () = stopped(&mut stop) => break,
         }

@@ -13,11 +13,10 @@ use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecursiveMode, Watcher};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 
-use super::Door;
+use super::{Intake, Watermark};
 use crate::config;
-use crate::disk;
 use crate::outbox::job::Ticket;
 use crate::shutdown::stopped;
 use crate::spool::quarantine;
@@ -40,8 +39,7 @@ pub enum FolderError {
 /// Watches until `stop` or until the inference thread is gone.
 pub async fn run(
     config: config::Folder,
-    door: Door,
-    tickets: mpsc::Sender<Ticket>,
+    intake: Intake,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), FolderError> {
     let changed = Arc::new(Notify::new());
@@ -50,16 +48,16 @@ pub async fn run(
     let stable = Duration::from_millis(config.stable_ms);
     let mut inbox = Inbox::new(config);
     loop {
-        let door = door.clone();
+        let shared = intake.clone();
         let (back, accepted) = tokio::task::spawn_blocking(move || {
-            let accepted = inbox.accept(&door);
+            let accepted = inbox.accept(&shared);
             (inbox, accepted)
         })
         .await?;
         inbox = back;
         for ticket in accepted? {
             tokio::select! {
-                sent = tickets.send(ticket) => if sent.is_err() { return Ok(()) },
+                sent = intake.tickets.send(ticket) => if sent.is_err() { return Ok(()) },
                 // The rest of the batch is in the outbox and comes back at the next start.
                 () = stopped(&mut stop) => return Ok(()),
             }
@@ -123,7 +121,7 @@ pub struct Inbox {
     seen: HashMap<PathBuf, Sighting>,
     warned: HashMap<PathBuf, &'static str>,
     out_of_reach: bool,
-    disk_low: bool,
+    watermark: Watermark,
 }
 
 #[derive(Debug, Clone)]
@@ -139,7 +137,7 @@ impl Inbox {
             seen: HashMap::new(),
             warned: HashMap::new(),
             out_of_reach: false,
-            disk_low: false,
+            watermark: Watermark::default(),
         }
     }
 
@@ -148,10 +146,10 @@ impl Inbox {
     }
 
     /// One sweep: refuses what is too large, accepts what stands still, up to a batch.
-    pub fn accept(&mut self, door: &Door) -> Result<Vec<Ticket>, AcceptError> {
+    pub fn accept(&mut self, intake: &Intake) -> Result<Vec<Ticket>, AcceptError> {
         let ready = self.sweep(Instant::now());
-        if disk::below(&door.shelves.accepted, door.min_free_bytes) {
-            self.say_disk_low(door, true);
+        if intake.is_disk_low() {
+            self.watermark.set(intake, true);
             return Ok(Vec::new());
         }
         let limit = self.config.file_max_bytes;
@@ -159,15 +157,16 @@ impl Inbox {
             ready.into_iter().partition(|file| file.bytes <= limit);
         if !oversized.is_empty() {
             for _ in &oversized {
-                door.status.metrics.refused(&self.config.name, TOO_LARGE);
+                intake.status.metrics.refused(&self.config.name, TOO_LARGE);
             }
-            let left = quarantine::refuse(&door.shelves, &door.outbox, &oversized, &self.config)?;
+            let left =
+                quarantine::refuse(&intake.shelves, &intake.outbox, &oversized, &self.config)?;
             self.warn_of(left);
         }
         let mut claimed = Claimed::default();
         if !ready.is_empty() {
             let name = &self.config.name;
-            claimed = door.shelves.claim(name, &ready, door.min_free_bytes)?;
+            claimed = intake.shelves.claim(name, &ready, intake.min_free_bytes)?;
         }
         // What was left stands still for a while again before the next attempt; for room every
         // sweep asks, so that the state lasts as long as the trouble.
@@ -176,20 +175,12 @@ impl Inbox {
                 self.seen.remove(&file.path);
             }
         }
-        self.say_disk_low(door, claimed.no_room);
+        self.watermark.set(intake, claimed.no_room);
         self.warn_of(claimed.left);
         if claimed.arrivals.is_empty() {
             return Ok(Vec::new());
         }
-        Ok(door.accept(&self.config.name, &claimed.arrivals)?)
-    }
-
-    /// The state is shared: an inbox without trouble does not clear it for one that has some.
-    fn say_disk_low(&mut self, door: &Door, low: bool) {
-        if low || self.disk_low {
-            door.status.set_disk_low(low);
-        }
-        self.disk_low = low;
+        Ok(intake.accept(&self.config.name, &claimed.arrivals)?)
     }
 
     /// Files that stood still for `stable_ms` as of `now`, oldest first.

@@ -20,8 +20,7 @@ use axum::{Extension, Router};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::config::{self, Config};
-use crate::intake::{Door, Watermark, bind};
-use crate::outbox::job::Ticket;
+use crate::intake::{Intake, Watermark, bind};
 use crate::spool::AcceptError;
 
 pub use serve::run;
@@ -74,8 +73,7 @@ pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {
 /// What the requests share.
 struct Desk {
     config: config::Http,
-    door: Door,
-    tickets: mpsc::Sender<Ticket>,
+    intake: Intake,
     /// The first trouble of the state directory's disk.
     failed: mpsc::Sender<AcceptError>,
     stop: watch::Receiver<bool>,

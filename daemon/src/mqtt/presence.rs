@@ -131,7 +131,6 @@ impl Publisher {
         if !session.is_connected() {
             return Ok(());
         }
-        self.status.set_model_fell_back(self.models.fell_back());
         let current = (self.status.word(), self.status.reasons());
         let healthy = Instant::now() >= session.health_due;
         self.publish_models(session, healthy);
@@ -141,11 +140,8 @@ impl Publisher {
         let (config, status) = (Arc::clone(&self.config), Arc::clone(&self.status));
         let (outbox, encoder) = (Arc::clone(&self.outbox), self.encoder.clone());
         let models = Arc::clone(&self.models);
-        let (shelves, started) = (self.delivery.shelves.clone(), self.started);
+        let started = self.started;
         let (state, health) = tokio::task::spawn_blocking(move || {
-            if let Err(error) = shelves.expire() {
-                tracing::error!(%error, "kept inputs cannot be removed");
-            }
             let state = state(&config, (&encoder, &models), &status, &outbox)?;
             let health = health(&config, &status, &outbox, started)?;
             Ok::<_, OutboxError>((state, health))

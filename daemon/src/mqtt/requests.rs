@@ -12,15 +12,14 @@ mod client;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use super::MqttError;
 use crate::backoff::Backoff;
 use crate::config::{Config, Verb, Version};
-use crate::intake::Door;
-use crate::outbox::job::Ticket;
+use crate::intake::Intake;
 use crate::shutdown::stopped;
 
 use answer::{Desk, Response};
@@ -59,12 +58,7 @@ const TOPIC_MAX_BYTES: usize = 1024;
 const RECONNECT: &str = "requests were left at the broker";
 
 impl Requests {
-    pub fn new(
-        config: &Config,
-        door: Door,
-        tickets: mpsc::Sender<Ticket>,
-        fresh: Arc<Notify>,
-    ) -> Self {
+    pub fn new(config: &Config, intake: Intake, fresh: Arc<Notify>) -> Self {
         let mqtt = &config.mqtt;
         Self {
             config: Arc::new(config.clone()),
@@ -73,8 +67,7 @@ impl Requests {
             desk: Desk {
                 node: config.node.clone(),
                 image_max_bytes: mqtt.request_max_bytes,
-                door,
-                tickets,
+                intake,
             },
             fresh,
             last: None,
@@ -114,9 +107,9 @@ impl Requests {
         &mut self,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<String>, MqttError> {
-        let broker = self.desk.door.credentials.borrow().mqtt.clone();
+        let broker = self.desk.intake.credentials.borrow().mqtt.clone();
         // As the publisher: it finds out what the broker speaks.
-        let mut known = self.desk.door.status.mqtt_level();
+        let mut known = self.desk.intake.status.mqtt_level();
         let level = tokio::select! {
             level = known.wait_for(Option::is_some) => level.ok().and_then(|level| *level),
             () = stopped(stop) => return Ok(None),

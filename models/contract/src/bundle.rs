@@ -9,14 +9,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::Manifest;
-use crate::manifest::ManifestError;
+pub use crate::manifest::{GOLDEN_IMAGE, GOLDEN_MASK, MANIFEST};
+use crate::manifest::{Manifest, ManifestError};
 use crate::mask::Rle;
 use crate::signature::{SIGNATURE, SignatureError, TrustedKeys};
-
-pub const MANIFEST: &str = "manifest.json";
-pub const GOLDEN_IMAGE: &str = "golden.tif";
-pub const GOLDEN_MASK: &str = "golden.rle.json";
 
 /// Expected mask of one class in the golden pair.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

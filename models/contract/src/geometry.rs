@@ -4,10 +4,11 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::image::Image;
 use crate::intensity::{self, Normalize, Window};
-use crate::mask::Logits;
+use crate::mask::{LabelMap, Logits};
+use crate::resample;
 use crate::vector::vectorized;
-use crate::{Image, LabelMap, resample};
 
 /// How an image of any shape becomes a square of `size`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Image;
+use crate::image::Image;
 use crate::vector::vectorized;
 
 /// How scanner values become 0..=255 before resizing.

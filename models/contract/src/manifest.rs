@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::bundle::{GOLDEN_IMAGE, GOLDEN_MASK};
 use crate::geometry::InputRules;
 use crate::intensity::Window;
 
 pub const SCHEMA: &str = "scanside-bundle/1";
+/// This file itself; it lists the others.
+pub const MANIFEST: &str = "manifest.json";
+pub const GOLDEN_IMAGE: &str = "golden.tif";
+pub const GOLDEN_MASK: &str = "golden.rle.json";
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -195,7 +198,7 @@ impl Manifest {
             })
         };
         for (name, digest) in &self.files {
-            if !is_plain_name(name) || name == crate::bundle::MANIFEST {
+            if !is_plain_name(name) || name == MANIFEST {
                 let remedy = "name files inside the bundle, without a path, and not the manifest";
                 return fail(format!("{name:?} is not a plain file name"), remedy);
             }

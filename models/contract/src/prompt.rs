@@ -1,6 +1,6 @@
 //! Prompts derived from a mask, as the reference draws them (boxes, interior points).
 
-use crate::LabelMap;
+use crate::mask::LabelMap;
 
 /// Corners in px, both inclusive: x0, y0, x1, y1.
 #[derive(Debug, Clone, Copy, PartialEq)]

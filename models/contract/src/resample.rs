@@ -3,8 +3,10 @@
 
 use std::ops::Range;
 
+use crate::image::Image;
+use crate::intensity;
+use crate::mask::LabelMap;
 use crate::vector::vectorized;
-use crate::{Image, LabelMap, intensity};
 
 /// Bilinear with antialiasing, f32 throughout.
 pub fn bilinear(image: &Image, rows: usize, cols: usize) -> Image {

@@ -1,8 +1,10 @@
 //! Weights on disk: PyTorch's `.pth` / `.pt` (zip with a pickle) and safetensors in, safetensors out.
 
 mod archive;
+mod error;
 mod pickle;
 mod pth;
+mod state_dict;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -11,81 +13,16 @@ mod torch;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use safetensors::SafeTensors;
 use sha2::{Digest, Sha256};
 
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    #[error("cannot read {}", path.display())]
-    Read {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("cannot write {}", path.display())]
-    Write {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error(
-        "{} is neither safetensors nor a PyTorch zip checkpoint, or it is truncated: fetch it again",
-        path.display()
-    )]
-    Format {
-        path: PathBuf,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    #[error("{} is damaged: {what}; fetch or copy it again", path.display())]
-    Damaged {
-        path: PathBuf,
-        what: String,
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
-    },
-    #[error(
-        "{} is not a plain state dict: {found}; nothing of it was executed. \
-         Fetch the weights as safetensors, or where you trust the file load it in PyTorch and save \
-         it anew with torch.save(model.state_dict(), ..)",
-        path.display()
-    )]
-    NotPlain { path: PathBuf, found: String },
-    #[error(
-        "{} holds no state dict: {found}. Save one in PyTorch with torch.save(model.state_dict(), ..)",
-        path.display()
-    )]
-    NoStateDict { path: PathBuf, found: String },
-    #[error(
-        "{} holds {found}: choose one, `trainer weights convert {} OUT.safetensors --key KEY` makes a \
-         file of it",
-        path.display(),
-        path.display()
-    )]
-    WhichStateDict { path: PathBuf, found: String },
-    #[error("{}: tensor {name}", path.display())]
-    Tensor {
-        path: PathBuf,
-        name: String,
-        source: Box<candle_core::Error>,
-    },
-}
-
-type State = BTreeMap<String, Tensor>;
-
-/// What a file holds.
-#[derive(Debug)]
-pub struct Checkpoint {
-    /// All floating-point tensors, as f32, and the step counts of an optimizer of ours.
-    pub state: State,
-    /// Of a safetensors file.
-    pub metadata: HashMap<String, String>,
-    /// Tensors that no network computes with, and what they are: `int64`, `bool`, `sparse`.
-    pub left_out: BTreeMap<String, String>,
-    /// Where in a `.pth` the tensors stood; empty at the top.
-    pub key: String,
-    /// Other state dicts there.
-    pub other_keys: Vec<String>,
-}
+pub use self::error::CheckpointError;
+use self::error::tensor_error;
+pub use self::state_dict::Checkpoint;
+use self::state_dict::{State, tensor};
 
 /// The two kinds of file that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,36 +157,6 @@ fn no_safetensors(
         what: what.to_owned(),
         source: None,
     }
-}
-
-fn damaged(path: &Path, what: &str) -> CheckpointError {
-    CheckpointError::Damaged {
-        path: path.to_owned(),
-        what: what.to_owned(),
-        source: None,
-    }
-}
-
-fn tensor_error(path: &Path, name: &str, source: candle_core::Error) -> CheckpointError {
-    CheckpointError::Tensor {
-        path: path.to_owned(),
-        name: name.to_owned(),
-        source: Box::new(source),
-    }
-}
-
-/// Floating-point numbers become f32.
-fn tensor(
-    bytes: &[u8],
-    dtype: DType,
-    dims: &[usize],
-    device: &Device,
-) -> candle_core::Result<Tensor> {
-    let tensor = Tensor::from_raw_buffer(bytes, dtype, dims, device)?;
-    if dtype == DType::U32 {
-        return Ok(tensor);
-    }
-    tensor.to_dtype(DType::F32)
 }
 
 /// Writes safetensors beside `path`, syncs and renames: a reader sees the old file or the new one.

@@ -2,31 +2,19 @@
 //! SAM's plain ViT: attention in windows, in some blocks over the whole grid, with relative positions.
 
 mod block;
-mod checkpointing;
+pub mod checkpointing;
 #[cfg(test)]
 mod tests;
 
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-pub use self::block::{Block, BlockConfig};
-pub use self::checkpointing::Tape;
+pub use self::block::{Block, BlockConfig, WindowPadding};
 use crate::Mode;
 use crate::adapter::AdapterConfig;
 use crate::layers::{Conv2d, ConvShape, Neck};
 use crate::lora::LoraConfig;
 use crate::params::{Init, Params};
-
-/// What fills a grid up to whole windows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WindowPadding {
-    /// Zeros after `norm1`: SAM, MedSAM and their published weights.
-    AfterNorm,
-    /// Zeros before `norm1`, which makes its bias of them: the reference. On SAM's weights the
-    /// embedding is then off by up to 0.15.
-    BeforeNorm,
-}
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -348,3 +348,14 @@ pub(crate) fn join_windows(windows: &Tensor, [h, w]: [usize; 2]) -> Result<Tenso
         .narrow(2, 0, w)?
         .contiguous()
 }
+
+/// (B, C, h, w) -> (B, h w, C)
+pub(crate) fn to_tokens(x: &Tensor) -> Result<Tensor> {
+    x.flatten_from(2)?.transpose(1, 2)?.contiguous()
+}
+
+/// (B, h w, C) -> (B, C, h, w)
+pub(crate) fn to_map(tokens: &Tensor, [h, w]: [usize; 2]) -> Result<Tensor> {
+    let (b, _, c) = tokens.dims3()?;
+    tokens.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))
+}

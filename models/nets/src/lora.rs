@@ -142,13 +142,6 @@ fn low_rank(x: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     ops::linear(&ops::linear(x, a, None)?, b, None)
 }
 
-/// The name that a weight under an update has in a checkpoint without updates, so that training can
-/// start from plain weights.
-pub fn plain_name(name: &str) -> String {
-    name.replace(".qkv.qkv.", ".qkv.")
-        .replace("_proj.proj.", "_proj.")
-}
-
 /// Rows of the fused qkv that an update of `dim` rows lands on.
 fn rows_of(letter: char, dim: usize, head_dim: usize, rows: LoraRows) -> Vec<usize> {
     let block = usize::from(letter == 'v') * 2;

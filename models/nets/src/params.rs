@@ -215,7 +215,7 @@ impl Params {
 
     fn fetch(&self, path: &str, shape: &Shape, init: Init) -> Result<Tensor> {
         let store = &mut *self.store.borrow_mut();
-        let plain = crate::lora::plain_name(path);
+        let plain = plain_name(path);
         let key = if store.checkpoint.contains_key(path) {
             path
         } else {
@@ -246,6 +246,13 @@ impl Params {
             &store.compute.device,
         )
     }
+}
+
+/// The name that a weight under an update has in a checkpoint without updates, so that training can
+/// start from plain weights.
+pub fn plain_name(name: &str) -> String {
+    name.replace(".qkv.qkv.", ".qkv.")
+        .replace("_proj.proj.", "_proj.")
 }
 
 impl Loaded {

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Mode;
 use crate::adapter::AdapterConfig;
-use crate::image_encoder_vit::{ImageEncoderVit, ImageEncoderVitConfig, Tape};
+use crate::image_encoder_vit::checkpointing::Tape;
+use crate::image_encoder_vit::{ImageEncoderVit, ImageEncoderVitConfig};
 use crate::lora::LoraConfig;
 use crate::mask_decoder::{Decoded, MaskDecoder, MaskDecoderConfig, Tokens};
 use crate::params::Params;

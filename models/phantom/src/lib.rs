@@ -20,22 +20,10 @@ use contract::{Image, LabelMap};
 
 use crate::anatomy::Anatomy;
 use crate::section::Section;
+pub use crate::tissue::Structure;
 
 /// Rows and columns of a slice unless asked otherwise.
 pub const SIZE: usize = 256;
-
-/// Grey values of [`Phantom::structures`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Structure {
-    Background = 0,
-    /// Cavity of the left ventricle, papillary muscles included.
-    LeftVentricle = 1,
-    /// Wall of the left ventricle.
-    Myocardium = 2,
-    /// Cavity of the right ventricle.
-    RightVentricle = 3,
-}
 
 /// A synthetic patient.
 #[derive(Debug, Clone)]

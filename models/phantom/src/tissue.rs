@@ -1,7 +1,19 @@
 //! What a point is made of, and how it shines in balanced steady-state cine MR.
 
-use crate::Structure;
 use crate::draw::Draw;
+
+/// Grey values of [`crate::Phantom::structures`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Structure {
+    Background = 0,
+    /// Cavity of the left ventricle, papillary muscles included.
+    LeftVentricle = 1,
+    /// Wall of the left ventricle.
+    Myocardium = 2,
+    /// Cavity of the right ventricle.
+    RightVentricle = 3,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tissue {

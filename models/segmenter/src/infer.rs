@@ -2,7 +2,7 @@
 
 mod lowering;
 mod ops;
-mod profile;
+pub mod profile;
 mod threads;
 
 use std::fs::File;
@@ -16,7 +16,6 @@ use contract::mask::Logits;
 use tract_onnx::prelude::*;
 
 pub use lowering::{LoadOptions, half_precision, passes};
-pub use profile::{OperatorTime, Profile};
 pub use threads::{alone, set_threads};
 
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,7 @@ pub mod result;
 pub mod seg;
 mod segmenter;
 mod unpack;
+mod warning;
 
 pub use segmenter::{
     OpenError, OpenOptions, Segmented, Segmenter, SelfTest, SelfTestError, Timing,

@@ -12,7 +12,8 @@ use contract::{Image, LabelMap, Manifest};
 use tempfile::TempDir;
 
 use crate::decode::{DecodeError, Limits, decode};
-use crate::infer::{Graph, InferError, LoadOptions, Profile, half_precision};
+use crate::infer::profile::Profile;
+use crate::infer::{Graph, InferError, LoadOptions, half_precision};
 use crate::unpack::{UnpackError, unpack};
 
 /// Processors round differently: a few boundary pixels may move, more means another network.

@@ -10,7 +10,13 @@ const LIMITS: Limits = Limits {
     max_time: None,
 };
 
+/// SOC and SIZ of JPEG 2000, left out for the reason that `object` gives.
+const JPEG_2000: [u8; 4] = [0xff, 0x4f, 0xff, 0x51];
+
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if cfg!(debug_assertions) && bytes.windows(4).any(|bytes| bytes == JPEG_2000) {
+        return;
+    }
     if let Ok(scan) = decode(bytes, &LIMITS) {
         for frame in &scan.frames {
             assert_eq!(frame.data.len(), frame.rows * frame.cols * frame.channels);

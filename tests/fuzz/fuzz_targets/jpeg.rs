@@ -17,7 +17,13 @@ fn element(file: &mut Vec<u8>, group: u16, element: u16, vr: &[u8; 2], value: &[
     file.extend(value);
 }
 
+/// SOC and SIZ of JPEG 2000, left out for the reason that `object` gives.
+const JPEG_2000: [u8; 4] = [0xff, 0x4f, 0xff, 0x51];
+
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    if cfg!(debug_assertions) && bytes.windows(4).any(|bytes| bytes == JPEG_2000) {
+        return;
+    }
     let [rows, cols, samples, stream @ ..] = bytes else { return };
     let samples: u16 = if samples % 2 == 0 { 1 } else { 3 };
     let mut file = b"DICM".to_vec();

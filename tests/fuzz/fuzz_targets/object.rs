@@ -4,7 +4,8 @@
 use segmenter::decode::storage::{TRANSFER_SYNTAXES, instance};
 use segmenter::decode::{Limits, decode};
 
-const JPEG_2000: [&str; 2] = ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"];
+/// SOC and SIZ, with which a code stream of JPEG 2000 begins under any transfer syntax.
+const JPEG_2000: [u8; 4] = [0xff, 0x4f, 0xff, 0x51];
 
 const LIMITS: Limits = Limits {
     max_pixels_per_frame: 256 * 256,
@@ -18,7 +19,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let syntax = TRANSFER_SYNTAXES[usize::from(*first) % TRANSFER_SYNTAXES.len()];
     // openjp2 0.6.1 frees null pointers: nothing happens, but an assertion of Rust's library ends the process.
     // `cargo fuzz run -O` is without them and takes JPEG 2000 too.
-    if cfg!(debug_assertions) && JPEG_2000.contains(&syntax) {
+    if cfg!(debug_assertions) && data_set.windows(4).any(|bytes| bytes == JPEG_2000) {
         return;
     }
     let _ = instance(data_set, syntax);

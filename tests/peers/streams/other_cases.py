@@ -71,6 +71,7 @@ def jpeg_2000() -> Iterator[Case]:
         "one resolution": ["-n", "1"],
         "small blocks": ["-b", "8,8"],
         "precincts": ["-c", "[64,64],[32,32]"],
+        "small precincts": ["-c", "[32,32],[16,16]", "-b", "8,8", "-n", "2"],
         "SOP and EPH": ["-SOP", "-EPH"],
         "tile-parts": ["-TP", "R", "-t", "40,40"],
         "PLT and TLM": ["-PLT", "-TLM"],
@@ -142,6 +143,8 @@ def j2k_wrong(image: np.ndarray, ds) -> Iterator[Case]:
     starts = [index for index in range(len(tiles) - 12) if tiles[index : index + 4] == b"\xff\x90\0\n"]
     lost = tiles[: starts[2]] + tiles[starts[3] :]
     yield refused(J2K_LOSSLESS, "a tile is missing", ds, lost, "truncated", "")
+    tiny = opj(image, 12, False, "j2k", "-c", "[16,16],[8,16]", "-b", "4,4", "-n", "2")
+    yield refused(J2K_LOSSLESS, "precincts of 8 x 16", ds, tiny, UNSUPPORTED, "precincts")
     three = data_set(40, 28, SamplesPerPixel=3, PhotometricInterpretation="YBR_FULL_422")
     planes = [grey(40, 28, 8), grey(40, 14, 8), grey(40, 14, 8)]
     yield refused(J2K, "subsampled components", three, subsampled(planes), UNSUPPORTED, "subsampled")
@@ -286,6 +289,16 @@ def native() -> Iterator[Case]:
         longer = part10(data_set(18, 24), syntax, words(image, 8) + bytes(1000), False, "OB")
         # pydicom takes what follows for further frames.
         yield Case(syntax, "zeros behind the pixels", longer, image[None])
+        for tail in (bytes(3), b"\1" * 15):
+            padded = part10(data_set(18, 24), syntax, words(image, 8) + tail, False, "OB")
+            yield Case(syntax, f"{len(tail)} bytes behind the pixels", padded, image[None])
+        # Each row begins too early, also where what is left over happens to be black.
+        for said, black in (((18, 23), 0), ((18, 23), 18), ((17, 24), 0), ((17, 24), 24), ((18, 20), 0)):
+            pixels = image.copy().ravel()
+            pixels[pixels.size - black :] = 0
+            narrow = part10(data_set(*said), syntax, words(pixels, 8), False, "OB")
+            feature = f"18 x 24 said to be {said[0]} x {said[1]}, {black} zeros at the end"
+            yield Case(syntax, feature, narrow, refused=("bad_attribute", "longer than"))
         wide = part10(data_set(18, 24), syntax, words(grey(18, 24, 16), 16), False, "OB")
         yield Case(syntax, "16 bits, said to be 8", wide, refused=("bad_attribute", "longer than"))
         stream = encapsulated([cjpeg(grey(18, 24, 8), "-grayscale")])

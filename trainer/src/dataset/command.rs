@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 
+use super::entry::Split;
 use super::index::{self, Options};
-use super::phantom;
-use super::{Dataset, Split, SplitRule, write_list};
+use super::split::SplitRule;
+use super::{Dataset, phantom, write_list};
 use crate::cli::DatasetCommand;
 use crate::report;
 
@@ -34,7 +35,7 @@ pub fn run(command: DatasetCommand) -> Result<()> {
                 }
             };
             let dataset = index::index(&root, &Options { split, plane })?;
-            write_list(&dataset, &out)?;
+            write_list(&dataset.entries, &out)?;
             report::say(&describe(&dataset));
         }
         DatasetCommand::Phantom {
@@ -51,7 +52,7 @@ pub fn run(command: DatasetCommand) -> Result<()> {
                 size,
             };
             let dataset = phantom::create(&out, &options)?;
-            write_list(&dataset, &out.join("list.csv"))?;
+            write_list(&dataset.entries, &out.join("list.csv"))?;
             report::say(&describe(&dataset));
         }
         DatasetCommand::Show { list } => report::say(&describe(&Dataset::read(&list)?)),

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use segmenter::decode::orientation::{Orientation, orientation};
 use sha2::{Digest, Sha256};
 
+use super::doubt;
+use super::entry::{Entry, holds_volume};
 use super::volume::{Cut, Fit};
-use super::{Entry, doubt, holds_volume};
 
 /// Files that were read already.
 #[derive(Default)]

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::doubt;
+use super::entry::{Entry, Split};
+use super::grid::Plane;
 use super::names::{self, Named, file_name, stem_of};
 use super::nifti::is_nifti;
 use super::split::SplitRule;
 use super::volume::{Cut, LabelledVolume};
-use super::{Dataset, Entry, Plane, Split, ensure_same_size, label, scan};
+use super::{Dataset, ensure_same_size, label, scan};
 
 const IMAGE_FOLDERS: [&str; 2] = ["imagesTr", "images"];
 const LABEL_FOLDERS: [&str; 3] = ["labelsTr", "labels", "masks"];

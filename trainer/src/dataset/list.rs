@@ -7,8 +7,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use csv::{ReaderBuilder, StringRecord, Trim};
 
+use super::entry::{Entry, Split};
+use super::grid::Plane;
 use super::names::stem_of;
-use super::{Dataset, Entry, Plane, Split};
 
 /// The last is written only where a plane was named.
 const HEADER: [&str; 6] = ["image", "labels", "patient", "split", "slice", "plane"];
@@ -148,17 +149,17 @@ fn locate(root: &Path, path: &Path) -> PathBuf {
 }
 
 /// Writes `list`; paths are relative to its folder where the files lie below it, absolute elsewhere.
-pub fn write_list(dataset: &Dataset, list: &Path) -> Result<()> {
+pub fn write_list(entries: &[Entry], list: &Path) -> Result<()> {
     let folder = folder_of(list);
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("cannot create folder {}", folder.display()))?;
     let folder = folder.canonicalize().context("the list's folder")?;
     let mut writer = csv::Writer::from_path(list)
         .with_context(|| format!("cannot write list {}", list.display()))?;
-    let with_plane = dataset.entries.iter().any(|entry| entry.plane.is_some());
+    let with_plane = entries.iter().any(|entry| entry.plane.is_some());
     let n_columns = HEADER.len() - usize::from(!with_plane);
     writer.write_record(&HEADER[..n_columns])?;
-    for entry in &dataset.entries {
+    for entry in entries {
         let mut slice = String::new();
         if let Some(number) = entry.slice {
             write!(slice, "{number}")?;

@@ -6,7 +6,8 @@ use anyhow::{Context, Result, ensure};
 use image::GrayImage;
 use phantom::{Heart, Phantom, dicom};
 
-use super::{Dataset, Entry, Split};
+use super::Dataset;
+use super::entry::{Entry, Split};
 use crate::report::Progress;
 
 /// Short-axis slices that cover a heart from base to apex.
@@ -89,7 +90,9 @@ fn place(root: &Path, patient: &str, kind: &str, name: &str) -> Result<PathBuf> 
 mod tests {
     use super::*;
     use crate::dataset::index::{self, index};
-    use crate::dataset::{LabelRule, SplitRule, write_list};
+    use crate::dataset::label::LabelRule;
+    use crate::dataset::split::SplitRule;
+    use crate::dataset::write_list;
 
     const OPTIONS: Options = Options {
         n_patients: 2,
@@ -107,7 +110,7 @@ mod tests {
             (6, &[1_u8][..])
         );
         let list = folder.path().join("list.csv");
-        write_list(&made, &list).unwrap();
+        write_list(&made.entries, &list).unwrap();
         let read = Dataset::read(&list).unwrap();
         assert_eq!(read.fingerprint, made.fingerprint);
         assert_eq!(

@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::Split;
+use super::entry::Split;
 
 /// Who goes where.
 #[derive(Debug, Clone, PartialEq)]

@@ -62,7 +62,7 @@ fn png_pairs_are_indexed_written_and_read_back() {
     let folder = pairs(3);
     let dataset = index(folder.path(), &by_name(&["p1"], &["p2"], &["3"])).unwrap();
     let list = folder.path().join("list.csv");
-    write_list(&dataset, &list).unwrap();
+    write_list(&dataset.entries, &list).unwrap();
     assert_eq!(
         fs::read_to_string(&list).unwrap(),
         "image,labels,patient,split,slice\n\
@@ -116,7 +116,7 @@ fn the_order_of_a_list_changes_neither_fingerprint_nor_entries() {
     let folder = pairs(4);
     let dataset = index(folder.path(), &by_name(&["p1", "p2", "p3", "p4"], &[], &[])).unwrap();
     let list = folder.path().join("list.csv");
-    write_list(&dataset, &list).unwrap();
+    write_list(&dataset.entries, &list).unwrap();
     let once = Dataset::read(&list).unwrap();
     let text = fs::read_to_string(&list).unwrap();
     let (header, rows) = text.split_once('\n').unwrap();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use contract::{Image, LabelMap};
 
-use super::Entry;
+use super::entry::Entry;
 use super::grid::{Grid, Order, Plane};
 use super::nifti::{Stored, is_nifti};
 

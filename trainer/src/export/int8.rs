@@ -5,9 +5,10 @@ use contract::geometry::Placement;
 use segmenter::infer::Probe;
 use serde::Serialize;
 
-use super::{Comparison, Request, compare, open};
+use super::compare::{Comparison, compare, open};
+use super::request::Request;
 use crate::onnx::{self, ModelProto};
-use crate::quantize::{self, Calibration, Layer};
+use crate::quantize::{self, Calibration, Layer, equalize, sensitivity};
 use crate::report::{self, Progress};
 
 /// Images that show how fragile a layer is.
@@ -60,7 +61,7 @@ pub(super) fn quantized(
         ..quantize::Options::default()
     };
     let (model, equalized) = if request.recipe.equalize {
-        quantize::equalize(model, size, calibration, &options)?
+        equalize::equalize(model, size, calibration, &options)?
     } else {
         (model.clone(), Vec::new())
     };
@@ -91,7 +92,7 @@ pub(super) fn quantized(
             let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
             let images = &calibration[..calibration.len().min(SENSITIVITY_IMAGES)];
             let progress = Progress::images("layers int8 alone", names.len() as u64);
-            let found = quantize::fragile_first(
+            let found = sensitivity::fragile_first(
                 (model, &ranges, request.recipe.calibration),
                 &names,
                 size,

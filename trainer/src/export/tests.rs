@@ -5,8 +5,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use contract::geometry::Fit;
+use contract::geometry::{Fit, InputRules};
 use contract::intensity::{Normalize, Window};
+use contract::manifest::Class;
 use nets::ops::Activation;
 use nets::sam::SamConfig;
 use nets::tiny_vit::{Stem, TinyVitConfig};
@@ -15,6 +16,7 @@ use segmenter::Segmenter;
 
 use super::*;
 use crate::cli::BundleCommand;
+use crate::config;
 use crate::dataset::LabelRule;
 use crate::onnx::testing::{self, network, random_state};
 use crate::quantize;
@@ -129,7 +131,7 @@ fn onnx_runtime_agrees(python: &Path, bundle: &Path, folder: &Path) {
         })
         .collect();
     let out = folder.join("dump");
-    bundle::run(&BundleCommand::Dump {
+    bundle::command::run(&BundleCommand::Dump {
         bundle: bundle.to_owned(),
         out: out.clone(),
         images,

@@ -7,8 +7,9 @@ use candle_core::Tensor;
 use nets::ops::Activation;
 use tract_onnx::pb::ModelProto;
 
+use super::graph::{GraphBuilder, Value};
 use super::weights::Weights;
-use super::{GraphBuilder, Value, mask_decoder, tiny_vit};
+use super::{mask_decoder, tiny_vit};
 
 pub const INPUT: &str = "image";
 pub const OUTPUT: &str = "logits";
@@ -63,10 +64,10 @@ mod tests {
     use segmenter::infer::Probe;
 
     use super::*;
+    use crate::onnx::graph::{OPSET, serialize};
     use crate::onnx::testing::{
         SIZE, config, image, network, random_state, with_adapters, with_lora,
     };
-    use crate::onnx::{OPSET, serialize};
 
     fn assert_graph_equals_network(config: &SamConfig) {
         let state = random_state(config);

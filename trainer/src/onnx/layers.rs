@@ -3,8 +3,22 @@
 use anyhow::{Result, ensure};
 use nets::ops::Activation;
 
+use super::array::Array;
+use super::graph::{GraphBuilder, Value, float, int, ints, to_i64};
 use super::weights::Weights;
-use super::{Array, GraphBuilder, Value, float, int, ints, to_i64};
+
+/// A feature map as tokens: (height * width, C).
+pub(super) struct Map {
+    pub(super) tokens: Value,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Map {
+    pub(super) fn with(&self, tokens: Value) -> Self {
+        Self { tokens, ..*self }
+    }
+}
 
 /// Channels last: (rows, in) -> (rows, out).
 pub(super) struct Linear {

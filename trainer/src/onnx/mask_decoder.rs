@@ -5,9 +5,10 @@
 
 use anyhow::{Result, ensure};
 
+use super::array::Array;
+use super::graph::{GraphBuilder, Value};
 use super::layers::{Linear, norm};
 use super::weights::Weights;
-use super::{Array, GraphBuilder, Value};
 
 const KEY: &str = "mask_decoder";
 /// SAM's, not to be read off the tensors.
@@ -323,7 +324,7 @@ fn hypernetworks(
     let width = rows[0].shape[1];
     let inputs: Vec<&Value> = rows.iter().collect();
     let name = "mask_decoder/kernels";
-    let axis = vec![super::int("axis", 0)];
+    let axis = vec![super::graph::int("axis", 0)];
     let stacked = graph.node(
         "Concat",
         &format!("{name}/rows"),

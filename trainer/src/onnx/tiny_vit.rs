@@ -5,29 +5,17 @@
 
 use anyhow::{Result, ensure};
 
-use super::layers::{Linear, norm};
+use super::array::Array;
+use super::graph::{GraphBuilder, Value, ints};
+use super::layers::{Linear, Map, norm};
 use super::weights::Weights;
 use super::window_attention::window_attention;
-use super::{Array, GraphBuilder, Value, ints};
 
 const EPSILON: f32 = 1e-5;
 /// Of LayerNorm2d, in the neck.
 const NECK_EPSILON: f32 = 1e-6;
 const BATCH_NORM_EPSILON: f32 = 1e-5;
 const KEY: &str = "image_encoder";
-
-/// A feature map as tokens: (height * width, C).
-pub(super) struct Map {
-    pub(super) tokens: Value,
-    pub(super) height: usize,
-    pub(super) width: usize,
-}
-
-impl Map {
-    fn with(&self, tokens: Value) -> Self {
-        Self { tokens, ..*self }
-    }
-}
 
 /// Image (1, 3, S, S) to the embedding as flat tokens (g * g, 256), with `no_mask` (256) added: the
 /// prompt encoder's dense part, which the neck's last norm takes over as bias.
@@ -186,7 +174,7 @@ fn conv(
         ints("kernel_shape", &[side as i64; 2]),
         ints("strides", &[stride as i64; 2]),
         ints("pads", &[pad as i64; 4]),
-        super::int("group", groups as i64),
+        super::graph::int("group", groups as i64),
     ];
     let constant = graph.constant(&format!("{name}.weight"), weight);
     let bias = kernel.bias.as_ref();

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor};
 use nets::ops::Activation;
 
-use super::Array;
+use super::array::Array;
 
 /// What the automatic graph has no use for: the ImageNet classifier, prompts, the IoU head and the
 /// single-mask token's MLP.

@@ -2,10 +2,10 @@
 
 use anyhow::{Result, ensure};
 
-use super::layers::{Linear, norm};
-use super::tiny_vit::Map;
+use super::array::Array;
+use super::graph::{GraphBuilder, Value, int};
+use super::layers::{Linear, Map, norm};
 use super::weights::Weights;
-use super::{Array, GraphBuilder, Value, int};
 
 const EPSILON: f32 = 1e-5;
 

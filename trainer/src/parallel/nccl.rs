@@ -10,23 +10,28 @@ use candle_core::cuda_backend::cudarc::nccl::safe::{Comm, Id, ReduceOp};
 use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Storage, Tensor};
 
-use super::Group;
-
 /// A sum takes milliseconds.
 const POLL: Duration = Duration::from_micros(100);
 
+/// What all ranks of a run have to know to meet; rank 0 makes it.
+pub(super) fn meeting() -> Result<Vec<c_char>> {
+    let id = Id::new().map_err(|error| named(&error))?;
+    Ok(id.internal().to_vec())
+}
+
 /// Meets the other ranks, on their GPUs.
-pub(super) fn meet(group: &Group, device: &CudaDevice) -> Result<Comm> {
-    let id: Vec<c_char> = group.from_first(|| {
-        let id = Id::new().map_err(|error| named(&error))?;
-        Ok(id.internal().to_vec())
-    })?;
+pub(super) fn meet(
+    id: Vec<c_char>,
+    rank: usize,
+    world: usize,
+    device: &CudaDevice,
+) -> Result<Comm> {
     let id = <[c_char; 128]>::try_from(id);
     let id = id.map_err(|_| anyhow!("rank 0 sent no NCCL id"))?;
     let stream = device.cuda_stream();
     // NCCL takes the GPU of the calling thread.
     stream.context().bind_to_thread()?;
-    Comm::from_rank(stream, group.rank(), group.world(), Id::uninit(id))
+    Comm::from_rank(stream, rank, world, Id::uninit(id))
         .map_err(|error| named(&error))
         .context("each process needs a GPU of its own")
 }

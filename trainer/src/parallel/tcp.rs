@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 
-use super::Environment;
+use super::environment::Environment;
 
 const MAGIC: [u8; 8] = *b"scansid1";
 const ALIVE: u8 = 0;

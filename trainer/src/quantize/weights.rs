@@ -2,7 +2,8 @@
 
 use tract_onnx::pb::TensorProto;
 
-use super::LEVELS;
+/// Largest magnitude of a quantized weight; -128 stays unused so that both signs are alike.
+pub(super) const LEVELS: f32 = 127.0;
 
 /// Which axis has a scale for each of its channels.
 #[derive(Debug, Clone, Copy)]

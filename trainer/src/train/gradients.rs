@@ -1,16 +1,28 @@
 //! The gradient of an optimizer step: sums over its batches, then over the processes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
+use nets::image_encoder_vit::checkpointing::Tape;
 use nets::params::Loaded;
 use serde::{Deserialize, Serialize};
 
-use super::{INTERRUPTED, Loss};
 use crate::parallel::Group;
+
+/// Set by Ctrl-C; the loop saves and stops at the next optimizer step.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What one batch costs.
+pub struct Loss<'a> {
+    pub total: Tensor,
+    /// For the log.
+    pub parts: Vec<(&'static str, f32)>,
+    /// Where the backward pass goes on behind the embedding, with gradient checkpointing.
+    pub tape: Option<Tape<'a>>,
+}
 
 /// Sums over the batches of one optimizer step, of this process.
 #[derive(Default)]

@@ -6,8 +6,8 @@ use std::fmt;
 use anyhow::{Result, ensure};
 use nets::adapter::AdapterConfig;
 use nets::image_encoder_vit::WindowPadding;
-use nets::lora::{self, LoraConfig};
-use nets::params::Params;
+use nets::lora::LoraConfig;
+use nets::params::{self, Params};
 use nets::sam::{Sam, SamConfig};
 
 use super::describe::Description;
@@ -85,7 +85,7 @@ pub(super) fn fit(
     for name in &loaded.report.random {
         let in_file = state
             .get(name)
-            .or_else(|| state.get(&lora::plain_name(name)));
+            .or_else(|| state.get(&params::plain_name(name)));
         match (in_file, built.get(name)) {
             (Some(tensor), Some(network)) => {
                 let shapes = format!(

@@ -12,6 +12,7 @@ use super::object::{Object, Refusal, SUCCESS, UNRECOGNIZED_OPERATION};
 use super::pdu::{Lost, Wire};
 use super::transport::Line;
 use crate::dimse::{self, C_CANCEL, C_ECHO, C_STORE, Request};
+use crate::intake::NotTaken;
 use crate::outbox::job::{Sender, Ticket};
 use crate::spool::AcceptError;
 
@@ -29,7 +30,7 @@ pub(super) const NO_TLS: &str = "tls";
 pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
     let config = &scp.config;
     let tls = scp
-        .door
+        .intake
         .credentials
         .borrow()
         .dicom
@@ -103,7 +104,7 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
         ..
     } = association;
     let n_stored = stored.len() as u64;
-    if let (Ok(()), Some(releases)) = (&ended, &scp.door.releases) {
+    if let (Ok(()), Some(releases)) = (&ended, &scp.intake.releases) {
         releases.tell(stored);
     }
     if let Err(lost) = ended {
@@ -144,7 +145,7 @@ fn abort(scp: &Scp, wire: &mut Wire, calling: Option<&str>, lost: &Lost) {
     } else {
         tracing::warn!(source, calling, %why, "association broken off");
         if let Lost::Tls(_) = lost {
-            scp.door.status.metrics.refused(source, NO_TLS);
+            scp.intake.status.metrics.refused(source, NO_TLS);
         }
     }
     if let Some(pdu) = lost.abort() {
@@ -157,7 +158,7 @@ fn reject(scp: &Scp, wire: &mut Wire, request: &AssociationRQ, rejection: Associ
     let calling = printable(&request.calling_ae_title);
     let called = printable(&request.called_ae_title);
     let (source, why) = (&scp.config.name, &rejection.source);
-    let metrics = &scp.door.status.metrics;
+    let metrics = &scp.intake.status.metrics;
     metrics.refused(source, REJECTED);
     tracing::warn!(source, calling, called, %why, "association rejected");
     // The peer may be gone.
@@ -285,10 +286,7 @@ impl Association<'_> {
         object: Option<Object>,
     ) -> Result<Option<Pdu>, Lost> {
         let (status, comment) = match (request.field, object) {
-            (_, Some(object)) => {
-                let finished = object.finish(self.scp);
-                self.count(finished.map_err(|error| self.scp.fail(error))?)
-            }
+            (_, Some(object)) => self.count(object.finish(self.scp))?,
             (C_ECHO, None) => (SUCCESS, String::new()),
             (C_CANCEL, None) => return Ok(None),
             (_, None) => (UNRECOGNIZED_OPERATION, String::new()),
@@ -302,16 +300,20 @@ impl Association<'_> {
         Ok(Some(Pdu::PData { data: vec![value] }))
     }
 
-    fn count(&mut self, finished: Result<Ticket, Refusal>) -> (u16, String) {
+    fn count(
+        &mut self,
+        finished: Result<Ticket, NotTaken<Refusal>>,
+    ) -> Result<(u16, String), Lost> {
         let refusal = match finished {
             Ok(ticket) => {
                 self.stored.push(ticket);
-                return (SUCCESS, String::new());
+                return Ok((SUCCESS, String::new()));
             }
-            Err(refusal) => refusal,
+            Err(NotTaken::Refused(refusal)) => refusal,
+            Err(NotTaken::Failed(error)) => return Err(self.scp.fail(error)),
         };
         self.refused += 1;
-        let metrics = &self.scp.door.status.metrics;
+        let metrics = &self.scp.intake.status.metrics;
         metrics.refused(&self.scp.config.name, refusal.code());
         // Once for an association: a study has hundreds of objects.
         if self.refused == 1 {
@@ -319,7 +321,7 @@ impl Association<'_> {
             let status = format!("{:04X}H", refusal.status());
             tracing::warn!(source, calling, status, why = %refusal, "object refused");
         }
-        (refusal.status(), refusal.to_string())
+        Ok((refusal.status(), refusal.to_string()))
     }
 }
 

@@ -6,8 +6,9 @@ use segmenter::decode::storage;
 use super::negotiate::Context;
 use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Scp};
 use crate::dimse::Request;
+use crate::intake::{Busy, NotTaken};
 use crate::outbox::job::{Sender, Ticket};
-use crate::spool::{AcceptError, Incoming, PartError};
+use crate::spool::{AcceptError, Incoming};
 
 /// SOP class and instance stand within the first bytes of every data set.
 const HEAD_MAX_BYTES: usize = 64 * 1024;
@@ -35,6 +36,22 @@ pub(super) enum Refusal {
     NoDataSet,
     #[error("data set is not of the SOP class and instance named")]
     Mismatch,
+}
+
+impl From<Busy> for Refusal {
+    fn from(busy: Busy) -> Self {
+        match busy {
+            Busy::DiskLow => Self::DiskLow,
+            // A queue that is closed has no place either; the sender tries again.
+            Busy::QueueFull | Busy::Stopping => Self::QueueFull,
+        }
+    }
+}
+
+impl From<Refusal> for NotTaken<Refusal> {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl Refusal {
@@ -96,10 +113,9 @@ impl Object {
             n_bytes: 0,
             checked_bytes: 0,
         };
-        object.sink = match object.objection(scp, context) {
-            Some(refusal) => Err(refusal),
-            None => refusable(scp.door.shelves.receive(&scp.config.name, "object.dcm"))?
-                .map(|incoming| incoming.sent_by(sender.clone())),
+        object.sink = match object.open(scp, context) {
+            Ok(incoming) => Ok(incoming.sent_by(sender.clone())),
+            Err(not_taken) => Err(not_taken.refusal()?),
         };
         let header = object.file_header(sender.ae_title.as_deref().unwrap_or_default());
         object.keep(&header)?;
@@ -107,18 +123,16 @@ impl Object {
     }
 
     /// What can be said before the data set comes.
-    fn objection(&self, scp: &Scp, context: &Context) -> Option<Refusal> {
+    fn open(&self, scp: &Scp, context: &Context) -> Result<Incoming, NotTaken<Refusal>> {
         if !(is_uid(&self.sop_class_uid) && is_uid(&self.sop_instance_uid)) {
-            Some(Refusal::BadRequest)
-        } else if self.sop_class_uid != context.abstract_syntax {
-            Some(Refusal::Mismatch)
-        } else if scp.watermark.is_low(&scp.door) {
-            Some(Refusal::DiskLow)
-        } else if scp.tickets.capacity() == 0 {
-            Some(Refusal::QueueFull)
-        } else {
-            None
+            return Err(Refusal::BadRequest.into());
         }
+        if self.sop_class_uid != context.abstract_syntax {
+            return Err(Refusal::Mismatch.into());
+        }
+        scp.watermark.admit(&scp.intake)?;
+        let shelves = &scp.intake.shelves;
+        Ok(shelves.receive(&scp.config.name, "object.dcm")?)
     }
 
     /// More of the data set. What is refused already is read and dropped: the sender listens for the
@@ -130,7 +144,7 @@ impl Object {
         }
         if self.n_bytes >= self.checked_bytes + DISK_CHECK_BYTES && self.sink.is_ok() {
             self.checked_bytes = self.n_bytes;
-            if scp.watermark.is_low(&scp.door) {
+            if scp.watermark.is_low(&scp.intake) {
                 self.sink = Err(Refusal::DiskLow);
             }
         }
@@ -141,29 +155,17 @@ impl Object {
 
     fn keep(&mut self, bytes: &[u8]) -> Result<(), AcceptError> {
         if let Ok(incoming) = &mut self.sink
-            && let Err(refusal) = refusable(incoming.write(bytes))?
+            && let Err(error) = incoming.write(bytes)
         {
-            self.sink = Err(refusal);
+            self.sink = Err(NotTaken::from(error).refusal()?);
         }
         Ok(())
     }
 
-    /// The data set is complete: flush, rename, flush the folder, commit the row.
-    pub(super) fn finish(self, scp: &Scp) -> Result<Result<Ticket, Refusal>, AcceptError> {
-        let incoming = match self.compare().and(self.sink) {
-            Ok(incoming) => incoming,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let Ok(place_in_queue) = scp.tickets.try_reserve() else {
-            return Ok(Err(Refusal::QueueFull));
-        };
-        let arrival = match refusable(incoming.place())? {
-            Ok(arrival) => arrival,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let ticket = scp.door.accept(&scp.config.name, &[arrival])?[0];
-        place_in_queue.send(ticket);
-        Ok(Ok(ticket))
+    /// The data set is complete.
+    pub(super) fn finish(self, scp: &Scp) -> Result<Ticket, NotTaken<Refusal>> {
+        self.compare()?;
+        scp.intake.take(self.sink?)
     }
 
     /// The data set is what the request says it is.
@@ -200,15 +202,6 @@ impl Object {
         header.extend((group.len() as u32).to_le_bytes());
         header.append(&mut group);
         header
-    }
-}
-
-/// No room is the sender's to try again; any other trouble of the state directory is the daemon's.
-fn refusable<T>(result: Result<T, PartError>) -> Result<Result<T, Refusal>, AcceptError> {
-    match result {
-        Ok(value) => Ok(Ok(value)),
-        Err(PartError::NoRoom) => Ok(Err(Refusal::DiskLow)),
-        Err(PartError::Shelf(error)) => Err(error.into()),
     }
 }
 

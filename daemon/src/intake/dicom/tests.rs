@@ -57,8 +57,8 @@ fn success_means_that_file_and_row_are_there() {
     assert_eq!((a_box.pending(), files.len()), (2, 2));
     assert_eq!(fs::read(&files[0]).unwrap(), fs::read(&files[1]).unwrap());
     // Nobody worked on them before the process ended: the next start finds both.
-    let door = &a_box.door;
-    assert_eq!(recover(&door.outbox, &door.shelves).unwrap(), [1, 2]);
+    let intake = &a_box.intake;
+    assert_eq!(recover(&intake.outbox, &intake.shelves).unwrap(), [1, 2]);
     a_box.close();
 }
 
@@ -114,7 +114,7 @@ fn a_sender_that_dies_leaves_nothing() {
     wait_for("the part", || a_box.files().len() == 1);
     drop(scu);
     wait_for("its removal", || a_box.files().is_empty());
-    assert_eq!(a_box.door.outbox.ledger().unwrap().received, 0);
+    assert_eq!(a_box.intake.outbox.ledger().unwrap().received, 0);
     assert_eq!(a_box.call().store(&object), 0);
     a_box.close();
 }
@@ -136,9 +136,9 @@ fn two_senders_do_not_wait_for_each_other() {
 
 #[test]
 fn without_room_or_queue_the_sender_keeps_the_object() {
-    let full = open(|_, door| door.min_free_bytes = u64::MAX);
+    let full = open(|_, intake| intake.min_free_bytes = u64::MAX);
     assert_eq!(full.call().store(&object(1)), 0xa700);
-    assert!(full.door.status.reasons().contains(&"disk_low"));
+    assert!(full.intake.status.reasons().contains(&"disk_low"));
     assert_eq!((full.pending(), full.files().len()), (0, 0));
     full.close();
 
@@ -147,7 +147,7 @@ fn without_room_or_queue_the_sender_keeps_the_object() {
     let objects = [object(1), object(2), object(3)];
     let answers: Vec<u16> = objects.iter().map(|object| scu.store(object)).collect();
     assert_eq!(answers, [0, 0, 0xa700]);
-    assert_eq!(busy.door.status.metrics.refusals("pacs", "queue_full"), 1);
+    assert_eq!(busy.intake.status.metrics.refusals("pacs", "queue_full"), 1);
     assert_eq!((busy.pending(), busy.files().len()), (2, 2));
     busy.queue.blocking_recv().unwrap();
     assert_eq!(scu.store(&objects[2]), 0);
@@ -267,7 +267,7 @@ fn slow_and_senseless_peers_lose_their_place() {
 #[test]
 fn trouble_of_the_state_directory_ends_the_source_without_an_answer() {
     let a_box = open(|_, _| {});
-    let (accepted, object) = (&a_box.door.shelves.accepted, object(1));
+    let (accepted, object) = (&a_box.intake.shelves.accepted, object(1));
     fs::remove_dir(accepted).unwrap();
     fs::write(accepted, b"").unwrap();
     let mut scu = a_box.call();

@@ -3,21 +3,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::{BATCH, Inbox, watch_folder, worth_a_sweep};
 use crate::config;
-use crate::intake::Door;
-use crate::outbox::Outbox;
-use crate::spool::Shelves;
-use crate::status::Status;
-use crate::tls::credentials::Credentials;
+use crate::intake::Intake;
 
 struct Fixture {
     folder: tempfile::TempDir,
     inbox: Inbox,
-    door: Door,
+    intake: Intake,
 }
 
 fn fixture(stable_ms: u64) -> Fixture {
@@ -33,18 +29,11 @@ fn fixture(stable_ms: u64) -> Fixture {
         depth_max: 1,
         file_max_bytes: 100,
     };
-    let door = Door {
-        outbox: Arc::new(Outbox::open(&state).unwrap()),
-        shelves: Shelves::create(&state, 0).unwrap(),
-        status: Arc::new(Status::default()),
-        credentials: watch::channel(Credentials::default()).1,
-        min_free_bytes: 0,
-        releases: None,
-    };
+    let (intake, _) = Intake::of(&state, BATCH);
     Fixture {
         folder,
         inbox: Inbox::new(config),
-        door,
+        intake,
     }
 }
 
@@ -114,19 +103,19 @@ fn accepted_files_leave_the_inbox_and_large_ones_are_refused() {
     fixture.write("good.png", 10);
     fixture.write("huge.png", 101);
     // The refused one has a number too.
-    assert_eq!(fixture.inbox.accept(&fixture.door).unwrap(), [2]);
+    assert_eq!(fixture.inbox.accept(&fixture.intake).unwrap(), [2]);
     assert_eq!(
         fs::read_dir(fixture.folder.path().join("inbox"))
             .unwrap()
             .count(),
         0
     );
-    let ledger = fixture.door.outbox.ledger().unwrap();
+    let ledger = fixture.intake.outbox.ledger().unwrap();
     assert_eq!(
         (ledger.received, ledger.pending, ledger.rejected),
         (2, 1, 1)
     );
-    let mut notes = fs::read_dir(&fixture.door.shelves.quarantine)
+    let mut notes = fs::read_dir(&fixture.intake.shelves.quarantine)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| {
@@ -143,33 +132,33 @@ fn accepted_files_leave_the_inbox_and_large_ones_are_refused() {
 #[test]
 fn a_full_disk_leaves_files_in_the_inbox() {
     let mut fixture = fixture(0);
-    fixture.door.min_free_bytes = u64::MAX;
+    fixture.intake.min_free_bytes = u64::MAX;
     fixture.write("a.png", 1);
-    assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
+    assert!(fixture.inbox.accept(&fixture.intake).unwrap().is_empty());
     assert!(fixture.folder.path().join("inbox/a.png").exists());
-    assert!(fixture.door.status.reasons().contains(&"disk_low"));
-    fixture.door.min_free_bytes = 0;
-    assert_eq!(fixture.inbox.accept(&fixture.door).unwrap().len(), 1);
-    assert!(fixture.door.status.reasons().is_empty());
+    assert!(fixture.intake.status.reasons().contains(&"disk_low"));
+    fixture.intake.min_free_bytes = 0;
+    assert_eq!(fixture.inbox.accept(&fixture.intake).unwrap().len(), 1);
+    assert!(fixture.intake.status.reasons().is_empty());
 }
 
 #[test]
 fn disk_low_ends_without_a_file_that_waits() {
     let mut fixture = fixture(0);
-    fixture.door.min_free_bytes = u64::MAX;
-    assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
-    assert!(fixture.door.status.reasons().contains(&"disk_low"));
-    fixture.door.min_free_bytes = 0;
-    assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
-    assert!(fixture.door.status.reasons().is_empty());
+    fixture.intake.min_free_bytes = u64::MAX;
+    assert!(fixture.inbox.accept(&fixture.intake).unwrap().is_empty());
+    assert!(fixture.intake.status.reasons().contains(&"disk_low"));
+    fixture.intake.min_free_bytes = 0;
+    assert!(fixture.inbox.accept(&fixture.intake).unwrap().is_empty());
+    assert!(fixture.intake.status.reasons().is_empty());
 }
 
 #[test]
 fn an_inbox_without_trouble_leaves_the_state_of_another_alone() {
     let mut fixture = fixture(0);
-    fixture.door.status.set_disk_low(true);
-    fixture.inbox.accept(&fixture.door).unwrap();
-    assert!(fixture.door.status.reasons().contains(&"disk_low"));
+    fixture.intake.status.set_disk_low(true);
+    fixture.inbox.accept(&fixture.intake).unwrap();
+    assert!(fixture.intake.status.reasons().contains(&"disk_low"));
 }
 
 #[test]
@@ -182,17 +171,17 @@ fn disk_low_lasts_while_a_copy_has_no_room() {
     let file = fs::File::create(inbox.path().join("a.png")).unwrap();
     file.set_len(1 << 50).unwrap();
     let start = Instant::now();
-    while fixture.door.status.reasons().is_empty() {
+    while fixture.intake.status.reasons().is_empty() {
         assert!(start.elapsed() < Duration::from_secs(10));
-        assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
+        assert!(fixture.inbox.accept(&fixture.intake).unwrap().is_empty());
     }
-    assert!(fixture.inbox.accept(&fixture.door).unwrap().is_empty());
-    assert!(fixture.door.status.reasons().contains(&"disk_low"));
+    assert!(fixture.inbox.accept(&fixture.intake).unwrap().is_empty());
+    assert!(fixture.intake.status.reasons().contains(&"disk_low"));
     file.set_len(10).unwrap();
-    while fixture.inbox.accept(&fixture.door).unwrap().is_empty() {
+    while fixture.inbox.accept(&fixture.intake).unwrap().is_empty() {
         assert!(start.elapsed() < Duration::from_secs(10));
     }
-    assert!(fixture.door.status.reasons().is_empty());
+    assert!(fixture.intake.status.reasons().is_empty());
 }
 
 #[test]
@@ -202,8 +191,8 @@ fn a_claim_that_a_kill_left_is_accepted() {
     fixture.write(&format!(".scansided-claim-{name}"), 10);
     fixture.write(".scansided-claim-of another program", 10);
     fixture.write(".scansided-check", 0);
-    assert_eq!(fixture.inbox.accept(&fixture.door).unwrap(), [1]);
-    assert_eq!(fixture.door.outbox.jobs().unwrap()[0].1.file, name);
+    assert_eq!(fixture.inbox.accept(&fixture.intake).unwrap(), [1]);
+    assert_eq!(fixture.intake.outbox.jobs().unwrap()[0].1.file, name);
     let rest = fs::read_dir(fixture.folder.path().join("inbox")).unwrap();
     assert_eq!(rest.count(), 2);
 }
@@ -245,7 +234,7 @@ async fn an_idle_inbox_rests() {
     fixture.write("sub/.hidden", 1);
     let changed = Arc::new(Notify::new());
     let _watcher = watch_folder(&fixture.inbox.config, Arc::clone(&changed)).unwrap();
-    fixture.inbox.accept(&fixture.door).unwrap();
+    fixture.inbox.accept(&fixture.intake).unwrap();
     let heard = timeout(Duration::from_millis(300), changed.notified()).await;
     assert!(heard.is_err(), "a sweep causes the next one");
     fixture.write("sub/a.png", 1);

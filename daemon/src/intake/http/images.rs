@@ -18,8 +18,8 @@ use tokio::time::timeout;
 
 use super::refusal::{Refusal, object};
 use super::{Desk, Peer};
+use crate::intake::NotTaken;
 use crate::outbox::job::{Sender, Ticket};
-use crate::spool::{AcceptError, PartError};
 
 /// Enough to tell what a file is.
 const HEAD_BYTES: usize = 132;
@@ -74,7 +74,7 @@ pub(super) async fn no_place(State(desk): State<Arc<Desk>>, request: Request) ->
 
 async fn refuse(desk: &Desk, refusal: Refusal, headers: &HeaderMap, mut body: Body) -> Response {
     let source = &desk.config.name;
-    desk.door.status.metrics.refused(source, refusal.code());
+    desk.intake.status.metrics.refused(source, refusal.code());
     tracing::warn!(source, why = %refusal, "image refused");
     // With `Expect: 100-continue` nothing was sent yet, and nothing will be.
     if !headers.contains_key(header::EXPECT) {
@@ -105,12 +105,7 @@ async fn take(
     if body.size_hint().lower() > limit {
         return Err(too_large);
     }
-    if desk.watermark.is_low(&desk.door) {
-        return Err(Refusal::DiskLow);
-    }
-    if desk.tickets.capacity() == 0 {
-        return Err(Refusal::QueueFull);
-    }
+    desk.watermark.admit(&desk.intake)?;
     let patience = Duration::from_secs(desk.config.idle_timeout_s);
     let mut head = Vec::new();
     while head.len() < HEAD_BYTES {
@@ -150,8 +145,9 @@ async fn take(
     }
     drop(pieces);
     match storing.await {
-        Ok(Ok(stored)) => stored,
-        Ok(Err(error)) => {
+        Ok(Ok(receipt)) => Ok(receipt),
+        Ok(Err(NotTaken::Refused(refusal))) => Err(refusal),
+        Ok(Err(NotTaken::Failed(error))) => {
             // Full: somebody else said so already.
             let _ = desk.failed.try_send(error);
             Err(Refusal::Box)
@@ -165,7 +161,7 @@ fn admit(desk: &Desk, headers: &HeaderMap) -> Result<(), Refusal> {
     if *desk.stop.borrow() {
         return Err(Refusal::Stopping);
     }
-    let credentials = desk.door.credentials.borrow();
+    let credentials = desk.intake.credentials.borrow();
     let Some(token) = &credentials.token else {
         // Any page that a browser on this machine shows could send images otherwise.
         let foreign = headers.contains_key(header::ORIGIN);
@@ -220,64 +216,40 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
     }
 }
 
-/// Writes what comes; at the end: flush, rename, flush the folder, commit the row. Without an end
-/// nothing is kept.
+/// Writes what comes; at its end the image is taken. Without an end nothing is kept.
 fn store(
     desk: &Desk,
     peer: Peer,
     format: Format,
     mut pieces: mpsc::Receiver<Piece>,
-) -> Result<Result<Receipt, Refusal>, AcceptError> {
-    let door = &desk.door;
-    let source = &desk.config.name;
+) -> Result<Receipt, NotTaken<Refusal>> {
+    let intake = &desk.intake;
     let original = format!("image.{}", format.name());
     let sender = Sender {
         address: peer.0,
         ..Sender::default()
     };
-    let mut incoming = match door.shelves.receive(source, &original) {
-        Ok(incoming) => incoming.sent_by(sender),
-        Err(error) => return refusable(error),
-    };
+    let incoming = intake.shelves.receive(&desk.config.name, &original)?;
+    let mut incoming = incoming.sent_by(sender);
     let (mut digest, mut bytes, mut checked_bytes) = (Sha256::new(), 0, 0);
     loop {
         match pieces.blocking_recv() {
-            None => return Ok(Err(Refusal::CutOff)),
+            None => return Err(Refusal::CutOff.into()),
             Some(Piece::End) => break,
             Some(Piece::Bytes(piece)) => {
-                if let Err(error) = incoming.write(&piece) {
-                    return refusable(error);
-                }
+                incoming.write(&piece)?;
                 digest.update(&piece);
                 bytes += piece.len() as u64;
             }
         }
         if bytes >= checked_bytes + DISK_CHECK_BYTES {
             checked_bytes = bytes;
-            if desk.watermark.is_low(door) {
-                return Ok(Err(Refusal::DiskLow));
+            if desk.watermark.is_low(intake) {
+                return Err(Refusal::DiskLow.into());
             }
         }
     }
-    let Ok(place_in_queue) = desk.tickets.try_reserve() else {
-        return Ok(Err(Refusal::QueueFull));
-    };
-    let arrival = match incoming.place() {
-        Ok(arrival) => arrival,
-        Err(error) => return refusable(error),
-    };
-    let [job] = door.accept(source, &[arrival])?[..] else {
-        return Ok(Err(Refusal::Box));
-    };
-    place_in_queue.send(job);
+    let job = intake.take::<Refusal>(incoming)?;
     let sha256 = hex::encode(digest.finalize());
-    Ok(Ok(Receipt { job, bytes, sha256 }))
-}
-
-/// No room is the sender's to try again; any other trouble of the state directory is the daemon's.
-fn refusable<T>(error: PartError) -> Result<Result<T, Refusal>, AcceptError> {
-    match error {
-        PartError::NoRoom => Ok(Err(Refusal::DiskLow)),
-        PartError::Shelf(error) => Err(error.into()),
-    }
+    Ok(Receipt { job, bytes, sha256 })
 }

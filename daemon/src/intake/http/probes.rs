@@ -50,21 +50,21 @@ pub(super) async fn metrics(State(desk): State<Arc<Desk>>) -> Response {
 
 /// Blocking: reads the outbox.
 fn page(desk: &Desk) -> Result<String, OutboxError> {
-    let door = &desk.door;
-    let status = &door.status;
-    let oldest = door.outbox.oldest_pending()?;
-    let credentials = door.credentials.borrow();
+    let intake = &desk.intake;
+    let status = &intake.status;
+    let oldest = intake.outbox.oldest_pending()?;
+    let credentials = intake.credentials.borrow();
     let certificates = credentials.expiries.iter();
     Ok(status.metrics.page(&Snapshot {
-        ledger: door.outbox.ledger()?,
+        ledger: intake.outbox.ledger()?,
         counts: status.counts(),
-        outbox_file_bytes: fs::metadata(door.outbox.path()).map_or(0, |file| file.len()),
+        outbox_file_bytes: fs::metadata(intake.outbox.path()).map_or(0, |file| file.len()),
         oldest_pending: oldest.map_or(Duration::ZERO, |job| name::waited(&job.file)),
         segmentations: status.pacs.counts(),
         in_hand: status.in_hand(),
         stuck: status.is_stuck(desk.image_timeout),
         mqtt_connected: status.is_connected(),
-        disk_free_bytes: disk::free_bytes(&door.shelves.accepted),
+        disk_free_bytes: disk::free_bytes(&intake.shelves.accepted),
         certificates: certificates
             .map(|(path, end)| (path.display().to_string(), end))
             .collect(),
@@ -74,8 +74,8 @@ fn page(desk: &Desk) -> Result<String, OutboxError> {
 /// The event loop turns, since it answers, and no image has been in hand for too long: what systemd's
 /// watchdog is told.
 pub(super) async fn health(State(desk): State<Arc<Desk>>) -> Response {
-    let in_hand = desk.door.status.in_hand();
-    let stuck = desk.door.status.is_stuck(desk.image_timeout);
+    let in_hand = desk.intake.status.in_hand();
+    let stuck = desk.intake.status.is_stuck(desk.image_timeout);
     let body = json!({ "alive": !stuck, "image_in_hand_s": in_hand.as_secs_f64() });
     object(code(!stuck), &body)
 }
@@ -83,16 +83,16 @@ pub(super) async fn health(State(desk): State<Arc<Desk>>) -> Response {
 /// An image would be taken now. The bundle has reproduced its golden mask, or no port were open. A
 /// broker that is away holds up nothing.
 pub(super) async fn ready(State(desk): State<Arc<Desk>>) -> Response {
-    let disk_low = desk.watermark.is_low(&desk.door);
-    let queue_full = desk.tickets.capacity() == 0;
+    let disk_low = desk.watermark.is_low(&desk.intake);
+    let queue_full = desk.intake.tickets.capacity() == 0;
     let stopping = *desk.stop.borrow();
-    let status = &desk.door.status;
+    let status = &desk.intake.status;
     let mut reasons = status.reasons();
     reasons.extend(queue_full.then_some("queue_full"));
     let ready = !(disk_low || queue_full || stopping);
     let shared = Arc::clone(&desk);
     // Looks into a folder. It is for people, like what is said of MQTT.
-    let looked = spawn_blocking(move || shared.door.status.pacs.words()).await;
+    let looked = spawn_blocking(move || shared.intake.status.pacs.words()).await;
     let body = json!({
         "ready": ready, "state": status.word(), "reasons": reasons,
         "mqtt": status.broker().to_string(), "segmentations": looked.ok().flatten(),

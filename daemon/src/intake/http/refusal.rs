@@ -4,6 +4,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::intake::{Busy, NotTaken};
+
 /// Nothing of the image is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
@@ -35,6 +37,22 @@ pub(super) enum Refusal {
     Box,
     #[error("there is nothing under this path")]
     UnknownPath,
+}
+
+impl From<Busy> for Refusal {
+    fn from(busy: Busy) -> Self {
+        match busy {
+            Busy::DiskLow => Self::DiskLow,
+            // A queue that is closed has no place either; the sender tries again.
+            Busy::QueueFull | Busy::Stopping => Self::QueueFull,
+        }
+    }
+}
+
+impl From<Refusal> for NotTaken<Refusal> {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl Refusal {

@@ -14,8 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Desk, HttpError, Peer, Port, router};
-use crate::intake::{DISK_CHECK, Door, Watermark};
-use crate::outbox::job::Ticket;
+use crate::intake::{DISK_CHECK, Intake, Watermark};
 use crate::shutdown::stopped;
 use crate::tls;
 
@@ -32,8 +31,7 @@ const PLAIN_PATIENCE: Duration = Duration::from_secs(2);
 /// Serves until `stop`, then what is under way.
 pub async fn run(
     port: Port,
-    door: Door,
-    tickets: mpsc::Sender<Ticket>,
+    intake: Intake,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), HttpError> {
     let Port {
@@ -52,8 +50,7 @@ pub async fn run(
     let standing = Arc::new(Semaphore::new(config.connections_max));
     let desk = Arc::new(Desk {
         config,
-        door,
-        tickets,
+        intake,
         failed,
         stop: stop.clone(),
         image_timeout,
@@ -88,7 +85,7 @@ pub async fn run(
             Some(_) = connections.join_next() => {}
             Some(error) = failures.recv() => return Err(error.into()),
             () = sleep(DISK_CHECK), if desk.watermark.was_low() => {
-                desk.watermark.is_low(&desk.door);
+                desk.watermark.is_low(&desk.intake);
             }
             () = stopped(&mut stop) => break,
         }
@@ -115,14 +112,14 @@ pub async fn run(
 async fn connection_of(desk: Arc<Desk>, stream: TcpStream, full: bool) {
     let peer = stream.peer_addr().ok();
     let peer = Peer(peer.map(|address| address.ip().to_canonical()));
-    let tls = desk.door.credentials.borrow().http.clone();
+    let tls = desk.intake.credentials.borrow().http.clone();
     let Some(tls) = tls else {
         return converse(desk, stream, full, peer).await;
     };
     let source = desk.config.name.clone();
     let patience = Duration::from_secs(desk.config.idle_timeout_s);
     if timeout(patience, speaks_plain(&stream)).await == Ok(true) {
-        desk.door.status.metrics.refused(&source, NO_TLS);
+        desk.intake.status.metrics.refused(&source, NO_TLS);
         tracing::warn!(
             source,
             "a client speaks plain HTTP, and this port wants https"
@@ -136,7 +133,7 @@ async fn connection_of(desk: Arc<Desk>, stream: TcpStream, full: bool) {
         }
         Err(_) => "nothing complete came in time".to_owned(),
     };
-    desk.door.status.metrics.refused(&source, NO_TLS);
+    desk.intake.status.metrics.refused(&source, NO_TLS);
     tracing::warn!(source, error, "no TLS with a client");
 }
 

@@ -8,15 +8,14 @@ use serde_json::Value;
 
 use super::*;
 use crate::outbox::Outbox;
-use crate::spool::Shelves;
-use crate::status::Status;
+use crate::outbox::job::Ticket;
 use crate::tls::credentials::Credentials;
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and the rest of it";
 
 struct Box {
     folder: tempfile::TempDir,
-    door: Door,
+    intake: Intake,
     address: SocketAddr,
     stop: watch::Sender<bool>,
     queue: mpsc::Receiver<Ticket>,
@@ -24,18 +23,11 @@ struct Box {
 }
 
 /// A port whose queue has two places.
-fn open(edit: impl FnOnce(&mut config::Http, &mut Door)) -> Box {
+fn open(edit: impl FnOnce(&mut config::Http, &mut Intake)) -> Box {
     let folder = tempfile::tempdir().unwrap();
     let mut config: config::Http = toml::from_str("idle_timeout_s = 1").unwrap();
-    let mut door = Door {
-        outbox: Arc::new(Outbox::open(folder.path()).unwrap()),
-        shelves: Shelves::create(folder.path(), 0).unwrap(),
-        status: Arc::new(Status::default()),
-        credentials: watch::channel(Credentials::default()).1,
-        min_free_bytes: 0,
-        releases: None,
-    };
-    edit(&mut config, &mut door);
+    let (mut intake, queue) = Intake::of(folder.path(), 2);
+    edit(&mut config, &mut intake);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let port = Port {
@@ -45,16 +37,15 @@ fn open(edit: impl FnOnce(&mut config::Http, &mut Door)) -> Box {
         grace: Duration::from_secs(2),
     };
     let (stop, stopped) = watch::channel(false);
-    let (tickets, queue) = mpsc::channel(2);
-    let given = door.clone();
+    let given = intake.clone();
     let thread = thread::spawn(move || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_all().build().unwrap();
-        runtime.block_on(run(port, given, tickets, stopped))
+        runtime.block_on(run(port, given, stopped))
     });
     Box {
         folder,
-        door,
+        intake,
         address,
         stop,
         queue,
@@ -83,7 +74,7 @@ impl Box {
     }
 
     fn shelf(&self) -> Vec<Vec<u8>> {
-        let shelf = self.door.shelves.accepted.join("http");
+        let shelf = self.intake.shelves.accepted.join("http");
         let entries = fs::read_dir(shelf).into_iter().flatten();
         entries
             .map(|entry| fs::read(entry.unwrap().path()).unwrap())
@@ -92,7 +83,7 @@ impl Box {
 
     /// Nothing half-way is left beside the shelf.
     fn nothing_under_way(&self) -> bool {
-        let entries = fs::read_dir(&self.door.shelves.accepted).unwrap();
+        let entries = fs::read_dir(&self.intake.shelves.accepted).unwrap();
         entries
             .into_iter()
             .all(|entry| entry.unwrap().path().is_dir())
@@ -101,7 +92,7 @@ impl Box {
     fn close(self) {
         self.stop.send(true).unwrap();
         self.thread.join().unwrap().unwrap();
-        drop(self.door);
+        drop(self.intake);
         // Every hand is off the outbox.
         Outbox::open(self.folder.path()).unwrap();
     }
@@ -132,7 +123,7 @@ fn an_image_is_durable_when_it_is_answered() {
     assert_eq!(receipt["bytes"], PNG.len());
     assert_eq!(receipt["sha256"], crate::report::sha256(PNG));
     assert_eq!(port.shelf(), [PNG]);
-    assert_eq!(port.door.outbox.jobs().unwrap()[0].1.source, "http");
+    assert_eq!(port.intake.outbox.jobs().unwrap()[0].1.source, "http");
     assert_eq!(port.queue.try_recv().unwrap(), 1);
     // A copy is another acceptance, as a copy in an inbox is.
     assert_eq!(port.post("", PNG).1["job"], 2);
@@ -192,7 +183,7 @@ fn what_cannot_be_taken_is_answered_with_words_and_leaves_nothing() {
     let line = "scansided_source_refusals_total{source=\"http\",reason=\"not_an_image\"} 2";
     assert!(page.contains(line), "{page}");
     assert!(port.shelf().is_empty() && port.nothing_under_way());
-    assert_eq!(port.door.outbox.ledger().unwrap().received, 0);
+    assert_eq!(port.intake.outbox.ledger().unwrap().received, 0);
     port.close();
 }
 
@@ -227,7 +218,7 @@ fn a_body_without_a_length_is_held_to_its_limit() {
 #[test]
 fn a_token_is_asked_for_before_anything_else() {
     let token = "0123456789abcdef01234567";
-    let port = open(|config, door| {
+    let port = open(|config, intake| {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         fs::write(&file, token).unwrap();
@@ -237,7 +228,7 @@ fn a_token_is_asked_for_before_anything_else() {
         let mut whole = Config::parse(text, "daemon.toml".as_ref()).unwrap();
         whole.http = Some(config.clone());
         let credentials = Credentials::load(&whole).unwrap();
-        door.credentials = watch::channel(credentials).1;
+        intake.credentials = watch::channel(credentials).1;
     });
     for headers in [
         "",
@@ -271,10 +262,10 @@ fn a_full_box_asks_to_come_again() {
     assert_eq!(port.post("", PNG).0, 202);
     port.close();
 
-    let port = open(|_, door| door.min_free_bytes = u64::MAX);
+    let port = open(|_, intake| intake.min_free_bytes = u64::MAX);
     let (status, answer) = port.post("", PNG);
     assert_eq!((status, &answer["code"]), (503, &"disk_low".into()));
-    assert!(port.door.status.reasons().contains(&"disk_low"));
+    assert!(port.intake.status.reasons().contains(&"disk_low"));
     assert_eq!(ready(&port).0, 503);
     assert!(port.shelf().is_empty());
     port.close();
@@ -342,11 +333,11 @@ fn a_client_that_does_not_listen_gives_its_place_back() {
 fn health_follows_the_inference_thread() {
     let port = open(|_, _| ());
     assert_eq!(port.get("/healthz").0, 200);
-    port.door.status.image_taken();
+    port.intake.status.image_taken();
     thread::sleep(Duration::from_millis(150));
     let (status, text) = port.get("/healthz");
     assert!(status == 503 && text.contains("\"alive\":false"), "{text}");
-    port.door.status.image_done();
+    port.intake.status.image_done();
     assert_eq!(port.get("/healthz").0, 200);
     port.close();
 }
@@ -356,7 +347,7 @@ fn health_follows_the_inference_thread() {
 fn metrics_hold_the_ledger() {
     let port = open(|_, _| ());
     assert_eq!(port.post("", PNG).0, 202);
-    port.door.status.metrics.inferred(0.07);
+    port.intake.status.metrics.inferred(0.07);
     let (status, page) = port.get("/metrics");
     assert_eq!(status, 200);
     assert!(

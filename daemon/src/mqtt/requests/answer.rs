@@ -2,25 +2,21 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::client::{CORRELATION_MAX_BYTES as ID_MAX_BYTES, Request};
 use crate::clock;
 use crate::config::{MQTT_SOURCE, Verb};
-use crate::disk;
-use crate::intake::Door;
+use crate::intake::{Busy, Intake, NotTaken};
 use crate::outbox::job::{Input, Sender, Ticket};
 use crate::outbox::{self, ReplayRange};
-use crate::spool::{AcceptError, PartError};
+use crate::spool::AcceptError;
 
 /// Who answers.
 #[derive(Debug, Clone)]
 pub(super) struct Desk {
     pub(super) node: String,
     pub(super) image_max_bytes: u64,
-    pub(super) door: Door,
-    pub(super) tickets: mpsc::Sender<Ticket>,
+    pub(super) intake: Intake,
 }
 
 #[derive(Debug, Clone)]
@@ -71,6 +67,22 @@ pub(crate) const OF_IMAGES: [&str; 5] = [
     "disk_low",
     "queue_full",
 ];
+
+impl From<Busy> for Refusal {
+    fn from(busy: Busy) -> Self {
+        match busy {
+            Busy::DiskLow => Self::DiskLow,
+            Busy::QueueFull => Self::QueueFull,
+            Busy::Stopping => Self::Stopping,
+        }
+    }
+}
+
+impl From<Refusal> for NotTaken<Refusal> {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
 
 impl Refusal {
     fn code(&self) -> &'static str {
@@ -130,16 +142,20 @@ impl Desk {
             .correlation()
             .is_some_and(|id| id.len() > ID_MAX_BYTES);
         let done = match verb {
-            _ if long => Err(Refusal::Id),
-            Verb::Replay => self.replay(request.payload(), &mut id)?,
-            Verb::Segment => self.segment(request)?,
+            _ if long => Err(Refusal::Id.into()),
+            Verb::Replay => self.replay(request.payload(), &mut id),
+            Verb::Segment => self.segment(request),
+        };
+        let done = match done {
+            Ok(fields) => Ok(fields),
+            Err(not_done) => Err(not_done.refusal()?),
         };
         let (status, stopping) = match &done {
             Ok(_) => ("ok", false),
             Err(refusal) => ("error", matches!(refusal, Refusal::Stopping)),
         };
         if let (Verb::Segment, Err(refusal), false) = (verb, &done, stopping) {
-            let metrics = &self.door.status.metrics;
+            let metrics = &self.intake.status.metrics;
             metrics.refused(MQTT_SOURCE, refusal.code());
         }
         let fields = done.unwrap_or_else(|refusal| {
@@ -162,14 +178,11 @@ impl Desk {
         &self,
         payload: &[u8],
         id: &mut Option<String>,
-    ) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
-        let wish: ReplayRequest = match serde_json::from_slice(payload) {
-            Ok(wish) => wish,
-            Err(error) => return Ok(Err(Refusal::Unreadable(error))),
-        };
+    ) -> Result<Map<String, Value>, NotTaken<Refusal>> {
+        let wish: ReplayRequest = serde_json::from_slice(payload).map_err(Refusal::Unreadable)?;
         if let Some(own) = wish.id {
             if own.len() > ID_MAX_BYTES {
-                return Ok(Err(Refusal::Id));
+                return Err(Refusal::Id.into());
             }
             *id = Some(own);
         }
@@ -178,56 +191,38 @@ impl Desk {
             to_seq: wish.to_seq,
             source: wish.source,
         };
-        Ok(match self.door.outbox.replay(&range)? {
+        match self.intake.outbox.replay(&range)? {
             outbox::ReplayAnswer::Promised(summary) => Ok(object(json!(summary))),
-            outbox::ReplayAnswer::Busy { replays_max } => Err(Refusal::Busy { replays_max }),
-        })
+            outbox::ReplayAnswer::Busy { replays_max } => Err(Refusal::Busy { replays_max }.into()),
+        }
     }
 
     /// As safe as a file of an inbox that was accepted, before anything is said.
-    fn segment(
-        &self,
-        request: &Request,
-    ) -> Result<Result<Map<String, Value>, Refusal>, AcceptError> {
-        let (shelves, image) = (&self.door.shelves, request.payload());
+    fn segment(&self, request: &Request) -> Result<Map<String, Value>, NotTaken<Refusal>> {
+        let (intake, image) = (&self.intake, request.payload());
         let sender = Sender {
             response_topic: request.response_topic.clone(),
             ..Sender::default()
         };
         if image.is_empty() {
-            return Ok(Err(Refusal::Empty));
+            return Err(Refusal::Empty.into());
         }
         if image.len() as u64 > self.image_max_bytes {
             let (bytes, limit) = (image.len(), self.image_max_bytes);
-            return Ok(Err(Refusal::TooLarge { bytes, limit }));
+            return Err(Refusal::TooLarge { bytes, limit }.into());
         }
-        if disk::below(&shelves.accepted, self.door.min_free_bytes) {
-            return Ok(Err(Refusal::DiskLow));
+        if intake.is_disk_low() {
+            return Err(Refusal::DiskLow.into());
         }
-        let place_in_queue = match self.tickets.try_reserve() {
-            Ok(place) => place,
-            Err(TrySendError::Full(())) => return Ok(Err(Refusal::QueueFull)),
-            Err(TrySendError::Closed(())) => return Ok(Err(Refusal::Stopping)),
-        };
-        let write = || {
-            let mut incoming = shelves.receive(MQTT_SOURCE, "request")?.sent_by(sender);
-            incoming.write(image)?;
-            incoming.place()
-        };
-        let arrival = match write() {
-            Ok(arrival) => arrival,
-            Err(PartError::NoRoom) => return Ok(Err(Refusal::DiskLow)),
-            Err(PartError::Shelf(error)) => return Err(error.into()),
-        };
-        let tickets = self.door.accept(MQTT_SOURCE, &[arrival])?;
-        let job = tickets.first().copied();
-        if let Some(ticket) = job {
-            place_in_queue.send(ticket);
-        }
-        Ok(Ok(object(json!({
+        intake.queue_has_room()?;
+        let incoming = intake.shelves.receive(MQTT_SOURCE, "request")?;
+        let mut incoming = incoming.sent_by(sender);
+        incoming.write(image)?;
+        let job = intake.take::<Refusal>(incoming)?;
+        Ok(object(json!({
             "job": job, "input": Input::of(image),
             "result": format!("result/{MQTT_SOURCE}"),
-        }))))
+        })))
     }
 }
 
@@ -247,32 +242,17 @@ fn printable(bytes: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use tokio::sync::mpsc;
 
     use super::*;
-    use tokio::sync::watch;
-
-    use crate::outbox::Outbox;
     use crate::report::schema::{Document, check};
-    use crate::spool::Shelves;
-    use crate::status::Status;
-    use crate::tls::credentials::Credentials;
 
     fn desk(folder: &std::path::Path) -> (Desk, mpsc::Receiver<Ticket>) {
-        let (tickets, queue) = mpsc::channel(1);
-        let door = Door {
-            outbox: Arc::new(Outbox::open(folder).unwrap()),
-            shelves: Shelves::create(folder, 0).unwrap(),
-            status: Arc::new(Status::default()),
-            credentials: watch::channel(Credentials::default()).1,
-            min_free_bytes: 0,
-            releases: None,
-        };
+        let (intake, queue) = Intake::of(folder, 1);
         let desk = Desk {
             node: "box-1".into(),
             image_max_bytes: 10,
-            door,
-            tickets,
+            intake,
         };
         (desk, queue)
     }
@@ -300,8 +280,8 @@ mod tests {
             (&said["job"], &said["input"]["sha256"]),
             (&1.into(), &sha256.into())
         );
-        let job = desk.door.outbox.job(1).unwrap().unwrap();
-        let input = std::fs::read(desk.door.shelves.input(&job)).unwrap();
+        let job = desk.intake.outbox.job(1).unwrap().unwrap();
+        let input = std::fs::read(desk.intake.shelves.input(&job)).unwrap();
         assert_eq!((&*job.source, &*input), ("mqtt", &b"pixels"[..]));
         assert_eq!(queue.try_recv(), Ok(1));
     }
@@ -310,7 +290,7 @@ mod tests {
     fn what_is_not_done_is_said_with_a_remedy_and_not_kept() {
         let folder = tempfile::tempdir().unwrap();
         let (mut desk, queue) = desk(folder.path());
-        desk.tickets.try_send(9).unwrap();
+        desk.intake.tickets.try_send(9).unwrap();
         let long = "i".repeat(ID_MAX_BYTES + 1);
         let (segment, replay) = (Verb::Segment, Verb::Replay);
         let cases: [(_, &[u8], _, _, _); 7] = [
@@ -347,19 +327,19 @@ mod tests {
                 (&"error".into(), &code.into())
             );
             let counted = u64::from(verb == segment);
-            let metrics = &desk.door.status.metrics;
+            let metrics = &desk.intake.status.metrics;
             assert_eq!(metrics.refusals(MQTT_SOURCE, code), counted, "{code}");
             assert!(verb == replay || OF_IMAGES.contains(&code));
             assert!(said["remedy"].as_str().unwrap().contains(remedy), "{said}");
         }
-        desk.door.min_free_bytes = u64::MAX;
+        desk.intake.min_free_bytes = u64::MAX;
         let said = answer(&desk, segment, b"pixels", None);
         assert_eq!(said["code"], "disk_low");
-        desk.door.min_free_bytes = 0;
+        desk.intake.min_free_bytes = 0;
         drop(queue);
         let request = Request::of(b"pixels", None);
         assert!(desk.answer(segment, &request).unwrap().is_stopping());
-        assert_eq!(desk.door.outbox.ledger().unwrap().received, 0);
+        assert_eq!(desk.intake.outbox.ledger().unwrap().received, 0);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The daemon's end: answers one request at a time, hands what is retried to the inference thread, and
-//! keeps quarantine and results within their limits.
+//! keeps quarantine, results and kept inputs within their limits. None of it needs a broker.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -67,9 +67,22 @@ impl Control {
             fresh: Arc::clone(fresh),
         }
     }
+
+    /// Removes what was kept for its time: history, results, inputs of published jobs, quarantine.
+    fn expire(&self) -> Result<(), AcceptError> {
+        if let Err(error) = self.shelves.expire() {
+            tracing::error!(%error, "kept inputs cannot be removed");
+        }
+        self.outbox.forget_history(self.history_max_jobs)?;
+        let keep_ms = u64::from(self.keep_days) * 86_400_000;
+        let now = clock::for_expiry();
+        self.outbox
+            .forget_kept(clock::unix_ms(now).saturating_sub(keep_ms))?;
+        quarantine::expire(&self.outbox, &self.shelves, &self.limits, now)
+    }
 }
 
-/// Between two looks at the limits of quarantine, history and results.
+/// Between two looks at the limits of quarantine, history, results and kept inputs.
 const TICK: Duration = Duration::from_mins(1);
 /// A client that says nothing, or does not listen, must not hold up the rest.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -138,14 +151,7 @@ pub async fn run(
             }
             _ = tick.tick() => {
                 let control = control.clone();
-                spawn_blocking(move || {
-                    let Control { outbox, shelves, limits, history_max_jobs, keep_days, .. } = &control;
-                    outbox.forget_history(*history_max_jobs)?;
-                    let keep_ms = u64::from(*keep_days) * 86_400_000;
-                    outbox.forget_kept(clock::unix_ms(clock::for_expiry()).saturating_sub(keep_ms))?;
-                    quarantine::expire(outbox, shelves, limits, clock::for_expiry())
-                })
-                .await??;
+                spawn_blocking(move || control.expire()).await??;
             }
         }
     }
@@ -193,7 +199,12 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
                     live: Some(&control.models),
                     pacs: Some(&control.status.pacs),
                 };
-                perform(&context, &request)
+                let performed = perform(&context, &request);
+                // A slot that had fallen back may serve its own version again.
+                control
+                    .status
+                    .set_model_fell_back(control.models.fell_back());
+                performed
             })
             .await?;
             match performed {

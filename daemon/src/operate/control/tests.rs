@@ -34,6 +34,21 @@ fn site(folder: &Path) -> Config {
     config
 }
 
+/// What a daemon answers with; inputs are kept for a day.
+fn control(config: &Config) -> Control {
+    let state = &config.state.directory;
+    Control {
+        outbox: Arc::new(Outbox::open(state).unwrap()),
+        shelves: Shelves::create(state, 1).unwrap(),
+        limits: config::Quarantine::default(),
+        history_max_jobs: 100,
+        models: Arc::new(Models::none(config)),
+        status: Arc::default(),
+        keep_days: 7,
+        fresh: Arc::default(),
+    }
+}
+
 fn jobs(tickets: &[Ticket]) -> Choice {
     Choice::Jobs(tickets.to_vec())
 }
@@ -89,16 +104,7 @@ fn a_box_without_a_daemon_answers() {
 async fn a_running_daemon_answers_and_works_on_what_is_retried() {
     let folder = tempfile::tempdir().unwrap();
     let config = site(folder.path());
-    let control = Control {
-        outbox: Arc::new(Outbox::open(folder.path()).unwrap()),
-        shelves: Shelves::create(folder.path(), 0).unwrap(),
-        limits: config::Quarantine::default(),
-        history_max_jobs: 100,
-        models: Arc::new(Models::none(&config)),
-        status: Arc::default(),
-        keep_days: 7,
-        fresh: Arc::default(),
-    };
+    let control = control(&config);
     // What a killed daemon left.
     fs::write(folder.path().join(SOCKET), b"").unwrap();
     let listener = listen(folder.path());
@@ -113,6 +119,40 @@ async fn a_running_daemon_answers_and_works_on_what_is_retried() {
     stop.send(true).unwrap();
     daemon.await.unwrap().unwrap();
     assert_eq!(queue.recv().await, None, "nothing else");
+}
+
+#[tokio::test]
+async fn without_a_broker_inputs_expire_and_models_are_judged() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = site(folder.path());
+    let control = control(&config);
+    let kept = folder.path().join("kept");
+    // Kept since 1970, and since long after this test.
+    let names = [1, u64::MAX].map(|at_ns| format!("{at_ns:016x}-0-image.dcm"));
+    for name in &names {
+        fs::write(kept.join(name), b"").unwrap();
+    }
+    let status = Arc::clone(&control.status);
+    status.set_model_fell_back(true);
+    assert_eq!(status.reasons(), ["model_fell_back"]);
+    let listener = listen(folder.path());
+    let (tickets, _queue) = mpsc::channel(1);
+    let (stop, stopped) = watch::channel(false);
+    let daemon = tokio::spawn(run(control, listener, tickets, stopped));
+    // No slot has fallen back, which is found out with the next request.
+    let asking = tokio::task::spawn_blocking(move || ask(&config, &Request::Ledger));
+    assert!(matches!(asking.await.unwrap(), Ok(Answer::Ledger(_))));
+    assert!(status.reasons().is_empty() && !status.is_connected());
+    let expired = async {
+        while kept.join(&names[0]).exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let patience = Duration::from_secs(20);
+    tokio::time::timeout(patience, expired).await.unwrap();
+    assert!(kept.join(&names[1]).exists());
+    stop.send(true).unwrap();
+    daemon.await.unwrap().unwrap();
 }
 
 #[test]

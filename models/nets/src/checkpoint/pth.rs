@@ -6,9 +6,10 @@ use std::path::Path;
 use candle_core::Device;
 
 use super::archive::{Archive, Trouble};
+use super::error::{CheckpointError, damaged, tensor_error};
 use super::pickle::{self, Refusal};
+use super::state_dict::{Checkpoint, State, tensor};
 use super::torch::{self, Entry, StateDict, View};
-use super::{Checkpoint, CheckpointError, State, damaged, tensor, tensor_error};
 
 /// In a message.
 const KEYS_NAMED: usize = 8;

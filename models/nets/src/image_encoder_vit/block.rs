@@ -1,14 +1,25 @@
 //! One block: attention within windows or over the whole grid, then an MLP.
 
 use candle_core::{DType, Result, Tensor};
+use serde::{Deserialize, Serialize};
 
-use super::WindowPadding;
 use crate::Mode;
 use crate::adapter::Adapter;
 use crate::layers::{LayerNorm, Linear, join_windows, split_windows};
 use crate::lora::{LoraConfig, LoraRows, QkvLinear};
 use crate::ops::{self, Lookup};
 use crate::params::{Init, Params};
+
+/// What fills a grid up to whole windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WindowPadding {
+    /// Zeros after `norm1`: SAM, MedSAM and their published weights.
+    AfterNorm,
+    /// Zeros before `norm1`, which makes its bias of them: the reference. On SAM's weights the
+    /// embedding is then off by up to 0.15.
+    BeforeNorm,
+}
 
 #[derive(Debug, Clone)]
 pub struct BlockConfig {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::kernel::{
     BLOCK, axpy, channel_sums, for_blocks, in_f32, like, plain, sum_per_channel, values, vectorized,
 };
-use super::layer_norm;
+use super::norm::layer_norm;
 
 /// `layer_norm` over the channels of each pixel: `x` (B, C, H, W), `weight` and `bias` (C).
 pub fn layer_norm_2d(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {

@@ -2,9 +2,8 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{to_map, to_tokens};
 use crate::adapter::Adapter;
-use crate::layers::{Conv2dBn, LayerNorm, Linear, join_windows, split_windows};
+use crate::layers::{Conv2dBn, LayerNorm, Linear, join_windows, split_windows, to_map, to_tokens};
 use crate::lora::{LoraConfig, QkvLinear};
 use crate::ops::{Activation, Lookup};
 use crate::params::{Init, Params};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::TinyVitConfig;
+use super::config::TinyVitConfig;
 
 impl TinyVitConfig {
     /// Every window side replaced by that divisor of its stage's grid which is nearest to it, the larger of two. At

@@ -6,7 +6,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
 
-use super::DecodeError;
+use super::error::DecodeError;
 
 /// The element, if it is there and not empty.
 pub(super) fn present(object: &InMemDicomObject, tag: Tag) -> Option<&InMemElement> {

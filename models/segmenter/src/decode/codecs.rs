@@ -7,22 +7,22 @@
 //! |---|---|---|
 //! | JPEG Lossless | 2 to 16 bits, predictors 1 to 7, point transform, restarts by rows, components in one scan or their own, rows behind the scan | restarts within a row, subsampled components, arithmetic coding, hierarchical |
 //! | JPEG by DCT | 8 and 12 bits, sequential and progressive, restarts, subsampling by whole numbers, a scan for each component | fractional subsampling, four components, arithmetic coding, hierarchical |
-//! | JPEG 2000 | 1 to 16 bits of either sign, reversible or not, tiles, layers, offsets, all orders and code-block modes, in JP2 | subsampled components, components of two precisions, palettes, a colour transform that is named and not there |
+//! | JPEG 2000 | 1 to 16 bits of either sign, reversible or not, tiles, layers, offsets, all orders and code-block modes, in JP2 | subsampled components, components of two precisions, palettes, precincts below 16 x 16, a colour transform that is named and not there |
+//! | JPEG-LS (feature `jpeg-ls`) | 2 to 16 bits, lossless or not, components by sample, by line or in their own scans | point transform, mapping tables |
 //! | RLE | 1, 8, 16, 32 bits, 1 or 3 samples, any runs, padded segments | other counts of segments, more rows than said |
 //! | deflated | any layout of native pixels, zlib's header | more pixels than said |
 //!
-//! Streams that end early are errors, never an image filled up; JPEG-LS needs the feature `jpeg-ls`.
+//! Streams that end early are errors, never an image filled up.
 
 use dicom_dictionary_std::uids;
-use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
-use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
-use super::dicom::Photometric;
+use super::error::{DecodeError, unsupported_syntax};
+use super::format::Format;
 use super::jpeg::{self, Colour};
 #[cfg(feature = "jpeg-ls")]
 use super::jpeg_ls;
-use super::pixels::Layout;
-use super::{DecodeError, Format, deflated, jpeg_2000, rle};
+use super::pixels::{Layout, Photometric};
+use super::{deflated, jpeg_2000, rle};
 
 /// Transfer syntaxes whose frames are JPEG, JPEG-LS or JPEG 2000.
 const STREAMS: [&str; 11] = [
@@ -81,7 +81,7 @@ pub(super) fn decode(
         });
     }
     if !are_read(transfer_syntax) {
-        return Err(unsupported(transfer_syntax));
+        return Err(unsupported_syntax(transfer_syntax));
     }
     let size = jpeg::Size {
         rows: layout.rows,
@@ -198,24 +198,6 @@ fn decode_rle(frame: &[u8], layout: Layout) -> Result<(Vec<u8>, Layout), DecodeE
         ..layout
     };
     Ok((samples, layout))
-}
-
-pub(super) fn unsupported(transfer_syntax: &str) -> DecodeError {
-    let known = TransferSyntaxRegistry.get(transfer_syntax);
-    let name = known.map_or("unknown", |syntax| syntax.name());
-    // The UID comes from the file: print it only if it is one.
-    let is_uid = transfer_syntax
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let uid = if is_uid && transfer_syntax.len() <= 64 {
-        transfer_syntax
-    } else {
-        "(no uid)"
-    };
-    DecodeError::UnsupportedTransferSyntax {
-        uid: uid.into(),
-        name: name.into(),
-    }
 }
 
 fn malformed(detail: &str) -> DecodeError {

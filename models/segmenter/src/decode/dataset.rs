@@ -12,9 +12,12 @@ use dicom_encoding::transfer_syntax::{Codec, Endianness, TransferSyntax, Transfe
 use dicom_object::InMemDicomObject;
 use dicom_transfer_syntax_registry::{TransferSyntaxRegistry, entries};
 
+use super::elements;
+use super::error::{DecodeError, unsupported_syntax};
+use super::format::Format;
 use super::header::{Encoding, Reader};
+use super::limits::{Limits, check};
 use super::object::{Doubt, Reading};
-use super::{DecodeError, Format, Limits, check, codecs, elements};
 
 /// Preamble and magic.
 const MAGIC: (usize, &[u8]) = (128, b"DICM");
@@ -34,7 +37,7 @@ pub(super) fn read(
 ) -> Result<DataSet, DecodeError> {
     let (bytes, syntax) = split(bytes)?;
     let bytes = match syntax.codec() {
-        Codec::Dataset(None) => return Err(codecs::unsupported(syntax.uid())),
+        Codec::Dataset(None) => return Err(unsupported_syntax(syntax.uid())),
         Codec::Dataset(Some(_)) if !is_data_set(bytes) => Cow::Owned(inflate(bytes, limits)?),
         // Deflated under the name of another syntax.
         Codec::None if !is_data_set(bytes) => match inflate(bytes, limits) {
@@ -136,7 +139,7 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &'static TransferSyntax), DecodeError> 
     }
     if let Some(uid) = uid {
         let syntax = TransferSyntaxRegistry.get(&uid);
-        return Ok((rest, syntax.ok_or_else(|| codecs::unsupported(&uid))?));
+        return Ok((rest, syntax.ok_or_else(|| unsupported_syntax(&uid))?));
     }
     let encoding = match bare_encoding(rest) {
         Some(encoding) => encoding,
@@ -196,7 +199,7 @@ fn group_2(bytes: &[u8]) -> Result<(Group<'_>, usize), DecodeError> {
 fn inflate(bytes: &[u8], limits: &Limits) -> Result<Vec<u8>, DecodeError> {
     let syntax = &entries::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN;
     let Codec::Dataset(Some(adapter)) = syntax.codec() else {
-        return Err(codecs::unsupported(syntax.uid()));
+        return Err(unsupported_syntax(syntax.uid()));
     };
     let mut inflated = Vec::new();
     adapter

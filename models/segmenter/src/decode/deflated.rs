@@ -4,7 +4,8 @@ use std::io::Read;
 
 use flate2::bufread::{DeflateDecoder, ZlibDecoder};
 
-use super::{DecodeError, Format};
+use super::error::DecodeError;
+use super::format::Format;
 
 /// Inflates one frame of `size` bytes.
 pub(super) fn frame(bytes: &[u8], size: usize) -> Result<Vec<u8>, DecodeError> {

@@ -14,24 +14,16 @@ use dicom_object::InMemDicomObject;
 use super::attributes::{integer, present, text, whole};
 use super::dataset::{self, DataSet};
 use super::elements::PIXELS;
+use super::error::DecodeError;
+use super::format::Format;
+use super::kind;
+use super::limits::{Limits, Shape};
 use super::lookup::{Modality, Palette};
 use super::padding::{self, Padding};
 use super::pixel_data::PixelData;
-use super::pixels::{Layout, Number};
+use super::pixels::{Layout, Number, Photometric};
+use super::scan::{Identifiers, Scan};
 use super::spacing::Spacing;
-use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, kind};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Photometric {
-    Monochrome1,
-    Monochrome2,
-    PaletteColor,
-    Rgb,
-    YbrFull,
-    YbrFull422,
-    /// JPEG 2000 with its own colour transform, which its decoder undoes.
-    YbrOfCodec,
-}
 
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
     let start = Instant::now();

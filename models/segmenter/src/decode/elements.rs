@@ -8,10 +8,11 @@ use dicom_core::dictionary::VirtualVr;
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
+use super::error::DecodeError;
+use super::format::Format;
 use super::header::{
     Encoding, Header, ITEM, ITEM_END, Reader, SEQUENCE_END, SHORTEST, UNDEFINED, virtual_vr,
 };
-use super::{DecodeError, Format};
 
 /// Real objects nest below ten levels.
 const MAX_DEPTH: usize = 32;

@@ -52,8 +52,9 @@ pub(super) fn format_name(bytes: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Limits, decode};
+    use super::super::decode;
     use super::*;
+    use crate::decode::limits::Limits;
 
     #[test]
     fn volumes_and_archives_are_named() {

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::{DecodeError, Format, codecs};
+use super::codecs;
+use super::error::DecodeError;
+use super::format::Format;
 
 /// Joins the fragments of each frame.
 ///

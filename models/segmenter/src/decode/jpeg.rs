@@ -8,21 +8,17 @@ mod bits;
 mod dct;
 #[cfg(test)]
 mod encoder;
+mod error;
 mod headers;
 mod lossless;
 mod samples;
+mod stream;
 mod upsample;
 
-use super::{DecodeError, Format};
-use bits::Huffman;
-
-/// Rows, columns and samples a pixel that the stream has to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Size {
-    pub rows: usize,
-    pub cols: usize,
-    pub samples: usize,
-}
+use self::error::{malformed, truncated, unsupported};
+pub(super) use self::stream::Size;
+use self::stream::{Component, Process, SOI, Scan, Stream, u16_at};
+use super::error::DecodeError;
 
 /// What a stream says of its colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,78 +39,6 @@ pub(super) struct Decoded {
     /// Of a lossless stream: differences left its precision, and what is above that was cut off.
     pub overflows: bool,
 }
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Process {
-    Sequential,
-    Progressive,
-    Lossless,
-}
-
-#[derive(Debug, Clone)]
-struct Component {
-    id: u8,
-    horizontal: usize,
-    vertical: usize,
-    quantization: usize,
-}
-
-#[derive(Debug)]
-struct Frame {
-    process: Process,
-    precision: u32,
-    rows: usize,
-    cols: usize,
-    components: Vec<Component>,
-}
-
-/// A scan header.
-struct Scan {
-    /// Indices of the frame's components, and the tables of each.
-    components: Vec<usize>,
-    dc: Vec<usize>,
-    ac: Vec<usize>,
-    /// Start of spectral selection; of lossless scans the predictor.
-    first: u8,
-    last: u8,
-    /// Successive approximation; of lossless scans `low` is the point transform.
-    high: u8,
-    low: u8,
-}
-
-struct Stream<'a> {
-    bytes: &'a [u8],
-    position: usize,
-    frame: Option<Frame>,
-    dc: [Option<Huffman>; 4],
-    ac: [Option<Huffman>; 4],
-    quantization: [Option<[u16; 64]>; 4],
-    /// In MCUs; 0 for none.
-    restart_interval: usize,
-    is_jfif: bool,
-    /// The transform of an Adobe segment.
-    adobe: Option<u8>,
-    overflows: bool,
-}
-
-fn malformed(detail: &str) -> DecodeError {
-    DecodeError::Malformed {
-        format: Format::Dicom,
-        detail: format!("its jpeg stream is wrong: {detail}"),
-    }
-}
-
-fn unsupported(what: &str) -> DecodeError {
-    DecodeError::Unsupported { what: what.into() }
-}
-
-fn truncated() -> DecodeError {
-    DecodeError::Truncated {
-        format: Format::Dicom,
-    }
-}
-
-const SOI: [u8; 2] = [0xff, 0xd8];
 
 pub(super) fn is_jpeg(bytes: &[u8]) -> bool {
     bytes.starts_with(&SOI)
@@ -177,82 +101,7 @@ pub(super) fn decode(bytes: &[u8], size: Size) -> Result<Decoded, DecodeError> {
     stream.finish(lossless, coefficients)
 }
 
-fn u16_at(bytes: &[u8], position: usize) -> Result<u16, DecodeError> {
-    let pair = bytes.get(position..position + 2).ok_or_else(truncated)?;
-    Ok(u16::from_be_bytes([pair[0], pair[1]]))
-}
-
-impl<'a> Stream<'a> {
-    fn frame(&self) -> Result<&Frame, DecodeError> {
-        self.frame
-            .as_ref()
-            .ok_or_else(|| malformed("it has no frame header"))
-    }
-
-    /// The next marker's second byte; what stands before a marker is passed over, as libjpeg does.
-    fn marker(&mut self) -> Option<u8> {
-        loop {
-            let rest = self.bytes.get(self.position..)?;
-            let start = rest.iter().position(|&byte| byte == 0xff)?;
-            let fill = rest[start..].iter().position(|&byte| byte != 0xff)?;
-            self.position += start + fill + 1;
-            let code = rest[start + fill];
-            if code != 0 {
-                return Some(code);
-            }
-        }
-    }
-
-    /// The parameters behind a marker.
-    fn segment(&mut self) -> Result<&'a [u8], DecodeError> {
-        let length = usize::from(u16_at(self.bytes, self.position)?);
-        let end = self.position + length;
-        let segment = self.bytes.get(self.position + 2..end);
-        self.position = end;
-        match segment {
-            Some(segment) => Ok(segment),
-            None if length < 2 => Err(malformed("a segment is shorter than its length field")),
-            None => Err(truncated()),
-        }
-    }
-
-    /// Entropy-coded data up to the next marker; before interval `index`, other than the first, stands its restart
-    /// marker.
-    fn interval(&mut self, index: usize) -> Result<&'a [u8], DecodeError> {
-        if index > 0 {
-            let expected = 0xd0 + ((index - 1) % 8) as u8;
-            match self.marker() {
-                Some(code) if code == expected => {}
-                Some(_) => {
-                    return Err(malformed(
-                        "another marker stands where a restart marker is due",
-                    ));
-                }
-                None => return Err(truncated()),
-            }
-        }
-        let bytes = self.bytes;
-        let rest = bytes.get(self.position..).unwrap_or_default();
-        let length = rest
-            .windows(2)
-            .position(|pair| pair[0] == 0xff && pair[1] != 0);
-        let mut length = length.unwrap_or(rest.len());
-        if length == rest.len() && rest.ends_with(&[0xff]) {
-            length -= 1;
-        }
-        self.position += length;
-        Ok(&rest[..length])
-    }
-
-    fn dc_tables(&self, scan: &Scan) -> Result<Vec<&Huffman>, DecodeError> {
-        let table = |&index: &usize| self.dc[index].as_ref();
-        let tables = scan
-            .dc
-            .iter()
-            .map(|index| table(index).ok_or_else(no_table));
-        tables.collect()
-    }
-
+impl Stream<'_> {
     fn lossless_scan(&mut self, scan: &Scan, planes: &mut [Vec<u16>]) -> Result<(), DecodeError> {
         let frame = self.frame()?;
         let size = frame.rows * frame.cols;
@@ -316,8 +165,4 @@ impl<'a> Stream<'a> {
             None => Colour::Unsaid,
         })
     }
-}
-
-fn no_table() -> DecodeError {
-    malformed("a scan uses a table that is not there")
 }

@@ -3,8 +3,9 @@
 
 use jpeg2k::{DecodeParameters, Image};
 
+use super::error::DecodeError;
+use super::format::Format;
 use super::jpeg::Size;
-use super::{DecodeError, Format};
 
 /// The samples of one stream, with its colour transform undone.
 pub(super) struct Decoded {
@@ -188,13 +189,50 @@ impl Header {
             match u16_at(stream, self.end)? {
                 0xff90 => return Ok(()),
                 // Scod, progression order, number of layers, transform.
-                0xff52 => self.transform = *stream.get(self.end + 8).ok_or_else(truncated)? != 0,
+                COD => self.transform = *stream.get(self.end + 8).ok_or_else(truncated)? != 0,
                 0xff50..=0xff6f => {}
                 _ => return Err(malformed("its main header does not lead to a tile")),
             }
-            self.end += 2 + u16_at(stream, self.end + 2)?;
+            self.end = check_segment(stream, self.end, self.components)?;
         }
     }
+}
+
+const COD: usize = 0xff52;
+const COC: usize = 0xff53;
+
+/// The end of a marker's segment. Tiny precincts are refused: the decoder holds a tree for each, so that a stream of
+/// some hundred bytes could ask for gigabytes.
+fn check_segment(stream: &[u8], start: usize, components: usize) -> Result<usize, DecodeError> {
+    let end = start + 2 + u16_at(stream, start + 2)?;
+    let segment = stream.get(start..end).ok_or_else(truncated)?;
+    // Where Scod or Scoc stands, and the sizes: behind levels, block width and height, style and transform.
+    let (style, sizes) = match u16_at(segment, 0)? {
+        COD => (4, 14),
+        COC => {
+            let style = 5 + usize::from(components > 256);
+            (style, style + 6)
+        }
+        _ => return Ok(end),
+    };
+    let has_sizes = segment.get(style).is_some_and(|style| style & 1 != 0);
+    // Of each resolution the exponents of width and height.
+    let mut sizes = segment.get(sizes..).unwrap_or_default().iter();
+    if has_sizes && sizes.any(|size| size & 0xf < 4 || size >> 4 < 4) {
+        return Err(unsupported(
+            "jpeg 2000 with precincts of less than 16 x 16 samples",
+        ));
+    }
+    Ok(end)
+}
+
+/// The same for what the header of a tile-part changes; SOD ends it.
+fn check_tile_header(stream: &[u8], start: usize, components: usize) -> Result<(), DecodeError> {
+    let mut position = start;
+    while u16_at(stream, position)? != 0xff93 {
+        position = check_segment(stream, position, components)?;
+    }
+    Ok(())
 }
 
 /// All tiles have to be there, each with all of its parts, each part whole.
@@ -219,6 +257,7 @@ fn check_tiles(stream: &[u8], header: &Header) -> Result<(), DecodeError> {
         if length < 14 {
             return Err(malformed("a tile-part is shorter than its header"));
         }
+        check_tile_header(stream, position + 12, header.components)?;
         position = position.saturating_add(length);
         if position > stream.len() {
             return Err(truncated());

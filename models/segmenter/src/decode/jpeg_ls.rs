@@ -9,8 +9,9 @@ use dicom_encoding::adapters::{PixelDataObject, RawPixelData};
 use dicom_encoding::transfer_syntax::{TransferSyntax, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
+use super::error::{DecodeError, unsupported_syntax};
+use super::format::Format;
 use super::pixels::Layout;
-use super::{DecodeError, Format, codecs};
 
 /// What the stream says of itself.
 struct Header {
@@ -20,6 +21,8 @@ struct Header {
     precision: usize,
     /// Components that share no scan come one after the other.
     planar: bool,
+    /// What the stream has that CharLS does not decode.
+    foreign: Option<&'static str>,
 }
 
 /// SOF55 of ISO/IEC 14495-1.
@@ -44,9 +47,19 @@ fn header(bytes: &[u8]) -> Option<Header> {
         let length = usize::from(u16::from_be_bytes([marker[2], marker[3]]));
         match (marker[1], found) {
             (0xda, Some(header)) => {
-                let alone = *bytes.get(position + 4)? == 1;
+                let count = usize::from(*bytes.get(position + 4)?);
+                // Selector and mapping table of each component; NEAR, interleave mode, point transform.
+                let scan = bytes.get(position + 5..position + 5 + 2 * count + 3)?;
+                let (components, last) = scan.split_at(2 * count);
+                let mut tables = components.iter().skip(1).step_by(2);
+                let foreign = match last[2] & 0xf {
+                    0 if tables.all(|table| *table == 0) => None,
+                    0 => Some("jpeg-ls with mapping tables"),
+                    _ => Some("jpeg-ls with a point transform"),
+                };
                 return Some(Header {
-                    planar: alone && header.components > 1,
+                    planar: count == 1 && header.components > 1,
+                    foreign,
                     ..header
                 });
             }
@@ -58,6 +71,7 @@ fn header(bytes: &[u8]) -> Option<Header> {
                     components: usize::from(frame[5]),
                     precision: usize::from(frame[0]),
                     planar: false,
+                    foreign: None,
                 });
             }
             (_, other) => found = other,
@@ -76,11 +90,14 @@ pub(super) fn decode(frame: &[u8], layout: Layout) -> Result<(Vec<f32>, usize), 
             "a stream differs from rows, columns or samples".into(),
         ));
     }
+    if let Some(what) = header.foreign {
+        return Err(DecodeError::Unsupported { what: what.into() });
+    }
     let codec = TransferSyntaxRegistry
         .get(uids::JPEGLS_LOSSLESS)
         .map(TransferSyntax::codec);
     let Some(Codec::EncapsulatedPixelData(Some(decoder), _)) = codec else {
-        return Err(codecs::unsupported(uids::JPEGLS_LOSSLESS));
+        return Err(unsupported_syntax(uids::JPEGLS_LOSSLESS));
     };
     let allocated = if header.precision > 8 { 16 } else { 8 };
     let stored = layout.stored.min(allocated);

@@ -9,9 +9,9 @@ use dicom_core::dictionary::UidDictionary;
 use dicom_dictionary_std::{StandardSopClassDictionary, tags, uids};
 use dicom_object::InMemDicomObject;
 
-use super::DecodeError;
 use super::attributes::text;
-use crate::result::Warning;
+use super::error::DecodeError;
+use crate::warning::Warning;
 
 /// What everything that this program writes has as Manufacturer and as Manufacturer's Model Name.
 pub const MANUFACTURER: &str = "Scanside";

@@ -4,8 +4,8 @@ use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
-use super::DecodeError;
 use super::attributes::{float, functional_groups, item, present};
+use super::error::DecodeError;
 
 /// LUT Descriptor and LUT Data (PS3.3 C.11.1.1): values below the first index take the first entry,
 /// values above the last one the last.

@@ -10,9 +10,9 @@ use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
 
-use super::DecodeError;
 use super::charset::{Charset, Text};
 use super::elements::{Content, Element, PIXELS};
+use super::error::DecodeError;
 use super::header::virtual_vr;
 
 /// What decides about pixels, where they lie and whose they are. Only these may cost an image: by a sequence that is

@@ -4,7 +4,8 @@
 use contract::Image;
 pub use image::metadata::Orientation;
 
-use super::{Format, sniff};
+use super::format::Format;
+use super::magic::sniff;
 
 /// How a PNG, JPEG or TIFF file (its first page) wants to be turned. What names no orientation, or an unknown one,
 /// stays as it is.

@@ -6,8 +6,8 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
-use super::DecodeError;
 use super::attributes::present;
+use super::error::DecodeError;
 use super::pixels::Number;
 
 /// Stored values from `low` to `high` are padding. Of floating-point pixels NaN can be.
@@ -47,23 +47,43 @@ impl Padding {
 
     /// Which of the stored values are padding; `None` when none is. Padding lies at an end of the values: a zero amid
     /// signed ones may be tissue as well as padding, and stays what it is.
-    #[expect(
-        clippy::needless_bitwise_bool,
-        reason = "without branches several values are compared at once"
-    )]
     pub(super) fn find(&self, stored: &[f32]) -> Option<Vec<bool>> {
         // Stored values have single precision, so have these.
         let (low, high) = (self.low as f32, self.high as f32);
-        let is_nan = low.is_nan();
-        let is_padding = |value: f32| (value >= low) & (value <= high) | (is_nan & value.is_nan());
-        let (mut below, mut above, mut any) = (false, false, false);
-        for &value in stored {
-            below |= value < low;
-            above |= value > high;
-            any |= is_padding(value);
+        if low.is_nan() {
+            let padded: Vec<bool> = stored.iter().map(|value| value.is_nan()).collect();
+            return padded.contains(&true).then_some(padded);
         }
-        (any && !(below && above)).then(|| stored.iter().map(|value| is_padding(*value)).collect())
+        let lowest = extreme(
+            stored,
+            |lowest, value| if value < lowest { value } else { lowest },
+        );
+        let highest = extreme(
+            stored,
+            |highest, value| if value > highest { value } else { highest },
+        );
+        let is_below = lowest? >= low && lowest? <= high;
+        let is_above = highest? <= high && highest? >= low;
+        let is_padding = |value: &f32| (*value >= low) & (*value <= high);
+        (is_below || is_above).then(|| stored.iter().map(is_padding).collect())
     }
+}
+
+/// The one of `values` that `better` prefers to all others; `None` of no number at all. Eight are compared at once.
+fn extreme(values: &[f32], better: impl Fn(f32, f32) -> f32) -> Option<f32> {
+    let first = *values.iter().find(|value| !value.is_nan())?;
+    let (blocks, rest) = values.as_chunks::<8>();
+    let mut best = [first; 8];
+    for block in blocks {
+        for (best, &value) in best.iter_mut().zip(block) {
+            *best = better(*best, value);
+        }
+    }
+    Some(
+        best.iter()
+            .chain(rest)
+            .fold(first, |best, &value| better(best, value)),
+    )
 }
 
 /// As a stored value. Whether 16 bits have a sign is what the pixels say: files have -2000 as US 63536 beside
@@ -97,22 +117,42 @@ fn stored_value(
 }
 
 /// Gives padded pixels the lowest finite value of the others; where there is no other, finite ones stay as they are.
-#[expect(
-    clippy::needless_bitwise_bool,
-    reason = "without branches several values are compared at once"
-)]
 pub(super) fn fill(data: &mut [f32], padded: &[bool]) {
-    let mut lowest = f32::INFINITY;
-    for (&value, &padded) in data.iter().zip(padded) {
-        let lower = (value < lowest) & value.is_finite() & !padded;
-        lowest = if lower { value } else { lowest };
-    }
-    let lowest = lowest.is_finite().then_some(lowest);
-    for (value, padded) in data.iter_mut().zip(padded) {
-        if *padded && (lowest.is_some() || !value.is_finite()) {
-            *value = lowest.unwrap_or_default();
+    let lowest = lowest_real(data, padded);
+    if lowest.is_finite() {
+        for (value, padded) in data.iter_mut().zip(padded) {
+            *value = if *padded { lowest } else { *value };
+        }
+    } else {
+        for (value, _) in data.iter_mut().zip(padded).filter(|(_, padded)| **padded) {
+            *value = if value.is_finite() { *value } else { 0.0 };
         }
     }
+}
+
+/// Infinity where nothing is left. Eight values are compared at once.
+fn lowest_real(data: &[f32], padded: &[bool]) -> f32 {
+    let lower = |lowest: f32, value: f32, padded: bool| {
+        // What is padded or no number is as good as infinite.
+        let value = if padded || value == f32::NEG_INFINITY {
+            f32::INFINITY
+        } else {
+            value
+        };
+        if value < lowest { value } else { lowest }
+    };
+    let ((blocks, rest), (marks, rest_marks)) = (data.as_chunks::<8>(), padded.as_chunks::<8>());
+    let mut best = [f32::INFINITY; 8];
+    for (block, marks) in blocks.iter().zip(marks) {
+        for lane in 0..8 {
+            best[lane] = lower(best[lane], block[lane], marks[lane]);
+        }
+    }
+    let best = best
+        .iter()
+        .fold(f32::INFINITY, |best, &value| lower(best, value, false));
+    let rest = rest.iter().zip(rest_marks);
+    rest.fold(best, |best, (&value, &padded)| lower(best, value, padded))
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use dicom_encoding::transfer_syntax::{Codec, Endianness, TransferSyntax};
 use dicom_object::InMemDicomObject;
 
 use super::attributes::integer;
-use super::dicom::Photometric;
-use super::pixels::{Layout, ybr_to_rgb};
-use super::{DecodeError, Format, codecs, fragments};
+use super::error::DecodeError;
+use super::format::Format;
+use super::pixels::{Layout, Photometric, ybr_to_rgb};
+use super::{codecs, fragments};
 
 /// Where the frames' bytes come from.
 pub(super) enum PixelData<'a> {
@@ -93,6 +94,9 @@ impl<'a> PixelData<'a> {
         let (mut data, is_ybr, bits) = match self {
             Self::Float(values) => {
                 let size = layout.rows * layout.cols * layout.samples;
+                if index == 0 && !values.len().is_multiple_of(size) && values.len() > size {
+                    return Err(too_long("FloatPixelData"));
+                }
                 let frame = values
                     .get(index * size..(index + 1) * size)
                     .ok_or(truncated)?;
@@ -144,16 +148,26 @@ impl<'a> PixelData<'a> {
     }
 }
 
-/// Zeros behind the last frame are padding, and so is less than a frame; another frame means that an attribute is wrong,
-/// and then perhaps all pixels are.
+/// What lies behind the last frame is padding where it is less than a row and a column, or zeros. More says that an
+/// attribute is wrong and then perhaps every pixel, as zeros do that would make each row longer or each frame higher.
 fn check_surplus(bytes: &[u8], layout: Layout, count: usize) -> Result<(), DecodeError> {
     let surplus = &bytes[layout.bytes(count)..];
-    let is_frame = bytes.len() >= layout.bytes(count + 1) && surplus.len() > 1;
-    if is_frame && surplus.iter().any(|&byte| byte != 0) {
-        return Err(DecodeError::Attribute {
-            name: "PixelData",
-            problem: "is longer than Rows, Columns, BitsAllocated and NumberOfFrames say",
-        });
+    let pixel = layout.bytes(1) / (layout.rows * layout.cols);
+    let line = count * layout.rows.min(layout.cols) * pixel.max(1);
+    let is_line = surplus.len() >= line.max(2);
+    let is_zero = surplus.iter().all(|&byte| byte == 0);
+    let is_whole = |side: usize| pixel > 0 && surplus.len().is_multiple_of(count * side * pixel);
+    let is_frame = bytes.len() >= layout.bytes(count + 1);
+    let is_larger = !is_frame && (is_whole(layout.rows) || is_whole(layout.cols));
+    if is_line && (!is_zero || is_larger) {
+        return Err(too_long("PixelData"));
     }
     Ok(())
+}
+
+fn too_long(name: &'static str) -> DecodeError {
+    DecodeError::Attribute {
+        name,
+        problem: "is longer than Rows, Columns, BitsAllocated and NumberOfFrames say",
+    }
 }

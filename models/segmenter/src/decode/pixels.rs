@@ -1,6 +1,19 @@
 //! Stored bits to numbers (PS3.5 section 8): allocated and stored bits, sign, planes, YBR to RGB.
 
-use super::{DecodeError, Format};
+use super::error::DecodeError;
+use super::format::Format;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Photometric {
+    Monochrome1,
+    Monochrome2,
+    PaletteColor,
+    Rgb,
+    YbrFull,
+    YbrFull422,
+    /// JPEG 2000 with its own colour transform, which its decoder undoes.
+    YbrOfCodec,
+}
 
 /// What a stored sample is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

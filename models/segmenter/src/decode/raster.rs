@@ -11,9 +11,13 @@ use image::codecs::png::PngDecoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError};
 
+use super::error::DecodeError;
+use super::format::Format;
+use super::limits::{Limits, Shape};
 use super::orientation::{orientation, upright};
-use super::{DecodeError, Format, Identifiers, Limits, Scan, Shape, Spacing};
-use crate::result::Warning;
+use super::scan::{Identifiers, Scan};
+use super::spacing::Spacing;
+use crate::warning::Warning;
 
 pub(super) fn png(bytes: &[u8], limits: &Limits) -> Result<Scan, DecodeError> {
     let decoder = PngDecoder::new(Cursor::new(bytes));

@@ -1,6 +1,7 @@
 //! RLE Lossless (PS3.5 annex G): byte planes, most significant first, each PackBits-coded.
 
-use super::{DecodeError, Format};
+use super::error::DecodeError;
+use super::format::Format;
 
 const HEADER_BYTES: usize = 64;
 

@@ -15,8 +15,11 @@ use serde::{Deserialize, Serialize};
 use super::acquisition::{self, Acquisition};
 use super::attributes::{functional_group, integer, text, whole};
 use super::dataset::{self, meta};
+use super::error::{DecodeError, with_keyword};
+use super::format::Format;
+use super::limits::Limits;
+use super::magic::sniff;
 use super::object::Doubt;
-use super::{DecodeError, Format, Limits, sniff, with_keyword};
 
 /// Every element of these is text; what is empty or absent in the image is left out of [`Source`].
 pub const COPIED: [(Tag, VR); 24] = [

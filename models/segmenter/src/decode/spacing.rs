@@ -10,7 +10,7 @@ use dicom_object::InMemDicomObject;
 use serde::{Deserialize, Serialize};
 
 use super::attributes::{float, functional_groups, integer, present, text};
-use crate::result::Warning;
+use crate::warning::Warning;
 
 /// Where the spacing of an image comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,8 +10,9 @@ use dicom_encoding::transfer_syntax::{Endianness, TransferSyntaxIndex};
 use dicom_transfer_syntax_registry::{TransferSyntaxRegistry, entries};
 
 use super::elements::{Content, Walk};
+use super::error::{DecodeError, unsupported_syntax};
+use super::format::Format;
 use super::header::Encoding;
-use super::{DecodeError, Format, codecs};
 
 /// Transfer syntaxes whose pixels [`decode`](super::decode) reads: what a sender may use of each, and what is refused,
 /// is the table of `tests/peers/transfer_syntaxes.py`.
@@ -42,7 +43,7 @@ pub struct Instance {
 pub fn instance(head: &[u8], transfer_syntax: &str) -> Result<Instance, DecodeError> {
     let syntax = TransferSyntaxRegistry
         .get(transfer_syntax)
-        .ok_or_else(|| codecs::unsupported(transfer_syntax))?;
+        .ok_or_else(|| unsupported_syntax(transfer_syntax))?;
     let bytes = match syntax.codec() {
         Codec::Dataset(Some(adapter)) => {
             let mut inflated = Vec::new();
@@ -109,6 +110,7 @@ fn uid(value: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::codecs;
     use super::*;
 
     const CLASS: &[u8] = b"1.2.840.10008.5.1.4.1.1.4\0";

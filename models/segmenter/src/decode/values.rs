@@ -5,7 +5,11 @@ use dicom_core::{Tag, VR};
 use dicom_dictionary_std::StandardDataDictionary;
 
 use super::attributes::present;
-use super::{DecodeError, Format, Limits, check, dataset, sniff};
+use super::dataset;
+use super::error::DecodeError;
+use super::format::Format;
+use super::limits::{Limits, check};
+use super::magic::sniff;
 
 /// An attribute of the standard's dictionary whose values are short texts or numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

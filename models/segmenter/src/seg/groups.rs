@@ -3,11 +3,20 @@
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::tags;
 
+use super::about::About;
 use super::element::{Object, code, decimal, number, put_items, text};
-use super::object::Frame;
+use super::slice::{Found, Slice};
 use super::stack::{Place, grid_step};
-use super::{About, Slice};
 use crate::decode::source::Plane;
+
+/// A frame of the segmentation.
+pub(super) struct Frame<'a> {
+    /// From 1.
+    pub(super) segment: u16,
+    pub(super) place: &'a Place,
+    /// Nothing else is in it.
+    pub(super) found: Option<&'a Found>,
+}
 
 /// By what frames are told apart, besides their segment.
 pub(super) struct Dimensions {

@@ -4,29 +4,40 @@ use std::collections::BTreeSet;
 
 use contract::LabelMap;
 use contract::manifest::Class;
+use contract::mask::RleError;
 use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom_object::FileMetaTableBuilder;
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
+use super::about::About;
 use super::bits::Bits;
 use super::element::{
     Object, cie_lab, code, cut, date_and_time, local_code, number, put_items, text,
 };
-use super::groups::{Dimensions, Layout, reference};
+use super::groups::{Dimensions, Frame, Layout, reference};
+use super::slice::{Found, Slice};
 use super::stack::Place;
-use super::{About, Found, SOP_CLASS_UID, SegError, Slice};
 use crate::decode::kind::{MANUFACTURER, MODEL_NAME};
 use crate::decode::source::COPIED;
 
-/// A frame of the segmentation.
-pub(super) struct Frame<'a> {
-    /// From 1.
-    pub(super) segment: u16,
-    pub(super) place: &'a Place,
-    /// Nothing else is in it.
-    found: Option<&'a Found>,
+pub const SOP_CLASS_UID: &str = uids::SEGMENTATION_STORAGE;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SegError {
+    #[error("a segmentation needs at least one image")]
+    NoImage,
+    #[error(
+        "the images differ in size, in what they say of their planes, or in frame of reference"
+    )]
+    Mixed,
+    #[error("{0} frames are more than DICOM counts")]
+    TooManyFrames(usize),
+    #[error("a mask does not fit its image: {0}")]
+    Mask(#[from] RleError),
+    #[error("cannot encode the segmentation: {0}")]
+    Encode(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 pub(super) fn encode(

@@ -1,6 +1,6 @@
 //! Where a frame lies, in numbers, and how far the planes of a volume are from each other.
 
-use super::Slice;
+use super::slice::Slice;
 use crate::decode::source::numbers;
 
 /// Scanners repeat a position with noise in its last digits.

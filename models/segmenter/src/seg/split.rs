@@ -7,7 +7,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Slice;
+use super::slice::Slice;
 use super::space::{SAME_PLACE_MM, Space};
 use crate::decode::acquisition::{TRIGGER_TIME, keywords};
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use contract::manifest::Class;
 use serde::{Deserialize, Serialize};
 
-use super::Slice;
+use super::slice::Slice;
 use super::space::{Space, Steps};
 use crate::decode::source::numbers;
 

@@ -7,8 +7,7 @@ use segmenter::infer::{Probe, alone, half_precision, set_threads};
 use segmenter::overlay::overlay_png;
 use segmenter::result::{Instance, instances};
 use segmenter::{OpenError, OpenOptions, Segmenter};
-
-use crate::sample_bundle;
+use tests::sample_bundle;
 
 fn chain(error: &dyn std::error::Error) -> String {
     error.to_string()

@@ -17,8 +17,6 @@ mod mutations;
 mod pile;
 mod reported_streams;
 mod reports;
-#[path = "../../../../tests/sample_bundle.rs"]
-mod sample_bundle;
 mod text;
 mod values;
 mod written;

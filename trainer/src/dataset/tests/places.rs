@@ -98,7 +98,7 @@ fn a_plane_is_written_into_the_list_and_read_back() {
     };
     let dataset = index(folder.path(), &coronal).unwrap();
     let list = folder.path().join("list.csv");
-    write_list(&dataset, &list).unwrap();
+    write_list(&dataset.entries, &list).unwrap();
     let text = std::fs::read_to_string(&list).unwrap();
     assert!(
         text.starts_with("image,labels,patient,split,slice,plane\n"),

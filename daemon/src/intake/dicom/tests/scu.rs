@@ -12,10 +12,7 @@ use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 
 use super::super::*;
 use crate::dimse;
-use crate::outbox::Outbox;
-use crate::spool::Shelves;
-use crate::status::Status;
-use crate::tls::credentials::Credentials;
+use crate::outbox::job::Ticket;
 
 pub(super) const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
 pub(super) const EXPLICIT: &str = "1.2.840.10008.1.2.1";
@@ -23,25 +20,18 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) struct Box {
     folder: tempfile::TempDir,
-    pub(super) door: Door,
+    pub(super) intake: Intake,
     pub(super) address: SocketAddr,
     pub(super) stop: watch::Sender<bool>,
     pub(super) queue: mpsc::Receiver<Ticket>,
     pub(super) thread: JoinHandle<Result<(), DicomError>>,
 }
 
-pub(super) fn open(edit: impl FnOnce(&mut config::Dicom, &mut Door)) -> Box {
+pub(super) fn open(edit: impl FnOnce(&mut config::Dicom, &mut Intake)) -> Box {
     let folder = tempfile::tempdir().unwrap();
     let mut config: config::Dicom = toml::from_str("name = \"pacs\"").unwrap();
-    let mut door = Door {
-        outbox: Arc::new(Outbox::open(folder.path()).unwrap()),
-        shelves: Shelves::create(folder.path(), 0).unwrap(),
-        status: Arc::new(Status::default()),
-        credentials: watch::channel(Credentials::default()).1,
-        min_free_bytes: 0,
-        releases: None,
-    };
-    edit(&mut config, &mut door);
+    let (mut intake, queue) = Intake::of(folder.path(), 2);
+    edit(&mut config, &mut intake);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let port = Port {
@@ -50,16 +40,15 @@ pub(super) fn open(edit: impl FnOnce(&mut config::Dicom, &mut Door)) -> Box {
         grace: Duration::from_secs(5),
     };
     let (stop, stopped) = watch::channel(false);
-    let (tickets, queue) = mpsc::channel(2);
-    let given = door.clone();
+    let given = intake.clone();
     let thread = thread::spawn(move || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         let runtime = builder.enable_all().build().unwrap();
-        runtime.block_on(run(port, given, tickets, stopped))
+        runtime.block_on(run(port, given, stopped))
     });
     Box {
         folder,
-        door,
+        intake,
         address,
         stop,
         queue,
@@ -111,7 +100,7 @@ impl Box {
     }
 
     pub(super) fn pending(&self) -> u64 {
-        self.door.outbox.ledger().unwrap().pending
+        self.intake.outbox.ledger().unwrap().pending
     }
 
     /// The end of a clean stop.

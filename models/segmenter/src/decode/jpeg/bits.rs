@@ -1,7 +1,7 @@
 //! Entropy-coded data of one restart interval, bit by bit, and the Huffman codes in it (T.81 annexes C and F.2.2).
 
-use super::malformed;
-use crate::decode::DecodeError;
+use super::error::malformed;
+use crate::decode::error::DecodeError;
 
 /// One interval without its markers. What is read beyond its end is zeros, and [`Bits::finish`] then says so: a check
 /// for each row instead of one for each bit.

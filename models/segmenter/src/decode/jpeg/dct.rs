@@ -1,8 +1,9 @@
 //! Scans of JPEG by DCT, sequential and progressive, Huffman-coded (T.81 annexes F and G).
 
 use super::bits::{Bits, Huffman};
-use super::{Component, Frame, Process, Scan, Stream, malformed, no_table, unsupported};
-use crate::decode::DecodeError;
+use super::error::{malformed, no_table, unsupported};
+use super::stream::{Component, Frame, Process, Scan, Stream};
+use crate::decode::error::DecodeError;
 
 #[rustfmt::skip]
 pub(super) const ZIGZAG: [usize; 64] = [

@@ -1,10 +1,10 @@
 //! Segments of a stream that describe its frame, its scans and its tables (T.81 annex B).
 
 use super::bits::Huffman;
-use super::{
-    Component, DecodeError, Frame, Process, Scan, Size, Stream, dct, malformed, truncated, u16_at,
-    unsupported,
-};
+use super::dct;
+use super::error::{malformed, truncated, unsupported};
+use super::stream::{Component, Frame, Process, Scan, Size, Stream, u16_at};
+use crate::decode::error::DecodeError;
 
 const DNL: [u8; 2] = [0xff, 0xdc];
 

@@ -1,8 +1,9 @@
 //! Scans of lossless JPEG: process 14, Huffman-coded (T.81 annex H).
 
 use super::bits::{Bits, Huffman};
-use super::{Component, Scan, Stream, malformed, unsupported};
-use crate::decode::DecodeError;
+use super::error::{malformed, unsupported};
+use super::stream::{Component, Scan, Stream};
+use crate::decode::error::DecodeError;
 
 /// What undoes the differences of one component.
 struct Undo {

@@ -3,9 +3,10 @@
 use std::f32::consts::SQRT_2;
 
 use super::dct::{Coefficients, Plane, ZIGZAG, highest_factors};
+use super::error::{malformed, no_table};
+use super::stream::{Size, Stream};
 use super::upsample::Subsampled;
-use super::{Size, Stream, malformed, no_table};
-use crate::decode::DecodeError;
+use crate::decode::error::DecodeError;
 
 /// Samples of all components, at the image's size.
 pub(super) fn planes(

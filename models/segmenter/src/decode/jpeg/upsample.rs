@@ -1,6 +1,6 @@
 //! Components with fewer samples than pixels, brought to the image's size.
 
-use super::Size;
+use super::stream::Size;
 
 /// One component as its blocks hold it.
 pub(super) struct Subsampled {

@@ -1,8 +1,9 @@
 //! Activations, by themselves; layers finish their sums with the same functions.
 
+use contract::vector::vectorized;
+
 use super::compute::{Compute, Operand};
 use super::softmax::exp;
-use super::vectorized;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Activation {

@@ -1,10 +1,11 @@
 //! A depthwise 3x3 convolution with padding 1 on tokens: channels lie side by side, so they fill the vectors.
 
+use contract::vector::vectorized;
+
 use super::super::threads::for_chunks;
 use super::activation::Activation;
 use super::compute::{Compute, Operand};
 use super::patches::Patches;
-use super::vectorized;
 
 /// Channels of a register of AVX-512.
 const LANES: usize = 16;

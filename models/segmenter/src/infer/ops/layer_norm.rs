@@ -1,8 +1,10 @@
 //! LayerNorm over the last axis, in one pass over each row.
 
+use contract::vector::vectorized;
+
 use super::super::threads::for_chunks;
 use super::compute::{Compute, Operand};
-use super::{fold_lanes, vectorized};
+use super::lanes::fold_lanes;
 
 /// Rows that a thread takes at once.
 const BLOCK: usize = 64;

@@ -1,37 +1,21 @@
 //! Rows (M, K) times a matrix (K, N) in panels: int8 by int8 to int32, and f32 with one fused multiply-add after the
 //! other along K. Both give the same bits on every processor; what [`half`] rounds does not.
 
+mod cpu;
 mod float;
 #[cfg(any(not(target_arch = "aarch64"), test))]
 mod generic;
+mod kernel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use std::sync::LazyLock;
-
-use self::float::TileOfF32;
-pub(crate) use self::float::{
-    COLS_F32, Half, PackedF32, RowsF32, TILE_COLS, TILE_ROWS, TileF32, half,
-};
-
-/// Columns of a panel of int8 weights.
-pub(crate) const COLS: usize = 32;
-/// Values along K that lie side by side for one column.
-const QUAD: usize = 4;
-/// Rows of one call of a kernel at most.
-pub(crate) const ROWS: usize = 8;
-
-/// 16 columns, four values along K each: what an AVX-512 register holds.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line([i8; 64]);
-
-/// Sums of up to [`ROWS`] rows of a panel.
-#[derive(Clone, Copy, Default)]
-#[repr(C, align(64))]
-pub(super) struct Tile(pub(super) [[i32; COLS]; ROWS]);
+pub(crate) use self::cpu::half;
+use self::cpu::kernel;
+pub(crate) use self::float::{PackedF32, RowsF32};
+pub(crate) use self::kernel::{COLS, COLS_F32, Half, ROWS, TILE_COLS, TILE_ROWS, Tile, TileF32};
+use self::kernel::{Line, QUAD};
 
 /// An int8 matrix as the kernels read it: panels of [`COLS`] columns, in each for every four values along K two
 /// [`Line`]s. What is missing to whole panels and fours is zero.
@@ -131,31 +115,9 @@ impl PackedI8 {
     }
 }
 
-/// What multiplies int8 on this CPU.
-struct Kernel {
-    /// Whether it takes activations as i8, the 256 steps less 128, and not as u8.
-    signed: bool,
-    /// Rows of activations (1 to [`ROWS`], each twice as many bytes as `lines` has elements), lines, sums.
-    tile: fn(&[u8], &[Line], &mut Tile),
-    tile_f32: TileOfF32,
-}
-
-fn kernel() -> &'static Kernel {
-    static KERNEL: LazyLock<Kernel> = LazyLock::new(|| {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(kernel) = x86::kernel() {
-            return kernel;
-        }
-        #[cfg(target_arch = "aarch64")]
-        return neon::kernel();
-        #[cfg(not(target_arch = "aarch64"))]
-        generic::KERNEL
-    });
-    &KERNEL
-}
-
 #[cfg(test)]
 mod tests {
+    use super::kernel::Kernel;
     use super::*;
 
     pub(super) fn bytes(n: usize, seed: u32) -> impl Iterator<Item = i8> {

@@ -1,7 +1,9 @@
 //! Softmax over the last axis.
 
+use contract::vector::vectorized;
+
 use super::compute::{Compute, Operand};
-use super::{LANES, fold_lanes, join_lanes, vectorized};
+use super::lanes::{LANES, fold_lanes, join_lanes};
 
 #[derive(Debug)]
 pub(crate) struct Softmax;

@@ -3,12 +3,13 @@
 
 use std::ops::Range;
 
+use contract::vector::vectorized;
+
 use super::super::threads::for_chunks;
 use super::compute::{Compute, Operand};
 use super::matmul::{COLS_F32, Half, PackedF32, TILE_COLS, TILE_ROWS, TileF32};
 use super::relative_bias::RelativeBias;
 use super::softmax::exponentials;
-use super::vectorized;
 
 /// (H * W, 3 C) -> (H * W, C): all q (with the scale of the scores), all k, all v; heads one after the other.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What is done to sums while they are in the first cache: scale, bias, residual, activation.
 
 use super::super::activation::{Activation, gelu_of, gelu_tanh_of, hard_swish_of, relu_of};
-use super::Linear;
+use super::layer::Linear;
 
 /// What is done to the sums of some columns.
 pub(super) struct Columns<const N: usize> {

@@ -1,49 +1,10 @@
 //! Products of f32, or of f32 rounded to 16 bits where that was asked for and this CPU multiplies such numbers.
 
-use super::kernel;
-
-/// Columns of a panel: a register of AVX-512.
-pub(crate) const COLS_F32: usize = 16;
-/// Columns of a tile: two panels.
-pub(crate) const TILE_COLS: usize = 2 * COLS_F32;
-/// Rows of a tile: with two panels their sums fill half of the registers of AVX-512.
-pub(crate) const TILE_ROWS: usize = 8;
-
-pub(crate) type TileF32 = [[f32; TILE_COLS]; TILE_ROWS];
-
-/// Rows of K values, K, panels (K, 16), and rows that are so many values apart for the products.
-pub(super) type TileOfF32 = fn(&[f32], usize, &[[f32; COLS_F32]], &mut [f32], usize);
-
-/// Two values along K of 16 columns, in the order of the kernel.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Pair(pub(super) [u16; 2 * COLS_F32]);
+use super::cpu::kernel;
+use super::kernel::{COLS_F32, Half, Pair, TILE_COLS, TILE_ROWS};
 
 /// Along K there are whole eights of 16-bit numbers; zeros fill the last.
 const EIGHT: usize = 8;
-
-/// What multiplies numbers of 16 bits on this CPU; sums are f32, or become it every few products.
-#[derive(Debug)]
-pub(crate) struct Half {
-    /// How a number is kept.
-    pub(crate) name: &'static str,
-    /// Rounds a row; zeros follow it to the end of its place.
-    pub(super) round: fn(&[f32], &mut [u16]),
-    /// Rounds a panel (K, 16); pairs beyond it stay.
-    pub(super) pairs: fn(&[[f32; COLS_F32]], &mut [Pair]),
-    /// Rows of whole eights, how many values a row has, panels of half as many pairs, and as [`TileOfF32`].
-    pub(super) tile: fn(&[u16], usize, &[Pair], &mut [f32], usize),
-}
-
-/// `None` where this CPU has no such instructions.
-pub(crate) fn half() -> Option<&'static Half> {
-    #[cfg(target_arch = "x86_64")]
-    return super::x86::half();
-    #[cfg(target_arch = "aarch64")]
-    return super::neon::half();
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    None
-}
 
 /// A matrix (K, N) in panels (K, 16), zero where columns are missing.
 #[derive(Debug)]
@@ -176,6 +137,8 @@ fn of_a_tile<T>(rows: &[T], k: usize, first: usize) -> &[T] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cpu::half;
+    use super::super::kernel::TileF32;
     use super::super::tests::{bytes, kernels};
     use super::*;
 

@@ -1,8 +1,8 @@
 //! For CPUs without a kernel of their own; the compiler vectorizes it as well as it can.
 
-use super::super::vectorized;
-use super::float::COLS_F32;
-use super::{COLS, Kernel, Line, QUAD, Tile};
+use contract::vector::vectorized;
+
+use super::kernel::{COLS, COLS_F32, Kernel, Line, QUAD, Tile};
 
 pub(super) const KERNEL: Kernel = Kernel {
     signed: true,

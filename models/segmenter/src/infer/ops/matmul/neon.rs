@@ -1,6 +1,6 @@
 //! ARM: `sdot` where the CPU has it (Cortex-A55, A76 and later), else products of bytes widened to 16 bits (A53, A72).
 
-mod f16;
+pub(super) mod f16;
 
 use std::arch::aarch64::{
     float32x4_t, int8x16_t, int32x4_t, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, vfmaq_n_f32,
@@ -8,10 +8,7 @@ use std::arch::aarch64::{
 };
 use std::arch::is_aarch64_feature_detected;
 
-use super::float::COLS_F32;
-use super::{COLS, Kernel, Line, QUAD, ROWS, Tile};
-
-pub(super) use f16::half;
+use super::kernel::{COLS, COLS_F32, Kernel, Line, QUAD, ROWS, Tile};
 
 const DOT: Kernel = Kernel {
     signed: true,

@@ -1,6 +1,6 @@
 //! AVX-512 VNNI: `vpdpbusd` adds four products of an unsigned and a signed byte to each of sixteen sums.
 
-mod bf16;
+pub(super) mod bf16;
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_load_si512, _mm512_loadu_ps,
@@ -8,10 +8,7 @@ use std::arch::x86_64::{
     _mm512_storeu_si512,
 };
 
-use super::float::{COLS_F32, TILE_ROWS};
-use super::{Kernel, Line, QUAD, ROWS, Tile};
-
-pub(super) use bf16::half;
+use super::kernel::{COLS_F32, Kernel, Line, QUAD, ROWS, TILE_ROWS, Tile};
 
 pub(super) fn kernel() -> Option<Kernel> {
     let has = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");

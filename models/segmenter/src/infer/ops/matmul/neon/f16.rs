@@ -8,7 +8,7 @@ use std::arch::aarch64::{
 };
 use std::arch::is_aarch64_feature_detected;
 
-use super::super::float::{COLS_F32, Half, Pair, TILE_ROWS};
+use super::super::kernel::{COLS_F32, Half, Pair, TILE_ROWS};
 
 static F16: Half = Half {
     name: "f16",

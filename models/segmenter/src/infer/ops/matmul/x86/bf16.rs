@@ -6,7 +6,7 @@ use std::arch::x86_64::{
 };
 use std::mem::transmute;
 
-use super::super::float::{COLS_F32, Half, Pair, TILE_ROWS};
+use super::super::kernel::{COLS_F32, Half, Pair, TILE_ROWS};
 use super::{load_f32, store_f32};
 
 static BF16: Half = Half {
