@@ -57,6 +57,16 @@ pub enum MqttError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// What the publisher shares with other tasks.
+pub struct PublisherContext {
+    pub encoder: Encoder,
+    pub outbox: Arc<Outbox>,
+    pub shelves: Shelves,
+    pub models: Arc<Models>,
+    pub status: Arc<Status>,
+    pub credentials: watch::Receiver<Credentials>,
+}
+
 /// Owns the broker's side of the outbox.
 pub struct Publisher {
     config: Arc<Config>,
@@ -86,14 +96,15 @@ const NO_ACKS: &str = "the broker acknowledges nothing; on a slow link raise `mq
                        and `mqtt.keep_alive_s`, or lower `mqtt.inline_max_bytes`";
 
 impl Publisher {
-    pub fn new(
-        config: &Config,
-        encoder: Encoder,
-        (outbox, shelves): (Arc<Outbox>, Shelves),
-        models: Arc<Models>,
-        status: Arc<Status>,
-        credentials: watch::Receiver<Credentials>,
-    ) -> Self {
+    pub fn new(config: &Config, context: PublisherContext) -> Self {
+        let PublisherContext {
+            encoder,
+            outbox,
+            shelves,
+            models,
+            status,
+            credentials,
+        } = context;
         let mqtt = &config.mqtt;
         let delivery = Delivery {
             outbox: Arc::clone(&outbox),

@@ -58,20 +58,26 @@ pub enum SeriesError {
     Panicked,
 }
 
+/// What the making of segmentations shares with other tasks.
+#[derive(Debug)]
+pub struct SeriesContext {
+    pub outbox: Arc<Outbox>,
+    pub encoder: Encoder,
+    /// Woken when an event waits for the broker.
+    pub fresh: Arc<Notify>,
+    pub credentials: watch::Receiver<Credentials>,
+    pub status: Arc<Status>,
+}
+
 /// Everything that the making of segmentations needs.
 #[derive(Debug)]
 pub struct SeriesTask {
+    context: SeriesContext,
     config: config::Seg,
-    outbox: Arc<Outbox>,
-    encoder: Encoder,
     folders: SegmentationFolders,
     state: PathBuf,
     min_free_bytes: u64,
-    /// Woken when an event waits for the broker.
-    fresh: Arc<Notify>,
-    credentials: watch::Receiver<Credentials>,
-    status: Arc<Status>,
-    /// A trouble that was said already.
+    /// The trouble that was logged last.
     logged: Option<String>,
     /// When closed series were looked through last.
     forgotten_at: Option<Instant>,
@@ -101,31 +107,24 @@ impl SeriesTask {
     /// `None` without a section `[seg]`.
     pub fn open(
         config: &config::Config,
-        outbox: &Arc<Outbox>,
-        encoder: &Encoder,
-        (fresh, credentials, status): (&Arc<Notify>, &watch::Receiver<Credentials>, &Arc<Status>),
+        context: SeriesContext,
     ) -> Result<Option<Self>, SeriesError> {
         let Some(seg) = &config.seg else {
-            // Nobody joins late images to what was segmented: its patients' attributes go.
-            outbox.forget_series(u64::MAX)?;
+            // Late images are joined with none of what was segmented: its patients' attributes go.
+            context.outbox.forget_series(u64::MAX)?;
             return Ok(None);
         };
         if let Some(to) = &seg.send_to {
             let retry_max = Duration::from_millis(to.retry_max_ms);
-            status
-                .pacs
-                .at(&config.state.directory, place(to), retry_max);
+            let pacs = &context.status.pacs;
+            pacs.configure(&config.state.directory, place(to), retry_max);
         }
         Ok(Some(Self {
+            context,
             config: seg.clone(),
-            outbox: Arc::clone(outbox),
-            encoder: encoder.clone(),
             folders: SegmentationFolders::open(seg, &config.state.directory)?,
             state: config.state.directory.clone(),
             min_free_bytes: config.state.min_free_bytes,
-            fresh: Arc::clone(fresh),
-            credentials: credentials.clone(),
-            status: Arc::clone(status),
             logged: None,
             forgotten_at: None,
         }))
@@ -138,8 +137,12 @@ impl SeriesTask {
     ) -> Result<(), SeriesError> {
         let wake_sender = match &self.config.send_to {
             Some(to) => {
-                let started =
-                    send::start(to, &self.folders, self.credentials.clone(), &self.status);
+                let started = send::start(
+                    to,
+                    &self.folders,
+                    self.context.credentials.clone(),
+                    &self.context.status,
+                );
                 Some(started.map_err(SeriesError::Thread)?)
             }
             None => None,
@@ -172,15 +175,16 @@ impl SeriesTask {
             .forgotten_at
             .is_none_or(|at| at.elapsed() > FORGET_EVERY)
         {
-            self.outbox
+            self.context
+                .outbox
                 .forget_series(clock::unix_ms(clock::for_expiry()))?;
             self.forgotten_at = Some(Instant::now());
         }
-        let open = self.outbox.open_series()?;
+        let open = self.context.outbox.open_series()?;
         if open.is_empty() && completion.is_idle() {
             return Ok(false);
         }
-        let unfinished = self.outbox.unfinished()?;
+        let unfinished = self.context.outbox.unfinished()?;
         let complete = completion.complete(Instant::now(), &open, &unfinished);
         let mut made = false;
         for series in complete {
@@ -196,7 +200,7 @@ impl SeriesTask {
             self.log_once("the disk is below `min_free_bytes`");
             return Ok(false);
         }
-        let fresh = self.outbox.slices(series)?;
+        let fresh = self.context.outbox.slices(series)?;
         let SeriesOutput { made, closed } = self.segment(series, &fresh)?;
         let with_bytes = made
             .iter()
@@ -210,17 +214,18 @@ impl SeriesTask {
         self.logged = None;
         let events = made
             .iter()
-            .map(|made| |seq| self.encoder.series(&made.facts, seq));
-        self.outbox
+            .map(|made| |seq| self.context.encoder.series(&made.facts, seq));
+        self.context
+            .outbox
             .close_series(&fresh, &closed, events.collect())?;
-        self.fresh.notify_one();
+        self.context.fresh.notify_one();
         made.iter().for_each(Segmentation::log);
         Ok(true)
     }
 
     /// What `fresh` images make together with those of their series that were segmented lately.
     fn segment(&self, series: &str, fresh: &[Slice]) -> Result<SeriesOutput, SeriesError> {
-        let before = self.outbox.closed(series)?;
+        let before = self.context.outbox.closed(series)?;
         let max = self.config.series_max_images;
         // An endless series must not make an endless segmentation.
         let is_first = before.slices.is_empty();
@@ -229,7 +234,7 @@ impl SeriesTask {
         if is_full {
             whole = series::join(Vec::new(), fresh);
         }
-        let mut made = series::make(&whole, &self.encoder.node);
+        let mut made = series::make(&whole, &self.context.encoder.node);
         let of = |made: &Segmentation| SegmentationRecord {
             id: made.facts.series,
             model: made.facts.model.digest.clone(),

@@ -136,7 +136,7 @@ mod tests {
 
     fn pacs(state: &Path, patience_ms: u64) -> Pacs {
         let pacs = Pacs::default();
-        pacs.at(
+        pacs.configure(
             state,
             "PACS at pacs:104".into(),
             Duration::from_millis(patience_ms),

@@ -50,24 +50,6 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn new(
-        config: &Config,
-        (outbox, shelves): (&Arc<Outbox>, &Shelves),
-        (models, status): (&Arc<Models>, &Arc<Status>),
-        fresh: &Arc<Notify>,
-    ) -> Self {
-        Self {
-            outbox: Arc::clone(outbox),
-            shelves: shelves.clone(),
-            limits: config.quarantine.clone(),
-            history_max_jobs: config.state.history_max_jobs,
-            models: Arc::clone(models),
-            status: Arc::clone(status),
-            keep_days: config.results.keep_days,
-            fresh: Arc::clone(fresh),
-        }
-    }
-
     /// Removes what was kept for its time: history, results, inputs of published jobs, quarantine.
     fn expire(&self) -> Result<(), AcceptError> {
         if let Err(error) = self.shelves.expire() {
