@@ -20,10 +20,10 @@ use segmenter::decode::Limits;
 use segmenter::{OpenOptions, Segmenter};
 
 use crate::failure::{Failure, chain};
-use crate::models::{say_half_precision, use_threads};
+use crate::models::{log_half_precision, use_threads};
 use crate::operate::control::AskError;
 use crate::outbox::job::boot_id;
-use crate::report::encode::{Origin, Speaker, object};
+use crate::report::encode::{Encoder, Origin, object};
 use crate::report::http::{ERROR_SCHEMA, Error};
 use crate::report::privacy::Privacy;
 use crate::report::schema::Document;
@@ -177,7 +177,7 @@ pub enum CliError {
 /// Prints a line for each file; false when one failed.
 pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, CliError> {
     use_threads(args.threads);
-    say_half_precision(args.half_precision);
+    log_half_precision(args.half_precision);
     let options = OpenOptions {
         half_precision: args.half_precision,
         ..OpenOptions::default()
@@ -187,7 +187,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
             path: args.bundle.clone(),
             source,
         })?;
-    let speaker = Speaker {
+    let encoder = Encoder {
         node: "cli".to_owned(),
         boot: boot_id(),
         inline_max_bytes: usize::MAX,
@@ -207,7 +207,7 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
                     write_overlays(folder, file, &found, segmenter.manifest())?;
                 }
                 found.labels.clear();
-                let report = report(&speaker, found, &segmenter);
+                let report = report(&encoder, found, &segmenter);
                 let line = serde_json::to_string(&report).expect("a report is plain data");
                 writeln!(out, "{line}")?;
             }
@@ -238,14 +238,14 @@ fn segment_file(segmenter: &Segmenter, file: &Path) -> Result<Findings, Failure>
     )
 }
 
-fn report(speaker: &Speaker, found: Findings, segmenter: &Segmenter) -> Report {
+fn report(encoder: &Encoder, found: Findings, segmenter: &Segmenter) -> Report {
     let origin = Origin {
         job: None,
         source: "cli".to_owned(),
         received_at: clock::now(),
         wait_ms: 0.0,
     };
-    speaker.report(found, &origin, &segmenter.into())
+    encoder.report(found, &origin, &segmenter.into())
 }
 
 /// `<stem>-<start of the file's digest>[-<frame>].png`.

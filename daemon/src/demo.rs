@@ -6,7 +6,7 @@ mod broker;
 mod packet;
 mod patient;
 mod score;
-mod stage;
+mod setup;
 mod subscriber;
 
 use std::io::{self, Write};
@@ -20,9 +20,9 @@ use tokio::task::JoinHandle;
 use crate::outbox::{Outbox, OutboxError};
 use crate::{Models, PipelineError, RunError, pipeline, shutdown};
 use broker::Broker;
-use score::Board;
-use stage::Stage;
-use subscriber::Heard;
+use score::Scoreboard;
+use setup::Setup;
+use subscriber::Received;
 
 /// What `scansided demo` takes.
 #[derive(Debug, clap::Args)]
@@ -73,19 +73,19 @@ pub enum DemoError {
 }
 
 /// Longest wait for the next image; one takes a second or two on a small box.
-const PATIENCE: Duration = Duration::from_mins(2);
+const IMAGE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// True when every image came back as masks and the ledger holds.
 pub async fn run(args: Args, out: &mut impl Write) -> Result<bool, DemoError> {
-    let bundle = args.bundle.map_or_else(stage::shipped_bundle, Ok)?;
+    let bundle = args.bundle.map_or_else(setup::shipped_bundle, Ok)?;
     let broker = Broker::start().await.map_err(DemoError::Broker)?;
-    let stage = Stage::build(args.directory, &bundle, broker.address)?;
+    let setup = Setup::build(args.directory, &bundle, broker.address)?;
     writeln!(out, "broker   mqtt://{} (MQTT 3.1.1 and 5)", broker.address)?;
     writeln!(out, "bundle   {}", bundle.display())?;
     writeln!(
         out,
         "inbox    {}",
-        stage.config.folder[0].directory.display()
+        setup.config.folder[0].directory.display()
     )?;
     let started = Instant::now();
     let segmenter = Segmenter::open(&bundle).map_err(|source| RunError::Bundle {
@@ -93,13 +93,13 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<bool, DemoError> {
         source,
     })?;
     let manifest = segmenter.manifest().clone();
-    let mut heard = subscriber::subscribe(broker.address, stage.filter());
-    next(&mut heard, Instant::now() + PATIENCE).await?;
+    let mut heard = subscriber::subscribe(broker.address, setup.filter());
+    next(&mut heard, Instant::now() + IMAGE_TIMEOUT).await?;
     let (stop, stopped) = oneshot::channel::<()>();
     drop(segmenter);
-    let models = Models::open(&stage.config).map_err(RunError::from)?;
+    let models = Models::open(&setup.config).map_err(RunError::from)?;
     let mut daemon = tokio::spawn(pipeline::run(
-        stage.config.clone(),
+        setup.config.clone(),
         models,
         started,
         async move {
@@ -107,9 +107,9 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<bool, DemoError> {
             let _ = stopped.await;
         },
     ));
-    let mut board = Board::new(&stage, manifest, started);
+    let mut scoreboard = Scoreboard::new(&setup, manifest, started);
     let told = tokio::select! {
-        told = show(&mut board, &stage, (args.images, args.exit), (&mut heard, out)) => told,
+        told = show(&mut scoreboard, &setup, (args.images, args.exit), (&mut heard, out)) => told,
         ended = &mut daemon => {
             flatten(ended)?;
             return Err(PipelineError::Panicked.into());
@@ -119,9 +119,9 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<bool, DemoError> {
     let _ = stop.send(());
     flatten(daemon.await)?;
     told?;
-    let ledger = Outbox::open(&stage.config.state.directory)?.ledger()?;
-    board.summary(&ledger, out)?;
-    Ok(board.complete(args.images) && ledger.balances())
+    let ledger = Outbox::open(&setup.config.state.directory)?.ledger()?;
+    scoreboard.summary(&ledger, out)?;
+    Ok(scoreboard.complete(args.images) && ledger.balances())
 }
 
 fn flatten(
@@ -132,23 +132,23 @@ fn flatten(
 
 /// Drops the images into the inbox and prints what the subscriber hears.
 async fn show<W: Write>(
-    board: &mut Board,
-    stage: &Stage,
+    scoreboard: &mut Scoreboard,
+    setup: &Setup,
     (images, exit): (u32, bool),
-    (heard, out): (&mut mpsc::Receiver<Heard>, &mut W),
+    (heard, out): (&mut mpsc::Receiver<Received>, &mut W),
 ) -> Result<(), DemoError> {
-    let mut sending = Some(stage.send(images, board.truths()));
+    let mut sending = Some(setup.send(images, scoreboard.sent_images()));
     let mut end = Box::pin(shutdown::requested());
-    let mut deadline = Instant::now() + PATIENCE;
-    while !board.ended(images) {
+    let mut deadline = Instant::now() + IMAGE_TIMEOUT;
+    while !scoreboard.ended(images) {
         tokio::select! {
             message = next(heard, deadline) => {
                 let message = message?;
                 // Health comes for ever; it must not keep a stuck demo alive.
                 if message.ends_an_image() {
-                    deadline = Instant::now() + PATIENCE;
+                    deadline = Instant::now() + IMAGE_TIMEOUT;
                 }
-                board.hear(message, out)?;
+                scoreboard.receive(message, out)?;
             }
             sent = wait(&mut sending), if sending.is_some() => {
                 sending = None;
@@ -160,11 +160,11 @@ async fn show<W: Write>(
     if exit {
         return Ok(());
     }
-    stage.invite(out)?;
+    setup.print_hints(out)?;
     loop {
         tokio::select! {
             message = heard.recv() => {
-                board.hear(message.ok_or(DemoError::Unsubscribed)?, out)?;
+                scoreboard.receive(message.ok_or(DemoError::Unsubscribed)?, out)?;
             }
             () = &mut end => return Ok(()),
         }
@@ -178,9 +178,12 @@ async fn wait(sending: &mut Option<JoinHandle<Result<(), DemoError>>>) -> Result
     }
 }
 
-async fn next(heard: &mut mpsc::Receiver<Heard>, deadline: Instant) -> Result<Heard, DemoError> {
+async fn next(
+    heard: &mut mpsc::Receiver<Received>,
+    deadline: Instant,
+) -> Result<Received, DemoError> {
     tokio::time::timeout_at(deadline.into(), heard.recv())
         .await
-        .map_err(|_| DemoError::Silent(PATIENCE))?
+        .map_err(|_| DemoError::Silent(IMAGE_TIMEOUT))?
         .ok_or(DemoError::Unsubscribed)
 }

@@ -24,11 +24,11 @@ use crate::report::model::{self, Problem, SlotModel};
 
 pub use change::{Change, Reply, SlotView, perform};
 pub use error::ModelsError;
-pub use record::{Mark, Record, Stand, Version};
-pub use shadow::{Glimpse, Shadow};
+pub use record::{Deployment, HighestCounter, Record, Version};
+pub use shadow::{Shadow, ShadowInput};
 pub use store::Store;
 
-use shadow::Tally;
+use shadow::ComparisonFigures;
 
 /// A loaded bundle and what messages say of it.
 pub struct Serving {
@@ -68,7 +68,7 @@ struct State {
     problem: Option<Problem>,
     /// The record's version does not open; what served before does its work.
     fell_back: bool,
-    tally: Tally,
+    figures: ComparisonFigures,
 }
 
 impl Problem {
@@ -89,7 +89,7 @@ pub(crate) fn use_threads(threads: usize) {
 }
 
 /// Says what was asked for that this CPU does not have.
-pub(crate) fn say_half_precision(wanted: bool) {
+pub(crate) fn log_half_precision(wanted: bool) {
     match half_precision() {
         _ if !wanted => {}
         Some(format) => tracing::info!(format, "layers in f32 multiply in half precision"),
@@ -101,7 +101,7 @@ impl Models {
     /// Opens what serves in each slot. Blocking, for as long as the golden pairs take.
     pub fn open(config: &Config) -> Result<Self, ModelsError> {
         use_threads(config.models.threads);
-        say_half_precision(config.models.half_precision);
+        log_half_precision(config.models.half_precision);
         let store = Store::new(config);
         let mut slots = Vec::new();
         for name in store.slots() {
@@ -182,7 +182,7 @@ impl Models {
             let mut state = slot.lock();
             state.before = Some(std::mem::replace(&mut state.serving, next));
             state.fell_back = false;
-            state.tally = Tally::default();
+            state.figures = ComparisonFigures::default();
         }
     }
 
@@ -208,13 +208,13 @@ impl Models {
                 .candidate(&slot.name, &record)
                 .unwrap_or_default();
             if candidate != state.candidate {
-                state.tally = Tally::default();
+                state.figures = ComparisonFigures::default();
             }
             state.candidate = candidate;
             state.record = record;
         }
         drop(state);
-        self.touch();
+        self.bump_revision();
     }
 
     pub fn problem(&self, slot: &str) -> Option<String> {
@@ -222,7 +222,7 @@ impl Models {
         state.problem.as_ref().map(|problem| problem.words.clone())
     }
 
-    fn touch(&self) {
+    fn bump_revision(&self) {
         self.revision.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -298,7 +298,7 @@ impl State {
             record,
             fell_back: problem.is_some(),
             problem,
-            tally: Tally::default(),
+            figures: ComparisonFigures::default(),
         })
     }
 
@@ -317,7 +317,7 @@ impl State {
             self.record.check(slot, &version)?;
         }
         self.record.raise(&version);
-        self.record.active = Some(Stand::now(version));
+        self.record.active = Some(Deployment::now(version));
         store.write_record(slot, &self.record)?;
         self.candidate = store.candidate(slot, &self.record)?;
         Ok(())
@@ -331,7 +331,7 @@ impl State {
         let candidate = self.candidate.as_ref();
         let shadow = candidate
             .filter(|_| compares)
-            .map(|candidate| self.tally.report(candidate));
+            .map(|candidate| self.figures.report(candidate));
         SlotModel {
             schema: model::SCHEMA,
             slot: slot.to_owned(),

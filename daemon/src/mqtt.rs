@@ -9,7 +9,7 @@
 mod replay;
 mod acks;
 mod connection;
-mod dialect;
+mod version_choice;
 mod feed;
 mod delivery;
 mod presence;
@@ -31,18 +31,18 @@ use crate::config::{Config, Protocol};
 use crate::failure::Failure;
 use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
-use crate::report::encode::Speaker;
+use crate::report::encode::Encoder;
 use crate::shutdown::stopped;
 use crate::spool::{AcceptError, Shelves};
 use crate::status::Status;
 use crate::tls::credentials::Credentials;
 
-use connection::hello::hello;
+use connection::version_probe::probe_version;
 use connection::{Connection, Lost};
-use delivery::Letters;
-use dialect::{Dialect, Rivals};
+use delivery::Delivery;
 use session::{End, Session};
-use window::{Letter, Window};
+use version_choice::{DuplicateClients, VersionChoice};
+use window::{MessageKey, Window};
 
 pub use requests::Requests;
 pub(crate) use requests::refusal_reasons;
@@ -57,62 +57,73 @@ pub enum MqttError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// What the publisher shares with other tasks.
+pub struct PublisherContext {
+    pub encoder: Encoder,
+    pub outbox: Arc<Outbox>,
+    pub shelves: Shelves,
+    pub models: Arc<Models>,
+    pub status: Arc<Status>,
+    pub credentials: watch::Receiver<Credentials>,
+}
+
 /// Owns the broker's side of the outbox.
 pub struct Publisher {
     config: Arc<Config>,
-    speaker: Speaker,
+    encoder: Encoder,
     outbox: Arc<Outbox>,
     models: Arc<Models>,
     status: Arc<Status>,
     credentials: watch::Receiver<Credentials>,
-    letters: Letters,
+    delivery: Delivery,
     window: Window,
     backoff: Backoff,
     root: String,
     /// What the outage at hand was last said to come from.
     outage: String,
     /// Connections in a row that ended in silence before anything was delivered.
-    silences: u32,
-    dialect: Dialect,
+    ack_timeouts: u32,
+    version_choice: VersionChoice,
     /// Since when the broker talks to this node; of the connection at hand, or the last one until it is judged.
     connected_at: Option<Instant>,
-    rivals: Rivals,
+    duplicate_clients: DuplicateClients,
     started: std::time::Instant,
 }
 
 const TICK: Duration = Duration::from_millis(200);
 
-const SILENCE: &str = "the broker acknowledges nothing; on a slow link raise `mqtt.ack_timeout_ms` \
+const NO_ACKS: &str = "the broker acknowledges nothing; on a slow link raise `mqtt.ack_timeout_ms` \
                        and `mqtt.keep_alive_s`, or lower `mqtt.inline_max_bytes`";
 
 impl Publisher {
-    pub fn new(
-        config: &Config,
-        speaker: Speaker,
-        (outbox, shelves): (Arc<Outbox>, Shelves),
-        models: Arc<Models>,
-        status: Arc<Status>,
-        credentials: watch::Receiver<Credentials>,
-    ) -> Self {
+    pub fn new(config: &Config, context: PublisherContext) -> Self {
+        let PublisherContext {
+            encoder,
+            outbox,
+            shelves,
+            models,
+            status,
+            credentials,
+        } = context;
         let mqtt = &config.mqtt;
-        let letters = Letters {
+        let delivery = Delivery {
             outbox: Arc::clone(&outbox),
             shelves,
-            speaker: speaker.clone(),
+            encoder: encoder.clone(),
             status: Arc::clone(&status),
         };
         Self {
-            letters,
+            delivery,
             window: Window::new(mqtt.window_max_messages, mqtt.strikes_max),
             backoff: Backoff::new(mqtt.backoff_min_ms, mqtt.backoff_max_ms),
             root: mqtt.root(&config.node),
             outage: String::new(),
-            silences: 0,
-            dialect: Dialect::new(mqtt.protocol),
+            ack_timeouts: 0,
+            version_choice: VersionChoice::new(mqtt.protocol),
             connected_at: None,
-            rivals: Rivals::default(),
+            duplicate_clients: DuplicateClients::default(),
             config: Arc::new(config.clone()),
-            speaker,
+            encoder,
             outbox,
             models,
             status,
@@ -131,7 +142,7 @@ impl Publisher {
         loop {
             match self.session(&fresh, &mut stop, grace).await? {
                 End::Stopped => return Ok(()),
-                End::Lost(lost) => self.lost(lost).await?,
+                End::Lost(lost) => self.connection_lost(lost).await?,
             }
             let wait = self.backoff.wait();
             tokio::select! {
@@ -144,41 +155,46 @@ impl Publisher {
     }
 
     /// Says why, and lets the window judge whether a message is at fault.
-    async fn lost(&mut self, lost: Lost) -> Result<(), MqttError> {
+    async fn connection_lost(&mut self, lost: Lost) -> Result<(), MqttError> {
         let lived = self.connected_at.take().map(|since| since.elapsed());
-        self.dialect.ended(&lost, lived.is_some());
+        self.version_choice.ended(&lost, lived.is_some());
         match lost {
-            Lost::Silent(words) => {
-                self.window.closed();
+            Lost::Unreachable(words) => {
+                self.window.connection_ended();
                 self.status.disconnected(None);
-                self.mourn(words);
+                self.log_outage(words);
             }
             // What comes next knows better.
             Lost::Version(words) if self.config.mqtt.protocol == Protocol::Auto => {
-                self.window.closed();
+                self.window.connection_ended();
                 self.status.disconnected(None);
                 tracing::info!(error = words, "the other MQTT is tried");
             }
-            Lost::Distrusted(words) | Lost::Unfit(words) => self.turned_away(words),
+            Lost::Distrusted(words) | Lost::Unsupported(words) => self.refused_by_broker(words),
             Lost::Version(words) => {
-                self.turned_away(format!("{words}; set `mqtt.protocol` to \"auto\""));
+                self.refused_by_broker(format!("{words}; set `mqtt.protocol` to \"auto\""));
             }
-            Lost::Taken(words) => self.turned_away(format!("{words}; {}", self.rival())),
+            Lost::TakenOver(words) => {
+                self.refused_by_broker(format!("{words}; {}", self.duplicate_client_hint()))
+            }
             Lost::Broken(words) => {
                 let words = match lived {
-                    Some(lived) if self.rivals.ended(lived) => {
-                        format!("{words}, again soon after CONNACK; {}", self.rival())
+                    Some(lived) if self.duplicate_clients.ended(lived) => {
+                        format!(
+                            "{words}, again soon after CONNACK; {}",
+                            self.duplicate_client_hint()
+                        )
                     }
                     _ => words,
                 };
                 self.status.disconnected(None);
-                self.mourn(words);
+                self.log_outage(words);
                 let strikes = self.config.mqtt.strikes_max;
-                match self.window.broke() {
-                    Some(Letter::Fresh(key)) => {
-                        self.letters.dead(key, Failure::Poison { strikes }).await?;
+                match self.window.connection_broke() {
+                    Some(MessageKey::Fresh(key)) => {
+                        self.delivery.dead(key, Failure::Poison { strikes }).await?;
                     }
-                    Some(Letter::Again(key)) => self.skip_replayed(key).await?,
+                    Some(MessageKey::Replayed(key)) => self.skip_replayed(key).await?,
                     None => {}
                 }
             }
@@ -186,20 +202,20 @@ impl Publisher {
         Ok(())
     }
 
-    fn rival(&self) -> String {
+    fn duplicate_client_hint(&self) -> String {
         let node = &self.config.node;
         format!("is there another client called {node}? Give every box a `node` of its own")
     }
 
     /// What only an operator can change.
-    fn turned_away(&mut self, words: String) {
-        self.window.closed();
+    fn refused_by_broker(&mut self, words: String) {
+        self.window.connection_ended();
         self.status.disconnected(Some(words.clone()));
-        self.complain(words);
+        self.log_refused(words);
     }
 
     /// One warning for one outage.
-    fn mourn(&mut self, error: String) {
+    fn log_outage(&mut self, error: String) {
         self.status.away(&error);
         if error == self.outage {
             tracing::debug!(error, "no connection to the broker");
@@ -209,8 +225,8 @@ impl Publisher {
         self.outage = error;
     }
 
-    /// As [`Self::mourn`], of what does not pass by itself.
-    fn complain(&mut self, error: String) {
+    /// As [`Self::log_outage`], of what does not pass by itself.
+    fn log_refused(&mut self, error: String) {
         self.status.away(&error);
         if error == self.outage {
             tracing::debug!(error, "no connection to the broker");
@@ -233,20 +249,20 @@ impl Publisher {
         let will = (self.topic("availability"), "offline");
         let (mqtt, node) = (&self.config.mqtt, &*self.config.node);
         let broker = self.credentials.borrow_and_update().mqtt.clone();
-        if self.dialect.is_asking() {
-            let greeting = tokio::select! {
-                greeting = hello(mqtt, &broker, node) => greeting,
+        if self.version_choice.must_probe() {
+            let reply = tokio::select! {
+                reply = probe_version(mqtt, &broker, node) => reply,
                 () = stopped(stop) => return Ok(End::Stopped),
             };
-            if let Err(words) = self.dialect.greeted(greeting) {
-                return Ok(End::Lost(Lost::Unfit(words.to_owned())));
+            if let Err(words) = self.version_choice.replied(reply) {
+                return Ok(End::Lost(Lost::Unsupported(words.to_owned())));
             }
         }
-        let mut session = match Connection::open(self.dialect.level(), mqtt, (&broker, node), will)
-        {
-            Ok(connection) => Session::new(connection, mqtt, self.silences),
-            Err(error) => return Ok(End::Lost(Lost::Distrusted(error.to_string()))),
-        };
+        let mut session =
+            match Connection::open(self.version_choice.level(), mqtt, (&broker, node), will) {
+                Ok(connection) => Session::new(connection, mqtt, self.ack_timeouts),
+                Err(error) => return Ok(End::Lost(Lost::Distrusted(error.to_string()))),
+            };
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut deadline: Option<Instant> = None;
@@ -263,11 +279,11 @@ impl Publisher {
                     session.draining = true;
                 }
                 received = session.connection.signals() => signals = received,
-                _ = tick.tick() => if self.silent(&session) {
-                    self.silences += 1;
-                    return Ok(End::Lost(Lost::Silent(SILENCE.to_owned())));
+                _ = tick.tick() => if self.ack_is_overdue(&session) {
+                    self.ack_timeouts += 1;
+                    return Ok(End::Lost(Lost::Unreachable(NO_ACKS.to_owned())));
                 },
-                () = fresh.notified() => session.again.look(),
+                () = fresh.notified() => session.replay.want(),
             }
             let began = Instant::now();
             let end = self.handle(&mut session, signals).await?;
@@ -276,29 +292,29 @@ impl Publisher {
                 return Ok(end);
             }
             let exhausted = session.is_connected() && self.fill(&mut session).await?;
-            self.tell(&mut session).await?;
-            session.silence.worked(began, Instant::now());
-            if self.held(&session) {
+            self.publish_state(&mut session).await?;
+            session.ack_timer.exclude(began, Instant::now());
+            if self.is_stable(&session) {
                 self.backoff.reset();
-                self.rivals.held();
+                self.duplicate_clients.connection_held();
             }
             if let Some(deadline) = deadline {
                 let drained = exhausted && self.window.is_empty();
                 if drained || Instant::now() >= deadline {
-                    self.farewell(session).await?;
+                    self.publish_stopped(session).await?;
                     return Ok(End::Stopped);
                 }
             }
         }
     }
 
-    fn silent(&self, session: &Session) -> bool {
+    fn ack_is_overdue(&self, session: &Session) -> bool {
         let owed = session.is_connected() && !self.window.is_empty();
-        owed && session.silence.is_too_long(Instant::now())
+        owed && session.ack_timer.has_expired(Instant::now())
     }
 
     /// A node with nothing to publish has only the time to show that its connection is good.
-    fn held(&self, session: &Session) -> bool {
+    fn is_stable(&self, session: &Session) -> bool {
         let enough = Duration::from_millis(self.config.mqtt.backoff_max_ms);
         session
             .connected_at

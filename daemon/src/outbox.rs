@@ -7,7 +7,7 @@
 //! - `messages`: (seq, part) -> (ticket of its job or none for an event, topic below the node's root,
 //!   payload). Part 0 is a result or an event, parts from 1 are the masks of a result too large for
 //!   one message. `seq` numbers the durable messages of this node, so a subscriber sees a gap.
-//! - `lives`: ticket -> [`Life`] as JSON, for people; it outlives the job's row.
+//! - `histories`: ticket -> [`JobHistory`] as JSON, for people; it outlives the job's row.
 //! - `identity`: name -> text, see [`identity`]: when the state directory was made, and whose it is.
 //! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
 //! - `slices`: images whose series has no DICOM segmentation yet, see [`slices`].
@@ -54,14 +54,14 @@ use crate::failure::Reason;
 use crate::outbox::job::{Job, Sender, State, Ticket};
 
 pub use crate::report::Message;
-pub use history::{Life, Listing, Phase, Sent, Stage};
+pub use history::{JobHistory, Listing, Phase, Sent, Stage};
 pub use identity::Identity;
 pub use kept::Kept;
-pub use leases::{Claim, Lease};
+pub use leases::{Lease, LeaseRequest};
 pub use ledger::Ledger;
 pub use messages::Queued;
 pub use quarantined::Entry;
-pub use replays::{Asked, Missed, Page, Promise};
+pub use replays::{ReplayAnswer, ReplayPage, ReplayRange, ReplaySummary};
 
 const FORMAT: u64 = 1;
 
@@ -158,7 +158,7 @@ impl Outbox {
             transaction.open_table(JOBS)?;
             transaction.open_table(messages::MESSAGES)?;
             transaction.open_table(quarantined::QUARANTINE)?;
-            transaction.open_table(history::LIVES)?;
+            transaction.open_table(history::HISTORIES)?;
             transaction.open_table(slices::SLICES)?;
             transaction.open_table(slices::SEGMENTED)?;
             transaction.open_table(slices::CLOSED)?;

@@ -27,16 +27,16 @@ use uuid::Uuid;
 use crate::config;
 use crate::failure::chain;
 use crate::outbox::job::Ticket;
-use crate::outbox::slices::{Closed, Made, Slice};
+use crate::outbox::slices::{ClosedSeries, SegmentationRecord, Slice};
 use crate::outbox::{Outbox, OutboxError};
-use crate::report::encode::Speaker;
+use crate::report::encode::Encoder;
 use crate::shutdown::stopped;
 use crate::spool::ShelfError;
 use crate::status::Status;
 use crate::tls::credentials::Credentials;
 use crate::{clock, disk, tls};
 use completion::Completion;
-use outgoing::Shelf;
+use outgoing::SegmentationFolders;
 use series::Segmentation;
 
 pub use waiting::{Retried, Wanted, retry};
@@ -58,76 +58,75 @@ pub enum SeriesError {
     Panicked,
 }
 
+/// What the making of segmentations shares with other tasks.
+#[derive(Debug)]
+pub struct SeriesContext {
+    pub outbox: Arc<Outbox>,
+    pub encoder: Encoder,
+    /// Woken when an event waits for the broker.
+    pub fresh: Arc<Notify>,
+    pub credentials: watch::Receiver<Credentials>,
+    pub status: Arc<Status>,
+}
+
 /// Everything that the making of segmentations needs.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct SeriesTask {
+    context: SeriesContext,
     config: config::Seg,
-    outbox: Arc<Outbox>,
-    speaker: Speaker,
-    shelf: Shelf,
+    folders: SegmentationFolders,
     state: PathBuf,
     min_free_bytes: u64,
-    /// Woken when an event waits for the broker.
-    fresh: Arc<Notify>,
-    credentials: watch::Receiver<Credentials>,
-    status: Arc<Status>,
-    /// A trouble that was said already.
-    said: Option<String>,
+    /// The trouble that was logged last.
+    logged: Option<String>,
     /// When closed series were looked through last.
-    forgot: Option<Instant>,
+    forgotten_at: Option<Instant>,
 }
 
 /// The segmentations to place and to announce, and what stays known of their series.
-struct Closing {
+struct SeriesOutput {
     made: Vec<Segmentation>,
-    closed: Closed,
+    closed: ClosedSeries,
 }
 
 /// Closes complete series until `stop`; what is open then is open at the next start. Without a keeper
 /// nothing happens.
 pub async fn run(
-    keeper: Option<Keeper>,
+    series_task: Option<SeriesTask>,
     releases: mpsc::Receiver<Vec<Ticket>>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), SeriesError> {
-    if let Some(keeper) = keeper {
-        return keeper.run(releases, stop).await;
+    if let Some(series_task) = series_task {
+        return series_task.run(releases, stop).await;
     }
     stopped(&mut stop).await;
     Ok(())
 }
 
-impl Keeper {
+impl SeriesTask {
     /// `None` without a section `[seg]`.
     pub fn open(
         config: &config::Config,
-        outbox: &Arc<Outbox>,
-        speaker: &Speaker,
-        (fresh, credentials, status): (&Arc<Notify>, &watch::Receiver<Credentials>, &Arc<Status>),
+        context: SeriesContext,
     ) -> Result<Option<Self>, SeriesError> {
         let Some(seg) = &config.seg else {
-            // Nobody joins late images to what was segmented: its patients' attributes go.
-            outbox.forget_series(u64::MAX)?;
+            // Late images are joined with none of what was segmented: its patients' attributes go.
+            context.outbox.forget_series(u64::MAX)?;
             return Ok(None);
         };
         if let Some(to) = &seg.send_to {
             let retry_max = Duration::from_millis(to.retry_max_ms);
-            status
-                .pacs
-                .at(&config.state.directory, place(to), retry_max);
+            let pacs = &context.status.pacs;
+            pacs.configure(&config.state.directory, place(to), retry_max);
         }
         Ok(Some(Self {
+            context,
             config: seg.clone(),
-            outbox: Arc::clone(outbox),
-            speaker: speaker.clone(),
-            shelf: Shelf::open(seg, &config.state.directory)?,
+            folders: SegmentationFolders::open(seg, &config.state.directory)?,
             state: config.state.directory.clone(),
             min_free_bytes: config.state.min_free_bytes,
-            fresh: Arc::clone(fresh),
-            credentials: credentials.clone(),
-            status: Arc::clone(status),
-            said: None,
-            forgot: None,
+            logged: None,
+            forgotten_at: None,
         }))
     }
 
@@ -136,9 +135,14 @@ impl Keeper {
         mut releases: mpsc::Receiver<Vec<Ticket>>,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), SeriesError> {
-        let mail = match &self.config.send_to {
+        let wake_sender = match &self.config.send_to {
             Some(to) => {
-                let started = send::start(to, &self.shelf, self.credentials.clone(), &self.status);
+                let started = send::start(
+                    to,
+                    &self.folders,
+                    self.context.credentials.clone(),
+                    &self.context.status,
+                );
                 Some(started.map_err(SeriesError::Thread)?)
             }
             None => None,
@@ -153,31 +157,35 @@ impl Keeper {
                 completion.released(tickets);
             }
             let looked = tokio::task::spawn_blocking(move || {
-                let made = self.look(&mut completion);
+                let made = self.close_complete(&mut completion);
                 (self, completion, made)
             });
             let made;
             (self, completion, made) = looked.await.map_err(|_| SeriesError::Panicked)?;
-            if let (true, Some(mail)) = (made?, &mail) {
+            if let (true, Some(wake_sender)) = (made?, &wake_sender) {
                 // Full: it will look anyway.
-                let _ = mail.try_send(());
+                let _ = wake_sender.try_send(());
             }
         }
     }
 
     /// Whether a segmentation was made.
-    fn look(&mut self, completion: &mut Completion) -> Result<bool, SeriesError> {
-        if self.forgot.is_none_or(|at| at.elapsed() > FORGET_EVERY) {
-            self.outbox
+    fn close_complete(&mut self, completion: &mut Completion) -> Result<bool, SeriesError> {
+        if self
+            .forgotten_at
+            .is_none_or(|at| at.elapsed() > FORGET_EVERY)
+        {
+            self.context
+                .outbox
                 .forget_series(clock::unix_ms(clock::for_expiry()))?;
-            self.forgot = Some(Instant::now());
+            self.forgotten_at = Some(Instant::now());
         }
-        let open = self.outbox.open_series()?;
+        let open = self.context.outbox.open_series()?;
         if open.is_empty() && completion.is_idle() {
             return Ok(false);
         }
-        let unfinished = self.outbox.unfinished()?;
-        let complete = completion.look(Instant::now(), &open, &unfinished);
+        let unfinished = self.context.outbox.unfinished()?;
+        let complete = completion.complete(Instant::now(), &open, &unfinished);
         let mut made = false;
         for series in complete {
             made |= self.close(&series)?;
@@ -189,34 +197,35 @@ impl Keeper {
     /// them now: the series stays open and is tried again.
     fn close(&mut self, series: &str) -> Result<bool, SeriesError> {
         if disk::below(&self.state, self.min_free_bytes) {
-            self.say("the disk is below `min_free_bytes`");
+            self.log_once("the disk is below `min_free_bytes`");
             return Ok(false);
         }
-        let fresh = self.outbox.slices(series)?;
-        let Closing { made, closed } = self.segment(series, &fresh)?;
+        let fresh = self.context.outbox.slices(series)?;
+        let SeriesOutput { made, closed } = self.segment(series, &fresh)?;
         let with_bytes = made
             .iter()
             .filter_map(|made| Some((made, made.bytes.as_ref()?)));
         for (made, bytes) in with_bytes {
-            if let Some(trouble) = self.shelf.place(&made.sop_instance_uid, bytes)? {
-                self.say(&trouble);
+            if let Some(trouble) = self.folders.place(&made.sop_instance_uid, bytes)? {
+                self.log_once(&trouble);
                 return Ok(false);
             }
         }
-        self.said = None;
+        self.logged = None;
         let events = made
             .iter()
-            .map(|made| |seq| self.speaker.series(&made.facts, seq));
-        self.outbox
+            .map(|made| |seq| self.context.encoder.series(&made.facts, seq));
+        self.context
+            .outbox
             .close_series(&fresh, &closed, events.collect())?;
-        self.fresh.notify_one();
+        self.context.fresh.notify_one();
         made.iter().for_each(Segmentation::log);
         Ok(true)
     }
 
     /// What `fresh` images make together with those of their series that were segmented lately.
-    fn segment(&self, series: &str, fresh: &[Slice]) -> Result<Closing, SeriesError> {
-        let before = self.outbox.closed(series)?;
+    fn segment(&self, series: &str, fresh: &[Slice]) -> Result<SeriesOutput, SeriesError> {
+        let before = self.context.outbox.closed(series)?;
         let max = self.config.series_max_images;
         // An endless series must not make an endless segmentation.
         let is_first = before.slices.is_empty();
@@ -225,12 +234,12 @@ impl Keeper {
         if is_full {
             whole = series::join(Vec::new(), fresh);
         }
-        let mut made = series::make(&whole, &self.speaker.node);
-        let of = |made: &Segmentation| Made {
+        let mut made = series::make(&whole, &self.context.encoder.node);
+        let of = |made: &Segmentation| SegmentationRecord {
             id: made.facts.series,
             model: made.facts.model.digest.clone(),
         };
-        let now: Vec<Made> = made.iter().map(of).collect();
+        let now: Vec<SegmentationRecord> = made.iter().map(of).collect();
         let jobs: BTreeSet<Uuid> = fresh.iter().map(|slice| slice.job_id).collect();
         let known: BTreeSet<Uuid> = before.made.iter().map(|made| made.id).collect();
         // Also a volume that late images only renamed: what it was before is said to be replaced.
@@ -243,24 +252,24 @@ impl Keeper {
                 made.facts.warnings.push("series_in_parts".to_owned());
                 continue;
             }
-            let replaced = |old: &&Made| {
+            let replaced = |old: &&SegmentationRecord| {
                 old.model == made.facts.model.digest && !now.iter().any(|made| made.id == old.id)
             };
             let old = before.made.iter().filter(replaced).map(|old| old.id);
             made.facts.replaces = old.collect();
         }
         let at_ms = clock::unix_ms(SystemTime::now());
-        Ok(Closing {
+        Ok(SeriesOutput {
             made,
-            closed: Closed::new(at_ms, now, whole),
+            closed: ClosedSeries::new(at_ms, now, whole),
         })
     }
 
     /// Once for each trouble.
-    fn say(&mut self, trouble: &str) {
-        if self.said.as_deref() != Some(trouble) {
+    fn log_once(&mut self, trouble: &str) {
+        if self.logged.as_deref() != Some(trouble) {
             tracing::warn!(why = trouble, "segmentations wait");
-            self.said = Some(trouble.to_owned());
+            self.logged = Some(trouble.to_owned());
         }
     }
 }
@@ -273,11 +282,11 @@ pub fn check(config: &config::Seg) -> Vec<Result<String, String>> {
     });
     let pacs = config.send_to.as_ref().map(|to| {
         let place = place(to);
-        let line =
-            trust(to).and_then(|tls| send::Line::open(to, tls).map_err(|error| error.to_string()));
-        match line {
-            Ok(line) => {
-                line.close();
+        let association = trust(to)
+            .and_then(|tls| send::Association::open(to, tls).map_err(|error| error.to_string()));
+        match association {
+            Ok(association) => {
+                association.close();
                 Ok(format!("seg: {place} takes segmentations"))
             }
             Err(words) => Err(format!("seg: {place}: {words}")),
@@ -381,19 +390,19 @@ pub(crate) mod tests {
     #[test]
     fn a_series_is_said_without_its_patient() {
         let made = series::make(&[slice(1, 2), slice(2, 3)], "box-1");
-        let mut speaker = Speaker {
+        let mut encoder = Encoder {
             node: "box-1".into(),
             boot: Uuid::nil(),
             privacy: crate::report::privacy::Privacy::None,
             inline_max_bytes: 120_000,
         };
-        let said = |speaker: &Speaker, facts: &SeriesFacts| {
-            let payload = speaker.series(facts, 7).payload;
+        let said = |encoder: &Encoder, facts: &SeriesFacts| {
+            let payload = encoder.series(facts, 7).payload;
             let text = String::from_utf8(payload.clone()).unwrap();
             assert!(!text.contains("DOE") && !text.contains("2.25."), "{text}");
             serde_json::from_slice::<serde_json::Value>(&payload).unwrap()
         };
-        let event = said(&speaker, &made[0].facts);
+        let event = said(&encoder, &made[0].facts);
         assert_eq!(
             (&event["event"], &event["seq"]),
             (&"series".into(), &7.into())
@@ -405,9 +414,9 @@ pub(crate) mod tests {
             !debug.contains("DOE") && !debug.contains("2.25."),
             "{debug}"
         );
-        speaker.inline_max_bytes = 100;
+        encoder.inline_max_bytes = 100;
         assert_eq!(
-            said(&speaker, &made[0].facts)["jobs"],
+            said(&encoder, &made[0].facts)["jobs"],
             serde_json::json!([])
         );
     }

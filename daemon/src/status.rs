@@ -41,7 +41,7 @@ pub struct Status {
     /// Results and events acknowledged since the start.
     acknowledged: AtomicU64,
     /// Of these, what no client was subscribed to.
-    unheard: AtomicU64,
+    no_subscribers: AtomicU64,
     quarantined: AtomicU64,
     connects: AtomicU64,
     /// When the inference thread took the image in hand, ms after `START`.
@@ -64,7 +64,7 @@ impl Default for Status {
             draining: AtomicBool::default(),
             model_fell_back: AtomicBool::default(),
             acknowledged: AtomicU64::default(),
-            unheard: AtomicU64::default(),
+            no_subscribers: AtomicU64::default(),
             quarantined: AtomicU64::default(),
             connects: AtomicU64::default(),
             image_taken: AtomicU64::new(NOTHING_IN_HAND),
@@ -114,8 +114,8 @@ impl Status {
         self.acknowledged.fetch_add(messages, Ordering::Relaxed);
     }
 
-    pub fn count_unheard(&self) {
-        self.unheard.fetch_add(1, Ordering::Relaxed);
+    pub fn count_no_subscribers(&self) {
+        self.no_subscribers.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn count_quarantined(&self) {
@@ -206,7 +206,7 @@ impl Status {
     pub fn counts(&self) -> SinceStart {
         SinceStart {
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
-            unheard: self.unheard.load(Ordering::Relaxed),
+            no_subscribers: self.no_subscribers.load(Ordering::Relaxed),
             quarantined: self.quarantined.load(Ordering::Relaxed),
             connects: self.connects.load(Ordering::Relaxed),
         }

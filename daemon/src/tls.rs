@@ -105,7 +105,7 @@ pub(crate) fn client_hello(host: &str) -> Option<Vec<u8>> {
 }
 
 /// What rustls said, however deep it lies in another library's error.
-pub(crate) fn said<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+pub(crate) fn rustls_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let inner = error

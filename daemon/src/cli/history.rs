@@ -3,32 +3,36 @@
 use std::io::{self, Write};
 
 use crate::failure::Reason;
-use crate::outbox::{Life, Phase, Sent};
+use crate::outbox::{JobHistory, Phase, Sent};
 
-pub(super) fn tell(life: &Life, out: &mut impl Write) -> io::Result<()> {
-    let Life { job, source, .. } = life;
-    let state = state(life.state);
+pub(super) fn write_history(history: &JobHistory, out: &mut impl Write) -> io::Result<()> {
+    let JobHistory { job, source, .. } = history;
+    let state = state(history.state);
     writeln!(
         out,
         "job {job} from {source}: {state}, since {}",
-        life.since
+        history.since
     )?;
-    let door = if life.refused { "refused" } else { "accepted" };
-    writeln!(out, "{door} at {}", life.accepted_at)?;
-    if let Some(sender) = &life.sender {
+    let door = if history.refused {
+        "refused"
+    } else {
+        "accepted"
+    };
+    writeln!(out, "{door} at {}", history.accepted_at)?;
+    if let Some(sender) = &history.sender {
         writeln!(out, "sent by {sender}")?;
     }
-    if let Some(input) = &life.input {
+    if let Some(input) = &history.input {
         writeln!(out, "{} bytes, sha256 {}", input.bytes, input.sha256)?;
     }
-    if let Some(id) = &life.job_id {
+    if let Some(id) = &history.job_id {
         writeln!(out, "job_id {id}")?;
     }
-    if let Some(hash) = &life.sop_instance_uid {
+    if let Some(hash) = &history.sop_instance_uid {
         writeln!(out, "SOP Instance UID, hashed: {hash}")?;
     }
-    writeln!(out, "attempts {}", life.attempts)?;
-    for sent in &life.messages {
+    writeln!(out, "attempts {}", history.attempts)?;
+    for sent in &history.messages {
         let Sent {
             topic,
             seq,
@@ -45,7 +49,7 @@ pub(super) fn tell(life: &Life, out: &mut impl Write) -> io::Result<()> {
             "message {topic}: seq {seq}, part {part}, {bytes} bytes, {answer}"
         )?;
     }
-    if let Some(reason) = &life.reason {
+    if let Some(reason) = &history.reason {
         let Reason {
             code,
             words,
@@ -69,24 +73,27 @@ fn state(phase: Phase) -> &'static str {
 }
 
 /// Number, time, source, sender, what became of it and how it is found.
-pub(super) fn line(life: &Life) -> String {
-    let mut line = format!("job {}  {}  {}", life.job, life.accepted_at, life.source);
-    if let Some(sender) = &life.sender {
+pub(super) fn line(history: &JobHistory) -> String {
+    let mut line = format!(
+        "job {}  {}  {}",
+        history.job, history.accepted_at, history.source
+    );
+    if let Some(sender) = &history.sender {
         line.extend(["  ", &sender.to_string()]);
     }
-    line.extend(["  ", state(life.state)]);
+    line.extend(["  ", state(history.state)]);
     // A result that was tried again has the number of the last time.
-    let last = life
+    let last = history
         .messages
         .last()
-        .filter(|_| life.reason.is_none() || life.state == Phase::Published);
+        .filter(|_| history.reason.is_none() || history.state == Phase::Published);
     if let Some(sent) = last {
         line.extend([", seq ", &sent.seq.to_string()]);
     }
-    if let (Some(reason), Phase::Quarantined | Phase::Dropped) = (&life.reason, life.state) {
+    if let (Some(reason), Phase::Quarantined | Phase::Dropped) = (&history.reason, history.state) {
         line.extend([": ", &reason.code]);
     }
-    if let Some(input) = &life.input {
+    if let Some(input) = &history.input {
         line.extend(["  sha256 ", &input.sha256[..input.sha256.len().min(12)]]);
     }
     line

@@ -7,9 +7,9 @@ use clap::Subcommand;
 
 use super::{CliError, history};
 use crate::config::Config;
-use crate::operate::control::{Answer, Found, Request, Terms, ask};
+use crate::operate::control::{Answer, Request, SearchResult, SearchTerms, ask};
 use crate::outbox::job::Ticket;
-use crate::outbox::{Life, Listing, Stage};
+use crate::outbox::{JobHistory, Listing, Stage};
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum LedgerAction {
@@ -76,7 +76,8 @@ pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliEr
             json,
         } => show_job(config, (*job, *json), out),
         LedgerAction::Show { config, .. } => {
-            let line = serde_json::to_string(&books(config)?).expect("a ledger is plain data");
+            let line =
+                serde_json::to_string(&read_ledger(config)?).expect("a ledger is plain data");
             writeln!(out, "{line}")?;
             Ok(true)
         }
@@ -91,14 +92,14 @@ pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliEr
             json,
         } => list(config, (which, *json), out),
         LedgerAction::Verify { config } => {
-            let ledger = books(config)?;
+            let ledger = read_ledger(config)?;
             writeln!(out, "{ledger}")?;
             Ok(ledger.balances())
         }
     }
 }
 
-fn books(config: &Path) -> Result<crate::outbox::Ledger, CliError> {
+fn read_ledger(config: &Path) -> Result<crate::outbox::Ledger, CliError> {
     match ask(&Config::read(config)?, &Request::Ledger)? {
         Answer::Ledger(ledger) => Ok(ledger),
         _ => Err(CliError::Answer),
@@ -110,28 +111,28 @@ fn show_job(
     (job, json): (Ticket, bool),
     out: &mut impl Write,
 ) -> Result<bool, CliError> {
-    match ask(&Config::read(config)?, &Request::Life(job))? {
-        Answer::Life(Some(life)) => {
-            tell_whole(&life, json, out)?;
+    match ask(&Config::read(config)?, &Request::History(job))? {
+        Answer::History(Some(history)) => {
+            write_whole(&history, json, out)?;
             Ok(true)
         }
-        Answer::Life(None) => {
-            writeln!(out, "job {job} is unknown: {FORGOTTEN}")?;
+        Answer::History(None) => {
+            writeln!(out, "job {job} is unknown: {UNKNOWN_JOB}")?;
             Ok(false)
         }
         _ => Err(CliError::Answer),
     }
 }
 
-const FORGOTTEN: &str = "there was none, or it ended more than `state.history_max_jobs` jobs ago; \
+const UNKNOWN_JOB: &str = "there was none, or it ended more than `state.history_max_jobs` jobs ago; \
                          the log and `scansided quarantine list` have the numbers";
 
-fn tell_whole(job: &Life, json: bool, out: &mut impl Write) -> Result<(), CliError> {
+fn write_whole(job: &JobHistory, json: bool, out: &mut impl Write) -> Result<(), CliError> {
     if json {
         let line = serde_json::to_string(job).expect("a life is plain data");
         writeln!(out, "{line}")?;
     } else {
-        history::tell(job, out)?;
+        history::write_history(job, out)?;
     }
     Ok(())
 }
@@ -141,18 +142,19 @@ fn find(
     (image, json): (&str, bool),
     out: &mut impl Write,
 ) -> Result<bool, CliError> {
-    if Terms::parse(image).is_none() {
+    if SearchTerms::parse(image).is_none() {
         return Err(CliError::Term(image.to_owned()));
     }
     let request = Request::Find(image.to_owned());
-    let Answer::Found(Found { jobs, unread }) = ask(&Config::read(config)?, &request)? else {
+    let Answer::Found(SearchResult { jobs, unread }) = ask(&Config::read(config)?, &request)?
+    else {
         return Err(CliError::Answer);
     };
     for job in &jobs {
-        tell_whole(job, json, out)?;
+        write_whole(job, json, out)?;
     }
     if jobs.is_empty() && !json {
-        writeln!(out, "no job is known of this image: {FORGOTTEN}")?;
+        writeln!(out, "no job is known of this image: {UNKNOWN_JOB}")?;
     }
     if unread > 0 && !json {
         writeln!(
@@ -189,7 +191,7 @@ fn list(
     };
     for job in &jobs {
         if json {
-            tell_whole(job, true, out)?;
+            write_whole(job, true, out)?;
         } else {
             writeln!(out, "{}", history::line(job))?;
         }

@@ -69,7 +69,7 @@ pub fn models(action: &ModelsAction, out: &mut impl Write) -> Result<bool, CliEr
         ModelsAction::Rollback { slot, .. } => Change::Rollback { slot },
     };
     let json = matches!(action, ModelsAction::List { json: true, .. });
-    tell(&config, change, json, out)
+    write_reply(&config, change, json, out)
 }
 
 /// Who asks copies: the daemon may not see the place.
@@ -85,12 +85,12 @@ fn install(
         staged: staged.clone(),
         unsigned,
     };
-    let told = tell(config, change, false, out);
+    let told = write_reply(config, change, false, out);
     store.unstage(&slot, &staged);
     told
 }
 
-fn tell(
+fn write_reply(
     config: &Config,
     change: Change,
     json: bool,

@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::CliError;
 use crate::config::Config;
-use crate::operate::control::{Answer, Choice, Item, Moved, Request, ask};
+use crate::operate::control::{Answer, Choice, MoveOutcome, QuarantinedFile, Request, ask};
 use crate::outbox::job::Ticket;
 
 #[derive(Debug, Clone, Subcommand)]
@@ -74,7 +74,7 @@ pub fn quarantine(action: &QuarantineAction, out: &mut impl Write) -> Result<boo
     }
 }
 
-fn list(items: &[Item], json: bool, out: &mut impl Write) -> Result<(), CliError> {
+fn list(items: &[QuarantinedFile], json: bool, out: &mut impl Write) -> Result<(), CliError> {
     for item in items {
         if json {
             let line = serde_json::to_string(item).expect("an item is plain data");
@@ -96,7 +96,7 @@ fn list(items: &[Item], json: bool, out: &mut impl Write) -> Result<(), CliError
     Ok(())
 }
 
-fn report(moved: &Moved, done: &str, out: &mut impl Write) -> Result<bool, CliError> {
+fn report(moved: &MoveOutcome, done: &str, out: &mut impl Write) -> Result<bool, CliError> {
     for job in &moved.done {
         writeln!(out, "job {job} {done}")?;
     }

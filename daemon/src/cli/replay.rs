@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::CliError;
 use crate::config::Config;
 use crate::operate::control::{Answer, Request, ask};
-use crate::outbox::{Asked, Kept, Missed, Promise};
+use crate::outbox::{Kept, ReplayAnswer, ReplayRange, ReplaySummary};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct ReplayArgs {
@@ -26,30 +26,30 @@ pub struct ReplayArgs {
 /// Asks for it, beside a running daemon or without one, and says what will come; false when that is
 /// nothing.
 pub fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<bool, CliError> {
-    let missed = Missed {
+    let range = ReplayRange {
         from_seq: args.from_seq,
         to_seq: args.to_seq,
         source: args.source.clone(),
     };
-    let Answer::Replay(asked) = ask(&Config::read(&args.config)?, &Request::Replay(missed))? else {
+    let Answer::Replay(asked) = ask(&Config::read(&args.config)?, &Request::Replay(range))? else {
         return Err(CliError::Answer);
     };
     let (words, good) = match asked {
-        Asked::Busy { replays_max } => (
+        ReplayAnswer::Busy { replays_max } => (
             format!(
                 "{replays_max} replays are under way, as many as `results.replays_max` allows; \
                  try again when one has ended"
             ),
             false,
         ),
-        Asked::Promised(promise) => (words(&promise), promise.messages > 0),
+        ReplayAnswer::Promised(summary) => (words(&summary), summary.messages > 0),
     };
     writeln!(out, "{words}")?;
     Ok(good)
 }
 
-fn words(promise: &Promise) -> String {
-    let kept = match promise.kept {
+fn words(summary: &ReplaySummary) -> String {
+    let kept = match summary.kept {
         Some(Kept {
             first_seq,
             last_seq,
@@ -57,10 +57,10 @@ fn words(promise: &Promise) -> String {
         }) => format!("seq {first_seq} to {last_seq} are kept"),
         None => "no result is kept".to_owned(),
     };
-    match (promise.first_seq, promise.last_seq) {
+    match (summary.first_seq, summary.last_seq) {
         (Some(first), Some(last)) => format!(
             "{} results in {} messages come again, seq {first} to {last}; {kept}",
-            promise.results, promise.messages
+            summary.results, summary.messages
         ),
         _ => format!("nothing of this is kept; {kept}, see [results] in the configuration"),
     }

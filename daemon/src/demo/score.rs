@@ -11,30 +11,30 @@ use contract::mask::Overlap;
 use contract::{LabelMap, Manifest};
 use serde_json::Value;
 
-use super::stage::{Stage, Truths};
-use super::subscriber::Heard;
+use super::setup::{SentImages, Setup};
+use super::subscriber::Received;
 use super::{DemoError, patient};
 use crate::outbox::Ledger;
 use crate::report::Report;
 
-pub(super) struct Board {
-    truths: Truths,
+pub(super) struct Scoreboard {
+    sent_images: SentImages,
     manifest: Manifest,
     overlays: PathBuf,
     started: Instant,
-    tally: Tally,
+    seen: ImagesSeen,
     dice: Vec<f64>,
 }
 
 /// What became of the images. At least once: a copy of a message counts nothing.
 #[derive(Default)]
-struct Tally {
+struct ImagesSeen {
     answered: BTreeSet<u32>,
     /// Sequence numbers of the events.
     quarantined: BTreeSet<u64>,
 }
 
-impl Tally {
+impl ImagesSeen {
     fn is_ended(&self, images: u32) -> bool {
         self.answered.len() + self.quarantined.len() >= images as usize
     }
@@ -44,34 +44,38 @@ impl Tally {
     }
 }
 
-impl Board {
-    pub(super) fn new(stage: &Stage, manifest: Manifest, started: Instant) -> Self {
+impl Scoreboard {
+    pub(super) fn new(setup: &Setup, manifest: Manifest, started: Instant) -> Self {
         Self {
-            truths: Truths::default(),
+            sent_images: SentImages::default(),
             manifest,
-            overlays: stage.overlays.clone(),
+            overlays: setup.overlays.clone(),
             started,
-            tally: Tally::default(),
+            seen: ImagesSeen::default(),
             dice: Vec::new(),
         }
     }
 
-    pub(super) fn truths(&self) -> Truths {
-        Arc::clone(&self.truths)
+    pub(super) fn sent_images(&self) -> SentImages {
+        Arc::clone(&self.sent_images)
     }
 
     /// Every phantom came back with masks.
     pub(super) fn complete(&self, images: u32) -> bool {
-        self.tally.is_complete(images)
+        self.seen.is_complete(images)
     }
 
     /// Every phantom came back, with masks or with the reason why not.
     pub(super) fn ended(&self, images: u32) -> bool {
-        self.tally.is_ended(images)
+        self.seen.is_ended(images)
     }
 
-    pub(super) fn hear(&mut self, heard: Heard, out: &mut impl Write) -> Result<(), DemoError> {
-        let Heard::Message {
+    pub(super) fn receive(
+        &mut self,
+        heard: Received,
+        out: &mut impl Write,
+    ) -> Result<(), DemoError> {
+        let Received::Message {
             topic,
             payload,
             retained,
@@ -90,7 +94,7 @@ impl Board {
             let event: Value = serde_json::from_slice(&payload).map_err(not_json)?;
             // The state directory of a demo is a new one, and says so.
             if event["event"] == "quarantined" {
-                self.tally.quarantined.extend(event["seq"].as_u64());
+                self.seen.quarantined.extend(event["seq"].as_u64());
                 writeln!(out, "{topic}  {}: {}", event["event"], event["words"])?;
             }
         } else if topic.ends_with("/availability") && !retained {
@@ -111,7 +115,7 @@ impl Board {
         out: &mut impl Write,
     ) -> Result<(), DemoError> {
         let sent = self
-            .truths
+            .sent_images
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .get(&report.image.sha256)
@@ -142,7 +146,7 @@ impl Board {
         times(report, out)?;
         writeln!(out, "  {total_ms} ms from inbox to subscriber")?;
         writeln!(out, "  {}", picture.display())?;
-        if self.tally.answered.insert(number) {
+        if self.seen.answered.insert(number) {
             self.dice.extend(overlap);
         }
         Ok(())
@@ -154,8 +158,8 @@ impl Board {
             out,
             "\n{} images, mean Dice {mean:.3} against the phantoms' truth, {} quarantined\n\
              ledger: {ledger}",
-            self.tally.answered.len(),
-            self.tally.quarantined.len()
+            self.seen.answered.len(),
+            self.seen.quarantined.len()
         )?;
         writeln!(out, "overlays: {}", self.overlays.display())?;
         out.flush()
@@ -216,14 +220,14 @@ mod tests {
 
     #[test]
     fn a_quarantined_image_ends_the_demo_but_does_not_complete_it() {
-        let mut tally = Tally::default();
-        tally.answered.extend([0, 1]);
-        assert!(!tally.is_ended(3) && !tally.is_complete(3));
-        assert!(tally.is_ended(2) && tally.is_complete(2));
-        tally.quarantined.insert(9);
+        let mut seen = ImagesSeen::default();
+        seen.answered.extend([0, 1]);
+        assert!(!seen.is_ended(3) && !seen.is_complete(3));
+        assert!(seen.is_ended(2) && seen.is_complete(2));
+        seen.quarantined.insert(9);
         // The same event again, as after a lost PUBACK.
-        tally.quarantined.insert(9);
-        assert!(!tally.is_ended(4));
-        assert!(tally.is_ended(3) && !tally.is_complete(3));
+        seen.quarantined.insert(9);
+        assert!(!seen.is_ended(4));
+        assert!(seen.is_ended(3) && !seen.is_complete(3));
     }
 }

@@ -15,7 +15,7 @@ const QUEUE_MAX_MESSAGES: usize = 64;
 
 /// What a subscriber learns.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum Received {
     /// The subscription stands.
     Subscribed,
     Message {
@@ -25,7 +25,7 @@ pub(super) enum Heard {
     },
 }
 
-impl Heard {
+impl Received {
     /// The end of an image, not the state of the node.
     pub(super) fn ends_an_image(&self) -> bool {
         matches!(self, Self::Message { topic, .. }
@@ -33,8 +33,8 @@ impl Heard {
     }
 }
 
-/// Everything below `filter`, after [`Heard::Subscribed`]. Ends with the connection.
-pub(super) fn subscribe(broker: SocketAddr, filter: String) -> mpsc::Receiver<Heard> {
+/// Everything below `filter`, after [`Received::Subscribed`]. Ends with the connection.
+pub(super) fn subscribe(broker: SocketAddr, filter: String) -> mpsc::Receiver<Received> {
     let mut options = MqttOptions::new("scanside-demo", broker.ip().to_string(), broker.port());
     // rumqttc refuses what is above 10 KiB unless it is told otherwise.
     options
@@ -50,7 +50,7 @@ async fn listen(
     client: AsyncClient,
     mut eventloop: EventLoop,
     filter: String,
-    messages: mpsc::Sender<Heard>,
+    messages: mpsc::Sender<Received>,
 ) {
     if let Err(error) = client.try_subscribe(filter, QoS::AtLeastOnce) {
         tracing::error!(%error, "the demo's subscriber cannot subscribe");
@@ -58,8 +58,8 @@ async fn listen(
     }
     loop {
         let heard = match eventloop.poll().await {
-            Ok(Event::Incoming(Packet::SubAck(_))) => Heard::Subscribed,
-            Ok(Event::Incoming(Packet::Publish(publish))) => Heard::Message {
+            Ok(Event::Incoming(Packet::SubAck(_))) => Received::Subscribed,
+            Ok(Event::Incoming(Packet::Publish(publish))) => Received::Message {
                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
                 payload: publish.payload.to_vec(),
                 retained: publish.retain,
@@ -89,13 +89,13 @@ mod tests {
             ("scanside/v1/demo/state", false),
             ("scanside/v1/demo/availability", false),
         ] {
-            let heard = Heard::Message {
+            let heard = Received::Message {
                 topic: topic.to_owned(),
                 payload: Vec::new(),
                 retained: false,
             };
             assert_eq!(heard.ends_an_image(), ends, "{topic}");
         }
-        assert!(!Heard::Subscribed.ends_an_image());
+        assert!(!Received::Subscribed.ends_an_image());
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Stand, Version};
+use super::record::{Deployment, Version};
 use super::store::Store;
 use super::{Models, ModelsError, Serving};
 
@@ -45,8 +45,8 @@ pub enum Reply {
 pub struct SlotView {
     pub slot: String,
     /// None before the first start.
-    pub active: Option<Stand>,
-    pub previous: Option<Stand>,
+    pub active: Option<Deployment>,
+    pub previous: Option<Deployment>,
     pub highest_counter: Option<u64>,
     /// The highest counter first.
     pub installed: Vec<Version>,
@@ -141,7 +141,7 @@ fn promote(
     record.check(slot, &version)?;
     let serving = load(store, slot, &version)?;
     record.previous = record.active.take();
-    record.active = Some(Stand::now(version.clone()));
+    record.active = Some(Deployment::now(version.clone()));
     record.rolled_back = false;
     record.raise(&version);
     store.write_record(slot, &record)?;
@@ -206,7 +206,7 @@ fn rollback(store: &Store, live: Option<&Models>, slot: &str) -> Result<Reply, M
     let version = previous.version;
     let loaded = live.and_then(|live| live.before(slot, &version));
     let serving = loaded.map_or_else(|| load(store, slot, &version), Ok)?;
-    record.active = Some(Stand::now(version.clone()));
+    record.active = Some(Deployment::now(version.clone()));
     record.previous = Some(active.clone());
     record.rolled_back = true;
     store.write_record(slot, &record)?;

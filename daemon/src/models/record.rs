@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::ModelsError;
 use crate::clock;
 
-pub use crate::report::model::{Stand, Version};
+pub use crate::report::model::{Deployment, Version};
 
 impl Version {
     pub(super) fn of(manifest: &Manifest, configured: bool) -> Self {
@@ -28,7 +28,7 @@ impl std::fmt::Display for Version {
     }
 }
 
-impl Stand {
+impl Deployment {
     pub(super) fn now(version: Version) -> Self {
         Self {
             version,
@@ -39,7 +39,7 @@ impl Stand {
 
 /// The highest counter that ever served, and whose it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct HighestCounter {
     pub counter: u64,
     pub digest: String,
 }
@@ -47,10 +47,10 @@ pub struct Mark {
 /// What a slot knows; empty before the first start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    pub active: Option<Stand>,
+    pub active: Option<Deployment>,
     /// What a rollback goes back to.
-    pub previous: Option<Stand>,
-    pub highest: Option<Mark>,
+    pub previous: Option<Deployment>,
+    pub highest: Option<HighestCounter>,
     /// `previous` is what a rollback left; going back once more would go forward to it.
     #[serde(default)]
     pub rolled_back: bool,
@@ -82,7 +82,7 @@ impl Record {
             .is_none_or(|mark| mark.counter < counter)
         {
             let digest = version.digest.clone();
-            self.highest = Some(Mark { counter, digest });
+            self.highest = Some(HighestCounter { counter, digest });
         }
     }
 

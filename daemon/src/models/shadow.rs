@@ -22,7 +22,7 @@ use crate::report::model::{ClassDice, Comparison};
 use crate::status::Status;
 
 /// An image and what the active model made of it.
-pub struct Glimpse {
+pub struct ShadowInput {
     pub slot: usize,
     /// Of the active model, which may have been replaced since.
     pub digest: String,
@@ -32,7 +32,7 @@ pub struct Glimpse {
 
 /// The way to the thread.
 pub struct Shadow {
-    glimpses: SyncSender<Glimpse>,
+    inputs: SyncSender<ShadowInput>,
     models: Arc<Models>,
 }
 
@@ -42,18 +42,18 @@ impl Shadow {
         status: Arc<Status>,
         queue_max_images: usize,
     ) -> io::Result<Self> {
-        let (glimpses, queue) = sync_channel(queue_max_images);
+        let (inputs, queue) = sync_channel(queue_max_images);
         let own = Arc::clone(&models);
         thread::Builder::new()
             .name("shadow".to_owned())
             .spawn(move || alone(|| work(&own, &status, &queue)))?;
-        Ok(Self { glimpses, models })
+        Ok(Self { inputs, models })
     }
 
-    pub fn show(&self, glimpse: Glimpse) {
-        let slot = glimpse.slot;
-        if let Err(TrySendError::Full(_)) = self.glimpses.try_send(glimpse) {
-            self.models.slots[slot].lock().tally.skipped += 1;
+    pub fn show(&self, shadow_input: ShadowInput) {
+        let slot = shadow_input.slot;
+        if let Err(TrySendError::Full(_)) = self.inputs.try_send(shadow_input) {
+            self.models.slots[slot].lock().figures.skipped += 1;
         }
     }
 }
@@ -61,15 +61,15 @@ impl Shadow {
 /// Lowest there is: about a seventieth of a core that something else wants.
 const NICE: i32 = 19;
 
-fn work(models: &Models, status: &Status, queue: &Receiver<Glimpse>) {
+fn work(models: &Models, status: &Status, queue: &Receiver<ShadowInput>) {
     // Linux has a priority for each thread; 0 is the one that asks.
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {
         tracing::warn!(%error, "the shadow run has the priority of everything else");
     }
     let mut loaded: Vec<Option<(Version, Option<Segmenter>)>> = Vec::new();
     loaded.resize_with(models.slots.len(), || None);
-    while let Ok(glimpse) = queue.recv() {
-        let slot = glimpse.slot;
+    while let Ok(shadow_input) = queue.recv() {
+        let slot = shadow_input.slot;
         let Some(version) = models.candidate(slot) else {
             loaded[slot] = None;
             continue;
@@ -87,7 +87,7 @@ fn work(models: &Models, status: &Status, queue: &Receiver<Glimpse>) {
                     "the candidate does not open, nothing is compared"
                 );
                 models.slots[slot].lock().problem = Some(Problem::new(words));
-                models.touch();
+                models.bump_revision();
             }
             loaded[slot] = Some((version.clone(), opened.ok()));
         }
@@ -95,14 +95,16 @@ fn work(models: &Models, status: &Status, queue: &Receiver<Glimpse>) {
             continue;
         };
         // Nothing is shared with the closure that could be left half changed.
-        let compared = catch_unwind(AssertUnwindSafe(|| compare(candidate, &glimpse, status)));
+        let compared = catch_unwind(AssertUnwindSafe(|| {
+            compare(candidate, &shadow_input, status)
+        }));
         let mut state = models.slots[slot].lock();
-        let current = state.serving.model.digest == glimpse.digest;
+        let current = state.serving.model.digest == shadow_input.digest;
         if current && state.candidate.as_ref() == Some(&version) {
             let active = Arc::clone(&state.serving);
             match compared {
-                Ok(Some(overlaps)) => state.tally.count(&active.segmenter, candidate, &overlaps),
-                _ => state.tally.failed += 1,
+                Ok(Some(overlaps)) => state.figures.count(&active.segmenter, candidate, &overlaps),
+                _ => state.figures.failed += 1,
             }
         }
     }
@@ -110,11 +112,11 @@ fn work(models: &Models, status: &Status, queue: &Receiver<Glimpse>) {
 
 /// Between two images of a busy queue the thread has none in hand either, for a moment.
 fn wait_until_idle(status: &Status) {
-    const PAUSE: Duration = Duration::from_millis(10);
-    const IDLE_PAUSES: u32 = 3;
+    const IDLE_CHECK_INTERVAL: Duration = Duration::from_millis(10);
+    const IDLE_CHECKS: u32 = 3;
     let mut n_idle = 0;
-    while n_idle < IDLE_PAUSES {
-        thread::sleep(PAUSE);
+    while n_idle < IDLE_CHECKS {
+        thread::sleep(IDLE_CHECK_INTERVAL);
         n_idle = if status.is_idle() { n_idle + 1 } else { 0 };
     }
 }
@@ -122,12 +124,12 @@ fn wait_until_idle(status: &Status) {
 /// Pixels of each of the candidate's classes in both, over all frames; none when it could not.
 fn compare(
     candidate: &Segmenter,
-    glimpse: &Glimpse,
+    shadow_input: &ShadowInput,
     status: &Status,
 ) -> Option<Vec<(u8, Overlap)>> {
     let classes = candidate.manifest().classes.iter().map(|class| class.id);
     let mut overlaps: Vec<_> = classes.map(|class| (class, Overlap::default())).collect();
-    for (frame, labels) in glimpse.frames.iter().zip(&glimpse.labels) {
+    for (frame, labels) in shadow_input.frames.iter().zip(&shadow_input.labels) {
         wait_until_idle(status);
         let (found, _) = candidate.segment(frame).ok()?;
         for (class, sum) in &mut overlaps {
@@ -142,7 +144,7 @@ fn compare(
 
 /// Figures since the active model or the candidate changed.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Tally {
+pub(super) struct ComparisonFigures {
     images: u64,
     pub(super) skipped: u64,
     failed: u64,
@@ -159,7 +161,7 @@ struct Class {
     least: f64,
 }
 
-impl Tally {
+impl ComparisonFigures {
     fn count(&mut self, active: &Segmenter, candidate: &Segmenter, overlaps: &[(u8, Overlap)]) {
         self.images += 1;
         let labels = &candidate.manifest().classes;

@@ -2,10 +2,10 @@
 
 use tokio::time::Instant;
 
-use super::connection::hello::hello;
+use super::connection::version_probe::probe_version;
 use super::connection::{Lost, Signal};
 use super::session::{End, Session};
-use super::window::{Letter, Outcome, Verdict};
+use super::window::{MessageKey, Outcome, PublishAck};
 use super::{MqttError, Publisher};
 use crate::config::Version;
 use crate::failure::Failure;
@@ -27,22 +27,22 @@ impl Publisher {
                     session.packet_max_bytes = packet_max_bytes;
                     self.window
                         .set_limit(receive_max.min(self.config.mqtt.window_max_messages));
-                    if let Some(lost) = self.welcome(session).await? {
+                    if let Some(lost) = self.begin_session(session).await? {
                         return Ok(Some(End::Lost(lost)));
                     }
                 }
                 Signal::Published(packet_id) => self.window.published(packet_id),
-                Signal::Answered(packet_id, verdict) => {
-                    session.silence.broken(Instant::now());
-                    let answer = (packet_id, verdict);
-                    match self.answered(session, answer).await? {
-                        Some(Letter::Fresh(key)) => delivered.push(key),
-                        Some(Letter::Again(key)) => session.again.answered(key),
+                Signal::Acked(packet_id, publish_ack) => {
+                    session.ack_timer.restart(Instant::now());
+                    let answer = (packet_id, publish_ack);
+                    match self.acked(session, answer).await? {
+                        Some(MessageKey::Fresh(key)) => delivered.push(key),
+                        Some(MessageKey::Replayed(key)) => session.replay.acked(key),
                         None => {}
                     }
                 }
                 // Of the doctor's connection.
-                Signal::Subscribed(_) | Signal::Came(_) => {}
+                Signal::Subscribed(_) | Signal::Received(_) => {}
                 // Both ends trusted each other already.
                 Signal::Lost(Lost::Distrusted(words)) if session.is_connected() => {
                     end = Some(End::Lost(Lost::Broken(words)));
@@ -52,29 +52,29 @@ impl Publisher {
         }
         if !delivered.is_empty() {
             self.backoff.reset();
-            self.silences = 0;
-            self.letters.delivered(delivered).await?;
+            self.ack_timeouts = 0;
+            self.delivery.delivered(delivered).await?;
         }
-        self.note_replay(session).await?;
+        self.record_replay_progress(session).await?;
         Ok(end)
     }
 
     /// After CONNACK. Why the connection is not used, if so.
-    async fn welcome(&mut self, session: &mut Session) -> Result<Option<Lost>, MqttError> {
+    async fn begin_session(&mut self, session: &mut Session) -> Result<Option<Lost>, MqttError> {
         let (mqtt, node) = (&self.config.mqtt, &self.config.node);
-        if self.dialect.connected() {
+        if self.version_choice.connected() {
             let broker = self.credentials.borrow().mqtt.clone();
-            let greeting = hello(mqtt, &broker, node).await;
-            if self.dialect.confirmed(greeting) {
+            let reply = probe_version(mqtt, &broker, node).await;
+            if self.version_choice.confirmed(reply) {
                 let words = "the broker speaks MQTT 5 after all".to_owned();
-                return Ok(Some(Lost::Silent(words)));
+                return Ok(Some(Lost::Unreachable(words)));
             }
         }
         let now = Instant::now();
         session.connected_at = Some(now);
-        session.silence.broken(now);
+        session.ack_timer.restart(now);
         self.outage.clear();
-        let protocol = self.dialect.level();
+        let protocol = self.version_choice.level();
         self.status.connected();
         self.status.set_mqtt_level(protocol);
         tracing::info!(host = mqtt.host, %protocol, "connected to the broker");
@@ -85,50 +85,50 @@ impl Publisher {
                 "the broker is spoken to in MQTT 3.1.1, which says less; one with MQTT 5 has these"
             );
         }
-        self.greet(session).await?;
+        self.publish_birth(session).await?;
         Ok(None)
     }
 
     /// One answer; the letter when nothing more is to be done for it.
-    async fn answered(
+    async fn acked(
         &mut self,
         session: &mut Session,
-        (packet_id, verdict): (u16, Verdict),
-    ) -> Result<Option<Letter>, MqttError> {
-        match self.window.answered(packet_id, verdict) {
-            Outcome::Delivered(letter) => {
-                acknowledged(session, letter);
-                return Ok(Some(letter));
+        (packet_id, publish_ack): (u16, PublishAck),
+    ) -> Result<Option<MessageKey>, MqttError> {
+        match self.window.acked(packet_id, publish_ack) {
+            Outcome::Delivered(message_key) => {
+                acknowledged(session, message_key);
+                return Ok(Some(message_key));
             }
-            Outcome::Unheard(letter) => {
-                self.status.count_unheard();
-                let topic = acknowledged(session, letter);
-                if !std::mem::replace(&mut session.unheard, true) {
+            Outcome::NoSubscribers(message_key) => {
+                self.status.count_no_subscribers();
+                let topic = acknowledged(session, message_key);
+                if !std::mem::replace(&mut session.no_subscribers_logged, true) {
                     tracing::warn!(
                         topic = self.topic(&topic),
                         "nobody subscribes to this topic; the broker took the message and dropped it"
                     );
                 }
-                return Ok(Some(letter));
+                return Ok(Some(message_key));
             }
-            Outcome::Refused(letter, reason) => {
-                let topic = session.sent.remove(&letter).map(|sent| sent.topic);
-                let again = matches!(letter, Letter::Again(_));
+            Outcome::Refused(message_key, reason) => {
+                let topic = session.sent.remove(&message_key).map(|sent| sent.topic);
+                let again = matches!(message_key, MessageKey::Replayed(_));
                 self.refused(session, &topic.unwrap_or_default(), !again, reason);
                 // Whoever asked for it can ask anew.
-                return Ok(again.then_some(letter));
+                return Ok(again.then_some(message_key));
             }
             Outcome::PresenceRefused(topic, reason) => {
                 self.refused(session, topic, false, reason);
             }
-            Outcome::Invalid(letter, reason) => {
-                session.sent.remove(&letter);
+            Outcome::Invalid(message_key, reason) => {
+                session.sent.remove(&message_key);
                 let code = reason.to_owned();
-                match letter {
-                    Letter::Fresh(key) => {
-                        self.letters.dead(key, Failure::Refused { code }).await?;
+                match message_key {
+                    MessageKey::Fresh(key) => {
+                        self.delivery.dead(key, Failure::Refused { code }).await?;
                     }
-                    Letter::Again(_) => return Ok(Some(letter)),
+                    MessageKey::Replayed(_) => return Ok(Some(message_key)),
                 }
             }
             Outcome::Presence => {}
@@ -140,7 +140,7 @@ impl Publisher {
     }
 
     fn refused(&self, session: &mut Session, topic: &str, durable: bool, reason: &str) {
-        if session.refusals.refused(topic, durable, Instant::now()) {
+        if session.nacks.refused(topic, durable, Instant::now()) {
             tracing::error!(
                 topic = self.topic(topic),
                 reason,
@@ -153,13 +153,13 @@ impl Publisher {
 }
 
 /// Its topic.
-fn acknowledged(session: &mut Session, letter: Letter) -> String {
-    let sent = session.sent.remove(&letter);
+fn acknowledged(session: &mut Session, message_key: MessageKey) -> String {
+    let sent = session.sent.remove(&message_key);
     let publish_ms = sent
         .as_ref()
         .map(|sent| sent.at.elapsed().as_millis() as u64);
-    let (Letter::Fresh((seq, part)) | Letter::Again((seq, part))) = letter;
-    let replayed = matches!(letter, Letter::Again(_));
+    let (MessageKey::Fresh((seq, part)) | MessageKey::Replayed((seq, part))) = message_key;
+    let replayed = matches!(message_key, MessageKey::Replayed(_));
     tracing::debug!(seq, part, replayed, publish_ms, "acknowledged");
     sent.map(|sent| sent.topic).unwrap_or_default()
 }

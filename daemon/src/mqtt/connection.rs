@@ -2,7 +2,7 @@
 //! rumqttc.
 
 pub(super) mod five;
-pub(super) mod hello;
+pub(super) mod version_probe;
 pub(super) mod three;
 
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use rumqttc::v5;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::window::Verdict;
+use super::window::PublishAck;
 use crate::config::{self, Version};
 use crate::tls::credentials::{Broker, first_line};
 
@@ -26,11 +26,11 @@ pub(super) enum Signal {
     },
     /// A QoS 1 publish got this packet id.
     Published(u16),
-    Answered(u16, Verdict),
+    Acked(u16, PublishAck),
     /// A subscription was answered: whether it stands.
     Subscribed(bool),
     /// A message came on it; retained or not.
-    Came(bool),
+    Received(bool),
     /// The last one.
     Lost(Lost),
 }
@@ -41,26 +41,26 @@ pub(super) enum Lost {
     /// The peer broke it; a message may be at fault.
     Broken(String),
     /// No answer in time, no way to the broker, or it has no time for anybody; no message's fault.
-    Silent(String),
+    Unreachable(String),
     /// One end does not trust the other.
     Distrusted(String),
     /// The broker will not have it so, whatever is sent: an operator has to change something.
-    Unfit(String),
+    Unsupported(String),
     /// The broker does not speak this version of MQTT.
     Version(String),
     /// Another client came under this one's name; no message's fault.
-    Taken(String),
+    TakenOver(String),
 }
 
 impl Lost {
     pub(super) fn words(self) -> String {
         match self {
             Self::Broken(words)
-            | Self::Silent(words)
+            | Self::Unreachable(words)
             | Self::Distrusted(words)
-            | Self::Unfit(words)
+            | Self::Unsupported(words)
             | Self::Version(words)
-            | Self::Taken(words) => words,
+            | Self::TakenOver(words) => words,
         }
     }
 }
@@ -157,7 +157,7 @@ impl Connection {
         let mut signals = Vec::new();
         if self.signals.recv_many(&mut signals, 64).await == 0 {
             let words = "the connection task ended".to_owned();
-            signals.push(Signal::Lost(Lost::Silent(words)));
+            signals.push(Signal::Lost(Lost::Unreachable(words)));
         }
         signals
     }
@@ -174,7 +174,7 @@ impl Connection {
     }
 
     /// At most once; for what is outdated soon.
-    pub(super) fn announce(&self, topic: String, payload: Vec<u8>) -> bool {
+    pub(super) fn publish_at_most_once(&self, topic: String, payload: Vec<u8>) -> bool {
         match &self.client {
             Client::Five(client) => {
                 let qos = v5::mqttbytes::QoS::AtMostOnce;
@@ -187,7 +187,7 @@ impl Connection {
         }
     }
 
-    /// Brings [`Signal::Subscribed`], then [`Signal::Came`]. False when the client has no room.
+    /// Brings [`Signal::Subscribed`], then [`Signal::Received`]. False when the client has no room.
     pub(super) fn subscribe(&self, topic: String) -> bool {
         match &self.client {
             Client::Five(client) => {
@@ -210,14 +210,14 @@ impl Connection {
 impl Client {
     /// DISCONNECT.
     pub(super) async fn leave(&self, poller: &mut JoinHandle<()>) {
-        const PATIENCE: Duration = Duration::from_millis(500);
+        const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(500);
         let leaves = match self {
             Self::Five(client) => client.try_disconnect().is_ok(),
             Self::Three(client) => client.try_disconnect().is_ok(),
         };
         if leaves {
             // The broker closes the connection; without it the poller is simply dropped.
-            let _ = tokio::time::timeout(PATIENCE, poller).await;
+            let _ = tokio::time::timeout(DISCONNECT_TIMEOUT, poller).await;
         }
     }
 }

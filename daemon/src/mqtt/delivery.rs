@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 use super::MqttError;
 use crate::failure::Failure;
-use crate::outbox::{Key, Message, Outbox, Page, Queued};
+use crate::outbox::{Key, Message, Outbox, Queued, ReplayPage};
 use crate::report::Report;
-use crate::report::encode::{self, Speaker};
+use crate::report::encode::{self, Encoder};
 use crate::spool::quarantine::{self, Ending};
 use crate::spool::{Shelves, name};
 use crate::status::Status;
@@ -22,14 +22,14 @@ const TOPIC_SPARE_BYTES: usize = 64;
 const IN_PARTS: &str = "instances_in_parts";
 
 #[derive(Clone)]
-pub(super) struct Letters {
+pub(super) struct Delivery {
     pub(super) outbox: Arc<Outbox>,
     pub(super) shelves: Shelves,
-    pub(super) speaker: Speaker,
+    pub(super) encoder: Encoder,
     pub(super) status: Arc<Status>,
 }
 
-impl Letters {
+impl Delivery {
     pub(super) async fn next(
         &self,
         after: Option<Key>,
@@ -40,11 +40,11 @@ impl Letters {
     }
 
     /// The next messages that are to be sent again.
-    pub(super) async fn again(
+    pub(super) async fn replay_page(
         &self,
         at: Option<(u64, Option<Key>)>,
         limit: usize,
-    ) -> Result<Option<Page>, MqttError> {
+    ) -> Result<Option<ReplayPage>, MqttError> {
         let outbox = Arc::clone(&self.outbox);
         Ok(spawn_blocking(move || outbox.replay_page(at, limit)).await??)
     }
@@ -61,18 +61,18 @@ impl Letters {
 
     /// Rows go, and with the last message of a job its input.
     pub(super) async fn delivered(&self, keys: Vec<Key>) -> Result<(), MqttError> {
-        let letters = self.clone();
+        let delivery = self.clone();
         spawn_blocking(move || {
-            for (ticket, job) in letters.outbox.acknowledge(&keys)? {
+            for (ticket, job) in delivery.outbox.acknowledge(&keys)? {
                 let total_ms = name::waited(&job.file).as_millis() as u64;
                 tracing::info!(ticket, total_ms, "published");
-                match letters.shelves.depart(&job) {
-                    Ok(()) => letters.outbox.forget(ticket),
+                match delivery.shelves.depart(&job) {
+                    Ok(()) => delivery.outbox.forget(ticket),
                     // The row stays and the next start tries again.
                     Err(error) => tracing::error!(ticket, %error, "a published input stays"),
                 }
             }
-            letters.status.count_acknowledged(keys.len() as u64);
+            delivery.status.count_acknowledged(keys.len() as u64);
             Ok(())
         })
         .await?
@@ -80,10 +80,10 @@ impl Letters {
 
     /// A message that the broker will never take.
     pub(super) async fn dead(&self, key: Key, failure: Failure) -> Result<(), MqttError> {
-        let letters = self.clone();
+        let delivery = self.clone();
         spawn_blocking(move || {
-            let row = letters.outbox.message(key)?;
-            row.map_or(Ok(()), |row| letters.bury(&row, &failure))
+            let row = delivery.outbox.message(key)?;
+            row.map_or(Ok(()), |row| delivery.quarantine_message(&row, &failure))
         })
         .await?
     }
@@ -98,24 +98,24 @@ impl Letters {
 
     /// Spills a result into parts of at most `room` bytes, or ends its job when that cannot help.
     pub(super) async fn too_large(&self, row: Queued, room: usize) -> Result<(), MqttError> {
-        let letters = self.clone();
+        let delivery = self.clone();
         spawn_blocking(move || {
             let limit = room.saturating_sub(TOPIC_SPARE_BYTES);
-            if let Some(parts) = spill(&letters.outbox.parts(row.key.0)?, limit) {
+            if let Some(parts) = spill(&delivery.outbox.parts(row.key.0)?, limit) {
                 tracing::info!(
                     seq = row.key.0,
                     parts = parts.len(),
                     "result split for the broker"
                 );
-                return Ok(letters.outbox.replace(row.key, &parts)?);
+                return Ok(delivery.outbox.replace(row.key, &parts)?);
             }
             let bytes = row.message.payload.len();
-            letters.bury(&row, &Failure::MessageTooLarge { bytes, limit: room })
+            delivery.quarantine_message(&row, &Failure::MessageTooLarge { bytes, limit: room })
         })
         .await?
     }
 
-    fn bury(&self, row: &Queued, failure: &Failure) -> Result<(), MqttError> {
+    fn quarantine_message(&self, row: &Queued, failure: &Failure) -> Result<(), MqttError> {
         let Some(ticket) = row.ticket else {
             tracing::error!(
                 seq = row.key.0,
@@ -125,12 +125,12 @@ impl Letters {
             return Ok(self.outbox.give_up(row.key)?);
         };
         let job_id = job_id(&row.message);
-        let (outbox, speaker) = (&*self.outbox, &self.speaker);
+        let (outbox, encoder) = (&*self.outbox, &self.encoder);
         quarantine::end(
             &self.shelves,
             &Ending {
                 outbox,
-                speaker,
+                encoder,
                 ticket,
                 job_id,
                 failure,

@@ -4,10 +4,10 @@
 use tokio::time::Instant;
 
 use super::connection::Kind;
-use super::nacks::Round;
-use super::replay::{self, Again, NOTE_INTERVAL, PROPERTY_BYTES};
+use super::nacks::RetryPass;
+use super::replay::{self, NOTE_INTERVAL, PROPERTY_BYTES, ReplayProgress};
 use super::session::{Sent, Session};
-use super::window::{Item, Letter};
+use super::window::{Item, MessageKey};
 use super::{MqttError, Publisher};
 use crate::outbox::{Key, Message, Queued};
 
@@ -27,17 +27,19 @@ impl Publisher {
         let fresh = self.walk(session, session.cursor, None).await?;
         session.cursor = fresh.cursor;
         if fresh.finished
-            && let Some(round) = session.refusals.round(session.cursor, Instant::now())
+            && let Some(retry_pass) = session.nacks.retry_pass(session.cursor, Instant::now())
         {
-            let again = self.walk(session, round.after, Some(round.until)).await?;
-            let rest = (!again.finished).then_some(Round {
-                after: again.cursor,
-                ..round
+            let walk = self
+                .walk(session, retry_pass.after, Some(retry_pass.until))
+                .await?;
+            let rest = (!walk.finished).then_some(RetryPass {
+                after: walk.cursor,
+                ..retry_pass
             });
-            session.refusals.set_round(rest);
+            session.nacks.set_retry_pass(rest);
         }
         if fresh.finished && !session.draining {
-            self.send_again(session).await?;
+            self.send_replay(session).await?;
         }
         Ok(fresh.finished)
     }
@@ -52,7 +54,7 @@ impl Publisher {
         let limit = self.config.mqtt.window_max_messages;
         let ended = |cursor, finished| Ok(Walk { cursor, finished });
         while self.window.has_room() {
-            let rows = self.letters.next(cursor, limit).await?;
+            let rows = self.delivery.next(cursor, limit).await?;
             let exhausted = rows.len() < limit;
             let mut rows = rows.into_iter().peekable();
             while let Some(row) = rows.next() {
@@ -60,11 +62,11 @@ impl Publisher {
                 if until.is_some_and(|until| key > until) {
                     return ended(cursor, true);
                 }
-                if self.window.holds(Letter::Fresh(key)) {
+                if self.window.contains(MessageKey::Fresh(key)) {
                     cursor = Some(key);
                     continue;
                 }
-                if !self.window.admits(Letter::Fresh(key)) {
+                if !self.window.admits(MessageKey::Fresh(key)) {
                     return ended(cursor, false);
                 }
                 // Parts beyond this batch count too: a row at its end may have some.
@@ -72,11 +74,11 @@ impl Publisher {
                 if self.largest_bytes(&row, more).await? > session.packet_max_bytes {
                     let overhead = self.packet_bytes(row.message.topic.len());
                     let room = session.packet_max_bytes.saturating_sub(overhead);
-                    self.letters.too_large(row, room).await?;
+                    self.delivery.too_large(row, room).await?;
                     // The place now holds other messages or none.
                     return ended(cursor, false);
                 }
-                if !self.send_letter(session, Letter::Fresh(key), row.message) {
+                if !self.send_message(session, MessageKey::Fresh(key), row.message) {
                     return ended(cursor, false);
                 }
                 cursor = Some(key);
@@ -93,38 +95,38 @@ impl Publisher {
     async fn largest_bytes(&self, row: &Queued, more: bool) -> Result<usize, MqttError> {
         let own = row.message.bytes();
         let largest = if more && row.key.1 == 0 && row.ticket.is_some() {
-            self.letters.largest_bytes(row.key.0).await?.max(own)
+            self.delivery.largest_bytes(row.key.0).await?.max(own)
         } else {
             own
         };
         Ok(self.packet_bytes(largest))
     }
 
-    pub(super) fn send_letter(
+    pub(super) fn send_message(
         &mut self,
         session: &mut Session,
-        letter: Letter,
+        message_key: MessageKey,
         message: Message,
     ) -> bool {
         let sent = Sent {
             at: Instant::now(),
             topic: message.topic.clone(),
         };
-        let handed = self.send(session, Item::Durable(letter), message);
+        let handed = self.send(session, Item::Durable(message_key), message);
         if handed {
-            session.sent.insert(letter, sent);
+            session.sent.insert(message_key, sent);
         }
         handed
     }
 
     pub(super) fn send(&mut self, session: &mut Session, item: Item, message: Message) -> bool {
         if self.window.is_empty() {
-            session.silence.broken(Instant::now());
+            session.ack_timer.restart(Instant::now());
         }
         let topic = self.topic(&message.topic);
         let kind = match item {
-            Item::Durable(Letter::Fresh(_)) => Kind::Message,
-            Item::Durable(Letter::Again(_)) => Kind::Replayed,
+            Item::Durable(MessageKey::Fresh(_)) => Kind::Message,
+            Item::Durable(MessageKey::Replayed(_)) => Kind::Replayed,
             Item::Presence(_) => Kind::Retained,
         };
         let sent = session.connection.publish(topic, message.payload, kind);
@@ -139,60 +141,64 @@ impl Publisher {
         PACKET_OVERHEAD_BYTES + self.root.len() + message_bytes
     }
 
-    pub(super) async fn send_again(&mut self, session: &mut Session) -> Result<(), MqttError> {
+    pub(super) async fn send_replay(&mut self, session: &mut Session) -> Result<(), MqttError> {
         let share = (self.config.mqtt.window_max_messages / 2).max(1);
-        while session.again.wanted && !session.again.exhausted && self.window.has_room() {
-            let again = &mut session.again;
-            let room = share.saturating_sub(again.flying.len());
+        while session.replay.wanted && !session.replay.exhausted && self.window.has_room() {
+            let replay = &mut session.replay;
+            let room = share.saturating_sub(replay.in_flight.len());
             if room == 0 {
                 return Ok(());
             }
-            let at = again.number.map(|number| (number, again.cursor));
-            let Some(page) = self.letters.again(at, room).await? else {
-                again.wanted = false;
+            let at = replay.number.map(|number| (number, replay.cursor));
+            let Some(page) = self.delivery.replay_page(at, room).await? else {
+                replay.wanted = false;
                 return Ok(());
             };
-            if again.number != Some(page.number) {
-                *again = Again::new(Instant::now());
-                again.number = Some(page.number);
+            if replay.number != Some(page.number) {
+                *replay = ReplayProgress::new(Instant::now());
+                replay.number = Some(page.number);
             }
             for (key, message) in page.messages {
-                let letter = Letter::Again(key);
+                let message_key = MessageKey::Replayed(key);
                 let message = replay::marked(message);
                 let bytes = self.packet_bytes(message.bytes()) + PROPERTY_BYTES;
                 if bytes > session.packet_max_bytes {
-                    session.again.too_large += 1;
-                } else if !self.window.admits(letter) || !self.send_letter(session, letter, message)
+                    session.replay.too_large += 1;
+                } else if !self.window.admits(message_key)
+                    || !self.send_message(session, message_key, message)
                 {
                     return Ok(());
                 } else {
-                    session.again.flying.insert(key);
-                    session.again.sent += 1;
+                    session.replay.in_flight.insert(key);
+                    session.replay.sent += 1;
                 }
-                session.again.cursor = Some(key);
+                session.replay.cursor = Some(key);
             }
-            session.again.cursor = page.cursor;
-            session.again.exhausted = page.finished;
-            self.note_replay(session).await?;
+            session.replay.cursor = page.cursor;
+            session.replay.exhausted = page.finished;
+            self.record_replay_progress(session).await?;
         }
         Ok(())
     }
 
     /// Tells the outbox how far the replay came, now and then and at its end.
-    pub(super) async fn note_replay(&mut self, session: &mut Session) -> Result<(), MqttError> {
-        let again = &mut session.again;
-        let Some(number) = again.number else {
+    pub(super) async fn record_replay_progress(
+        &mut self,
+        session: &mut Session,
+    ) -> Result<(), MqttError> {
+        let replay = &mut session.replay;
+        let Some(number) = replay.number else {
             return Ok(());
         };
-        if again.is_over() {
-            self.letters.replayed(number, None).await?;
-            let (messages, too_large) = (again.sent, again.too_large);
+        if replay.is_over() {
+            self.delivery.replayed(number, None).await?;
+            let (messages, too_large) = (replay.sent, replay.too_large);
             tracing::info!(replay = number, messages, too_large, "replay finished");
-            *again = Again::new(Instant::now());
-        } else if again.moved && again.noted_at.elapsed() > NOTE_INTERVAL {
-            self.letters.replayed(number, again.done()).await?;
-            again.moved = false;
-            again.noted_at = Instant::now();
+            *replay = ReplayProgress::new(Instant::now());
+        } else if replay.moved && replay.noted_at.elapsed() > NOTE_INTERVAL {
+            self.delivery.replayed(number, replay.done()).await?;
+            replay.moved = false;
+            replay.noted_at = Instant::now();
         }
         Ok(())
     }
@@ -200,9 +206,9 @@ impl Publisher {
     /// The connection breaks on this message: the replay goes on behind it.
     pub(super) async fn skip_replayed(&mut self, key: Key) -> Result<(), MqttError> {
         tracing::error!(seq = key.0, part = key.1, "a replayed message was given up");
-        let page = self.letters.again(None, 1).await?;
+        let page = self.delivery.replay_page(None, 1).await?;
         match page {
-            Some(page) => self.letters.replayed(page.number, Some(key)).await,
+            Some(page) => self.delivery.replayed(page.number, Some(key)).await,
             None => Ok(()),
         }
     }

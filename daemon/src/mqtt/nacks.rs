@@ -12,27 +12,27 @@ use tokio::time::Instant;
 use crate::outbox::Key;
 
 #[derive(Debug)]
-pub(super) struct Refusals {
+pub(super) struct Nacks {
     period: Duration,
-    said: HashSet<String>,
+    logged: HashSet<String>,
     due: Option<Instant>,
-    round: Option<Round>,
+    retry_pass: Option<RetryPass>,
 }
 
 /// One walk over the rows behind the cursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Round {
+pub(super) struct RetryPass {
     pub(super) after: Option<Key>,
     pub(super) until: Key,
 }
 
-impl Refusals {
+impl Nacks {
     pub(super) fn new(period: Duration) -> Self {
         Self {
             period,
-            said: HashSet::new(),
+            logged: HashSet::new(),
             due: None,
-            round: None,
+            retry_pass: None,
         }
     }
 
@@ -47,21 +47,21 @@ impl Refusals {
         } else {
             topic
         };
-        self.said.insert(rule.to_owned())
+        self.logged.insert(rule.to_owned())
     }
 
     /// The round under way, or one that begins now. `cursor`: last row handed over.
-    pub(super) fn round(&mut self, cursor: Option<Key>, now: Instant) -> Option<Round> {
-        if self.round.is_none() && self.due.is_some_and(|due| now >= due) {
+    pub(super) fn retry_pass(&mut self, cursor: Option<Key>, now: Instant) -> Option<RetryPass> {
+        if self.retry_pass.is_none() && self.due.is_some_and(|due| now >= due) {
             self.due = None;
-            self.round = cursor.map(|until| Round { after: None, until });
+            self.retry_pass = cursor.map(|until| RetryPass { after: None, until });
         }
-        self.round
+        self.retry_pass
     }
 
     /// How far it came; none when it is done.
-    pub(super) fn set_round(&mut self, round: Option<Round>) {
-        self.round = round;
+    pub(super) fn set_retry_pass(&mut self, retry_pass: Option<RetryPass>) {
+        self.retry_pass = retry_pass;
     }
 }
 
@@ -72,8 +72,8 @@ mod tests {
     #[test]
     fn a_topic_is_said_once() {
         let now = Instant::now();
-        let mut refusals = Refusals::new(Duration::from_secs(30));
-        for (topic, said) in [
+        let mut nacks = Nacks::new(Duration::from_secs(30));
+        for (topic, logged) in [
             ("event", true),
             ("event", false),
             ("result/a", true),
@@ -81,7 +81,7 @@ mod tests {
             ("mask/x/1", true),
             ("mask/y/1", false),
         ] {
-            assert_eq!(refusals.refused(topic, true, now), said, "{topic}");
+            assert_eq!(nacks.refused(topic, true, now), logged, "{topic}");
         }
     }
 
@@ -89,25 +89,33 @@ mod tests {
     fn a_round_begins_after_the_period_and_goes_to_the_cursor() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
-        let mut refusals = Refusals::new(Duration::from_secs(30));
+        let mut nacks = Nacks::new(Duration::from_secs(30));
         let cursor = Some((9, 0));
-        assert_eq!(refusals.round(cursor, at(100)), None, "nothing was refused");
-        refusals.refused("state", false, at(100));
-        assert_eq!(refusals.round(cursor, at(200)), None, "presence has no row");
-        refusals.refused("event", true, at(200));
-        refusals.refused("event", true, at(210));
-        assert_eq!(refusals.round(cursor, at(229)), None);
-        let mut round = Round {
+        assert_eq!(
+            nacks.retry_pass(cursor, at(100)),
+            None,
+            "nothing was refused"
+        );
+        nacks.refused("state", false, at(100));
+        assert_eq!(
+            nacks.retry_pass(cursor, at(200)),
+            None,
+            "presence has no row"
+        );
+        nacks.refused("event", true, at(200));
+        nacks.refused("event", true, at(210));
+        assert_eq!(nacks.retry_pass(cursor, at(229)), None);
+        let mut retry_pass = RetryPass {
             after: None,
             until: (9, 0),
         };
-        assert_eq!(refusals.round(cursor, at(230)), Some(round));
-        round.after = Some((4, 0));
-        refusals.set_round(Some(round));
-        assert_eq!(refusals.round(Some((12, 0)), at(231)), Some(round));
-        refusals.refused("event", true, at(231));
-        refusals.set_round(None);
-        assert_eq!(refusals.round(Some((12, 0)), at(260)), None);
-        assert!(refusals.round(Some((12, 0)), at(261)).is_some());
+        assert_eq!(nacks.retry_pass(cursor, at(230)), Some(retry_pass));
+        retry_pass.after = Some((4, 0));
+        nacks.set_retry_pass(Some(retry_pass));
+        assert_eq!(nacks.retry_pass(Some((12, 0)), at(231)), Some(retry_pass));
+        nacks.refused("event", true, at(231));
+        nacks.set_retry_pass(None);
+        assert_eq!(nacks.retry_pass(Some((12, 0)), at(260)), None);
+        assert!(nacks.retry_pass(Some((12, 0)), at(261)).is_some());
     }
 }

@@ -14,7 +14,7 @@ use crate::config::{Config, Version};
 use crate::disk;
 use crate::models::Models;
 use crate::outbox::{Message, Outbox, OutboxError};
-use crate::report::encode::{Speaker, object};
+use crate::report::encode::{Encoder, object};
 use crate::report::health::{self, Health};
 use crate::report::info::{self, Info, Limits};
 use crate::report::result;
@@ -23,7 +23,7 @@ use crate::status::Status;
 
 fn info(
     config: &Config,
-    (speaker, status): (&Speaker, &Status),
+    (encoder, status): (&Encoder, &Status),
     models: &Models,
     protocol: Version,
 ) -> Value {
@@ -31,8 +31,8 @@ fn info(
         schema: info::SCHEMA,
         version: env!("CARGO_PKG_VERSION"),
         result_schema: result::SCHEMA,
-        node: &speaker.node,
-        boot: speaker.boot,
+        node: &encoder.node,
+        boot: encoder.boot,
         model: models.serving(0).model.clone(),
         models: models.serving_models(),
         sources: config.sources().collect(),
@@ -43,7 +43,7 @@ fn info(
         state_directory: status.identity.get(),
         identifiers: config.privacy.identifiers,
         limits: Limits {
-            inline_max_bytes: speaker.inline_max_bytes,
+            inline_max_bytes: encoder.inline_max_bytes,
             frame_max_pixels: config.decode.frame_max_pixels,
             frames_max: config.decode.frames_max,
             image_max_bytes: config.decode.image_max_bytes,
@@ -55,14 +55,14 @@ fn info(
 /// Blocking: reads the outbox.
 fn state(
     config: &Config,
-    (speaker, models): (&Speaker, &Models),
+    (encoder, models): (&Encoder, &Models),
     status: &Status,
     outbox: &Outbox,
 ) -> Result<Value, OutboxError> {
     let ledger = outbox.ledger()?;
     Ok(object(&State {
         schema: state::SCHEMA,
-        session: speaker.boot,
+        session: encoder.boot,
         state: status.readiness(),
         reasons: status.reasons(),
         at: clock::now(),
@@ -99,21 +99,21 @@ fn health(
 
 impl Publisher {
     /// After every CONNACK: a will of an earlier connection may have said `offline` since.
-    pub(super) async fn greet(&mut self, session: &mut Session) -> Result<(), MqttError> {
-        self.present(session, "availability", b"online".to_vec());
+    pub(super) async fn publish_birth(&mut self, session: &mut Session) -> Result<(), MqttError> {
+        self.publish_retained(session, "availability", b"online".to_vec());
         let info = self.info();
-        self.present(session, "info", info.to_string().into_bytes());
-        session.said = None;
-        session.models_said = None;
-        self.tell(session).await
+        self.publish_retained(session, "info", info.to_string().into_bytes());
+        session.state_published = None;
+        session.models_published = None;
+        self.publish_state(session).await
     }
 
     fn info(&self) -> Value {
-        let (config, level) = (&self.config, self.dialect.level());
-        info(config, (&self.speaker, &self.status), &self.models, level)
+        let (config, level) = (&self.config, self.version_choice.level());
+        info(config, (&self.encoder, &self.status), &self.models, level)
     }
 
-    fn present(&mut self, session: &mut Session, topic: &'static str, payload: Vec<u8>) {
+    fn publish_retained(&mut self, session: &mut Session, topic: &'static str, payload: Vec<u8>) {
         let message = Message {
             topic: topic.to_owned(),
             payload,
@@ -130,33 +130,36 @@ impl Publisher {
     }
 
     /// `state` when it changed, `health` when it is due.
-    pub(super) async fn tell(&mut self, session: &mut Session) -> Result<(), MqttError> {
+    pub(super) async fn publish_state(&mut self, session: &mut Session) -> Result<(), MqttError> {
         if !session.is_connected() {
             return Ok(());
         }
         let current = (self.status.readiness(), self.status.reasons());
         let healthy = Instant::now() >= session.health_due;
-        self.tell_models(session, healthy);
-        if session.said.as_ref() == Some(&current) && !healthy {
+        self.publish_models(session, healthy);
+        if session.state_published.as_ref() == Some(&current) && !healthy {
             return Ok(());
         }
         let (config, status) = (Arc::clone(&self.config), Arc::clone(&self.status));
-        let (outbox, speaker) = (Arc::clone(&self.outbox), self.speaker.clone());
+        let (outbox, encoder) = (Arc::clone(&self.outbox), self.encoder.clone());
         let models = Arc::clone(&self.models);
         let started = self.started;
         let (state, health) = tokio::task::spawn_blocking(move || {
-            let state = state(&config, (&speaker, &models), &status, &outbox)?;
+            let state = state(&config, (&encoder, &models), &status, &outbox)?;
             let health = health(&config, &status, &outbox, started)?;
             Ok::<_, OutboxError>((state, health))
         })
         .await??;
-        self.present(session, "state", state.to_string().into_bytes());
-        session.said = Some(current);
+        self.publish_retained(session, "state", state.to_string().into_bytes());
+        session.state_published = Some(current);
         if healthy {
             let interval = Duration::from_secs(self.config.mqtt.health_interval_s);
             session.health_due = Instant::now() + interval;
             let payload = health.to_string().into_bytes();
-            if !session.connection.announce(self.topic("health"), payload) {
+            if !session
+                .connection
+                .publish_at_most_once(self.topic("health"), payload)
+            {
                 tracing::debug!("no room for a health message");
             }
         }
@@ -165,28 +168,31 @@ impl Publisher {
 
     /// `model/<slot>` when something changed, and with `health` for the figures of a shadow run. What
     /// serves stands in `info` and `state` too.
-    fn tell_models(&mut self, session: &mut Session, healthy: bool) {
+    fn publish_models(&mut self, session: &mut Session, healthy: bool) {
         let revision = self.models.revision();
         let figures = healthy && self.models.shadows();
-        if session.models_said == Some(revision) && !figures {
+        if session.models_published == Some(revision) && !figures {
             return;
         }
-        if session.models_said.is_some_and(|said| said != revision) {
+        if session
+            .models_published
+            .is_some_and(|published| published != revision)
+        {
             let info = self.info();
-            self.present(session, "info", info.to_string().into_bytes());
-            session.said = None;
+            self.publish_retained(session, "info", info.to_string().into_bytes());
+            session.state_published = None;
         }
         for (topic, payload) in self.models.messages() {
-            self.present(session, topic, payload);
+            self.publish_retained(session, topic, payload);
         }
-        session.models_said = Some(revision);
+        session.models_published = Some(revision);
     }
 
     /// `stopped` instead of the will's `offline`.
-    pub(super) async fn farewell(&mut self, mut session: Session) -> Result<(), MqttError> {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        self.tell(&mut session).await?;
-        self.present(&mut session, "availability", b"stopped".to_vec());
+    pub(super) async fn publish_stopped(&mut self, mut session: Session) -> Result<(), MqttError> {
+        const ACK_TIMEOUT: Duration = Duration::from_secs(1);
+        self.publish_state(&mut session).await?;
+        self.publish_retained(&mut session, "availability", b"stopped".to_vec());
         let answered = async {
             while !self.window.is_empty() {
                 let signals = session.connection.signals().await;
@@ -196,7 +202,7 @@ impl Publisher {
             }
             Ok::<_, MqttError>(())
         };
-        if let Ok(result) = timeout(PATIENCE, answered).await {
+        if let Ok(result) = timeout(ACK_TIMEOUT, answered).await {
             result?;
         } else {
             tracing::warn!("the broker did not acknowledge the farewell");

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::connection::hello::hello;
+use super::connection::version_probe::probe_version;
 use super::connection::{Connection, Kind, Lost, Signal};
-use super::dialect::Dialect;
-use super::window::Verdict;
+use super::version_choice::VersionChoice;
+use super::window::PublishAck;
 use crate::config::{Config, Version};
 use crate::tls::credentials::Broker;
 
@@ -36,29 +36,29 @@ pub(crate) enum Retained {
 const ATTEMPTS: u32 = 3;
 
 /// A retained message comes with the subscription, or not at all.
-const RETAINED_WITHIN: Duration = Duration::from_secs(2);
+const RETAINED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Connects as `<node>-doctor`, publishes once below the node's root and leaves. An error says why not in words.
 pub(crate) async fn probe(config: &Config, broker: &Broker) -> Result<Probe, String> {
-    let mut dialect = Dialect::new(config.mqtt.protocol);
+    let mut version_choice = VersionChoice::new(config.mqtt.protocol);
     let mut words = String::new();
     for _ in 0..ATTEMPTS {
-        if dialect.is_asking() {
-            let greeting = hello(&config.mqtt, broker, &config.node).await;
-            dialect.greeted(greeting)?;
+        if version_choice.must_probe() {
+            let reply = probe_version(&config.mqtt, broker, &config.node).await;
+            version_choice.replied(reply)?;
         }
-        let level = dialect.level();
-        let look = attempt(config, broker, level);
-        let patience = Duration::from_secs(config.mqtt.connect_timeout_s);
-        let Ok(looked) = timeout(2 * patience + RETAINED_WITHIN, look).await else {
+        let level = version_choice.level();
+        let attempt = attempt_once(config, broker, level);
+        let connect_timeout = Duration::from_secs(config.mqtt.connect_timeout_s);
+        let Ok(attempted) = timeout(2 * connect_timeout + RETAINED_TIMEOUT, attempt).await else {
             return Err("no answer in time".to_owned());
         };
-        let lost = match looked {
+        let lost = match attempted {
             Ok(probe) => return Ok(probe),
             Err(lost) => lost,
         };
-        dialect.ended(&lost, false);
-        let goes_on = dialect.is_asking() || dialect.level() != level;
+        version_choice.ended(&lost, false);
+        let goes_on = version_choice.must_probe() || version_choice.level() != level;
         words = lost.words();
         if !goes_on {
             break;
@@ -67,7 +67,7 @@ pub(crate) async fn probe(config: &Config, broker: &Broker) -> Result<Probe, Str
     Err(words)
 }
 
-async fn attempt(config: &Config, broker: &Broker, level: Version) -> Result<Probe, Lost> {
+async fn attempt_once(config: &Config, broker: &Broker, level: Version) -> Result<Probe, Lost> {
     let topic = format!("{}doctor", config.mqtt.root(&config.node));
     let name = format!("{}-doctor", config.node);
     let will = (topic.clone(), "gone");
@@ -91,13 +91,13 @@ async fn attempt(config: &Config, broker: &Broker, level: Version) -> Result<Pro
                     };
                     connection.publish(topic.clone(), b"{}".to_vec(), kind);
                 }
-                Signal::Published(_) | Signal::Subscribed(_) | Signal::Came(_) => {}
-                Signal::Answered(_, verdict) => {
-                    judge(verdict, &topic).map_err(Lost::Distrusted)?;
+                Signal::Published(_) | Signal::Subscribed(_) | Signal::Received(_) => {}
+                Signal::Acked(_, publish_ack) => {
+                    judge(publish_ack, &topic).map_err(Lost::Distrusted)?;
                     let round_trip = sent.elapsed();
                     let retained = match level {
                         Version::Five => Retained::Kept,
-                        Version::Three => look_back(&mut connection, topic).await?,
+                        Version::Three => read_back(&mut connection, topic).await?,
                     };
                     connection.close().await;
                     let (packet_max_bytes, receive_max) = limits.unwrap_or_default();
@@ -116,21 +116,21 @@ async fn attempt(config: &Config, broker: &Broker, level: Version) -> Result<Pro
 }
 
 /// Whether the retained message at `topic` is there, and takes it away.
-async fn look_back(connection: &mut Connection, topic: String) -> Result<Retained, Lost> {
+async fn read_back(connection: &mut Connection, topic: String) -> Result<Retained, Lost> {
     connection.subscribe(topic.clone());
-    let came = timeout(RETAINED_WITHIN, came(connection)).await;
-    let retained = came.unwrap_or(Ok(Retained::Gone))?;
+    let received = timeout(RETAINED_TIMEOUT, receive_retained(connection)).await;
+    let retained = received.unwrap_or(Ok(Retained::Gone))?;
     // An empty one.
     connection.publish(topic, Vec::new(), Kind::Retained);
     Ok(retained)
 }
 
-async fn came(connection: &mut Connection) -> Result<Retained, Lost> {
+async fn receive_retained(connection: &mut Connection) -> Result<Retained, Lost> {
     loop {
         for signal in connection.signals().await {
             match signal {
                 Signal::Subscribed(false) => return Ok(Retained::Unreadable),
-                Signal::Came(true) => return Ok(Retained::Kept),
+                Signal::Received(true) => return Ok(Retained::Kept),
                 Signal::Lost(lost) => return Err(lost),
                 _ => {}
             }
@@ -138,10 +138,10 @@ async fn came(connection: &mut Connection) -> Result<Retained, Lost> {
     }
 }
 
-fn judge(verdict: Verdict, topic: &str) -> Result<(), String> {
-    match verdict {
-        Verdict::Accepted | Verdict::Unheard => Ok(()),
-        Verdict::Refused(why) | Verdict::Invalid(why) => Err(format!(
+fn judge(publish_ack: PublishAck, topic: &str) -> Result<(), String> {
+    match publish_ack {
+        PublishAck::Accepted | PublishAck::NoSubscribers => Ok(()),
+        PublishAck::Refused(why) | PublishAck::Invalid(why) => Err(format!(
             "it refuses what is published to {topic}: {why}; let this user write below it"
         )),
     }

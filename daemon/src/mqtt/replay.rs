@@ -17,14 +17,14 @@ pub(super) const PROPERTY_BYTES: usize = 1 + 2 + REPLAYED.0.len() + 2 + REPLAYED
 
 /// The replay at hand, as far as this connection sent it.
 #[derive(Debug)]
-pub(super) struct Again {
+pub(super) struct ReplayProgress {
     /// There may be one.
     pub(super) wanted: bool,
     pub(super) number: Option<u64>,
     /// Last message handed over or passed.
     pub(super) cursor: Option<Key>,
     /// Handed over and not answered.
-    pub(super) flying: BTreeSet<Key>,
+    pub(super) in_flight: BTreeSet<Key>,
     /// Nothing is left to hand over.
     pub(super) exhausted: bool,
     /// Answers have come since the outbox was told.
@@ -34,13 +34,13 @@ pub(super) struct Again {
     pub(super) too_large: u64,
 }
 
-impl Again {
+impl ReplayProgress {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             wanted: true,
             number: None,
             cursor: None,
-            flying: BTreeSet::new(),
+            in_flight: BTreeSet::new(),
             exhausted: false,
             moved: false,
             noted_at: now,
@@ -49,23 +49,23 @@ impl Again {
         }
     }
 
-    pub(super) fn look(&mut self) {
+    pub(super) fn want(&mut self) {
         self.wanted = true;
     }
 
     /// The broker has answered it, one way or the other.
-    pub(super) fn answered(&mut self, key: Key) {
-        self.flying.remove(&key);
+    pub(super) fn acked(&mut self, key: Key) {
+        self.in_flight.remove(&key);
         self.moved = true;
     }
 
     /// Up to here everything was answered.
     pub(super) fn done(&self) -> Option<Key> {
-        self.flying.first().copied().map(before).or(self.cursor)
+        self.in_flight.first().copied().map(before).or(self.cursor)
     }
 
     pub(super) fn is_over(&self) -> bool {
-        self.exhausted && self.flying.is_empty()
+        self.exhausted && self.in_flight.is_empty()
     }
 }
 
@@ -119,19 +119,19 @@ mod tests {
 
     #[test]
     pub(super) fn done_is_what_nothing_in_flight_lies_before() {
-        let mut again = Again::new(Instant::now());
-        assert_eq!(again.done(), None);
-        again.flying = BTreeSet::from([(2, 0), (2, 1), (3, 0)]);
-        again.cursor = Some((3, 0));
-        again.answered((2, 1));
-        assert_eq!(again.done(), Some((1, u32::MAX)));
-        again.answered((2, 0));
-        assert_eq!(again.done(), Some((2, u32::MAX)));
-        again.exhausted = true;
-        assert!(!again.is_over());
-        again.answered((3, 0));
-        assert_eq!(again.done(), Some((3, 0)));
-        assert!(again.is_over());
+        let mut progress = ReplayProgress::new(Instant::now());
+        assert_eq!(progress.done(), None);
+        progress.in_flight = BTreeSet::from([(2, 0), (2, 1), (3, 0)]);
+        progress.cursor = Some((3, 0));
+        progress.acked((2, 1));
+        assert_eq!(progress.done(), Some((1, u32::MAX)));
+        progress.acked((2, 0));
+        assert_eq!(progress.done(), Some((2, u32::MAX)));
+        progress.exhausted = true;
+        assert!(!progress.is_over());
+        progress.acked((3, 0));
+        assert_eq!(progress.done(), Some((3, 0)));
+        assert!(progress.is_over());
         assert_eq!(before((3, 2)), (3, 1));
     }
 }

@@ -25,7 +25,7 @@ use crate::report::response::{Code, Response};
 use crate::shutdown::stopped;
 
 use answer::Desk;
-use client::{Asked, Heard, Wire};
+use client::{Request, RequestConnection, RequestEvent};
 
 /// Reasons for which the metrics count an image that was not taken.
 pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {
@@ -41,13 +41,13 @@ pub struct Requests {
     backoff: Backoff,
     root: String,
     /// What was answered last, in case that it was not heard.
-    last: Option<Answered>,
+    last: Option<AnsweredRequest>,
     /// What the outage at hand was last said to come from.
     outage: String,
 }
 
-struct Answered {
-    asked: Asked,
+struct AnsweredRequest {
+    request: Request,
     response: Response,
     /// How often it was sent.
     tries: u32,
@@ -57,7 +57,7 @@ struct Answered {
 const TOPIC_MAX_BYTES: usize = 1024;
 
 /// Why a connection was given up that works.
-const AGAIN: &str = "requests were left at the broker";
+const RECONNECT: &str = "requests were left at the broker";
 
 impl Requests {
     pub fn new(config: &Config, intake: Intake, fresh: Arc<Notify>) -> Self {
@@ -85,13 +85,13 @@ impl Requests {
         }
         loop {
             let began = Instant::now();
-            let Some(error) = self.session(&mut stop).await? else {
+            let Some(error) = self.run_connection(&mut stop).await? else {
                 return Ok(());
             };
             if began.elapsed() > Duration::from_millis(self.config.mqtt.backoff_max_ms) {
                 self.backoff.reset();
             }
-            if error == AGAIN {
+            if error == RECONNECT {
                 tracing::debug!("more requests came than there is room for; the rest is fetched");
             } else if error != self.outage {
                 tracing::warn!(error, "no connection to the broker for requests");
@@ -105,7 +105,7 @@ impl Requests {
     }
 
     /// One connection; why it ended, or nothing when that was asked for.
-    async fn session(
+    async fn run_connection(
         &mut self,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<String>, MqttError> {
@@ -118,56 +118,61 @@ impl Requests {
         };
         let level = level.unwrap_or(Version::Five);
         let mqtt = &self.config.mqtt;
-        let mut wire = match Wire::open(level, mqtt, (&broker, &self.config.node)) {
-            Ok(wire) => wire,
-            Err(error) => return Ok(Some(error.to_string())),
-        };
+        let mut connection =
+            match RequestConnection::open(level, mqtt, (&broker, &self.config.node)) {
+                Ok(connection) => connection,
+                Err(error) => return Ok(Some(error.to_string())),
+            };
         loop {
-            let heard = tokio::select! {
-                heard = wire.hear() => heard,
+            let event = tokio::select! {
+                event = connection.next() => event,
                 () = stopped(stop) => {
-                    wire.close().await;
+                    connection.close().await;
                     return Ok(None);
                 }
             };
-            match heard {
-                Heard::Connected => {
+            match event {
+                RequestEvent::Connected => {
                     let verbs = self.config.mqtt.requests.iter();
                     let topics = verbs.map(|verb| format!("{}request/{verb}", self.root));
-                    if !wire.subscribe(topics) {
+                    if !connection.subscribe(topics) {
                         return Ok(Some("the client takes no subscription".to_owned()));
                     }
                 }
-                Heard::Subscribed(granted) => self.subscribed(granted),
-                Heard::Request(asked) => {
-                    if let Some(error) = self.serve(&mut wire, *asked).await? {
+                RequestEvent::Subscribed(granted) => self.subscribed(granted),
+                RequestEvent::Request(request) => {
+                    if let Some(error) = self.serve(&mut connection, *request).await? {
                         return Ok(Some(error));
                     }
                 }
                 // Of a response that was given up.
-                Heard::Answered(_) => {}
-                Heard::Again => {
-                    wire.close().await;
+                RequestEvent::ResponseAcked(_) => {}
+                RequestEvent::Reconnect => {
+                    connection.close().await;
                     self.backoff.reset();
-                    return Ok(Some(AGAIN.to_owned()));
+                    return Ok(Some(RECONNECT.to_owned()));
                 }
-                Heard::Lost(error) => return Ok(Some(error)),
+                RequestEvent::Lost(error) => return Ok(Some(error)),
             }
         }
     }
 
     /// Does what was asked, says so, and acknowledges. Why the connection is of no more use, if so.
-    async fn serve(&mut self, wire: &mut Wire, asked: Asked) -> Result<Option<String>, MqttError> {
+    async fn serve(
+        &mut self,
+        connection: &mut RequestConnection,
+        request: Request,
+    ) -> Result<Option<String>, MqttError> {
         // A retained request would be done anew at every start.
-        let Some(verb) = self.verb(&asked).filter(|_| !asked.retained) else {
+        let Some(verb) = self.verb(&request).filter(|_| !request.retained) else {
             // Another session's subscription, or one of an earlier configuration.
-            wire.acknowledge(&asked);
+            connection.acknowledge(&request);
             return Ok(None);
         };
         let answered = match self.last.take() {
-            Some(last) if asked.repeats(&last.asked) => last,
+            Some(last) if request.repeats(&last.request) => last,
             _ => {
-                let (desk, copy) = (self.desk.clone(), asked.clone());
+                let (desk, copy) = (self.desk.clone(), request.clone());
                 let response = spawn_blocking(move || desk.answer(verb, &copy)).await??;
                 if response.is_stopping() {
                     // Unanswered it comes again at the next start.
@@ -175,31 +180,31 @@ impl Requests {
                 }
                 let (code, job) = (response.code().map(Code::word), response.job());
                 tracing::info!(%verb, code, ticket = job, "request answered");
-                Answered {
-                    asked: asked.clone(),
+                AnsweredRequest {
+                    request: request.clone(),
                     response,
                     tries: 0,
                 }
             }
         };
         let (tries, payload) = (answered.tries, answered.response.payload());
-        self.last = Some(Answered {
+        self.last = Some(AnsweredRequest {
             tries: tries + 1,
             ..answered
         });
         let usual = format!("{}response/{verb}", self.root);
         // A topic of the requester's that breaks the connection is not used again.
-        let wish = asked.response_topic.as_deref().filter(|_| tries == 0);
+        let wish = request.response_topic.as_deref().filter(|_| tries == 0);
         let topic = response_topic(&self.config.mqtt.base, usual, wish);
         if tries >= self.config.mqtt.strikes_max {
             tracing::error!(topic, "a response was given up");
-            wire.acknowledge(&asked);
+            connection.acknowledge(&request);
             return Ok(None);
         }
-        if !wire.respond(topic.clone(), payload, &asked) {
+        if !connection.respond(topic.clone(), payload, &request) {
             return Ok(Some("the client takes no response".to_owned()));
         }
-        let ended = self.acknowledged(wire).await;
+        let ended = self.acknowledged(connection).await;
         match ended {
             Err(_) => {
                 return Ok(Some(
@@ -216,7 +221,7 @@ impl Requests {
             }
             Ok(Ok(None)) => {}
         }
-        wire.acknowledge(&asked);
+        connection.acknowledge(&request);
         self.backoff.reset();
         if verb == Verb::Replay {
             self.fresh.notify_one();
@@ -227,18 +232,18 @@ impl Requests {
     /// Waits for the broker's answer to a response, which may be a reason to refuse it.
     async fn acknowledged(
         &mut self,
-        wire: &mut Wire,
+        wire: &mut RequestConnection,
     ) -> Result<Result<Option<&'static str>, String>, Elapsed> {
         let grace_ms = self.config.pipeline.shutdown_grace_ms;
         let patience = Duration::from_millis(self.config.mqtt.ack_timeout_ms.min(grace_ms));
         let mut subscribed = None;
         let answered = async {
             loop {
-                match wire.hear_beside().await {
-                    Heard::Answered(reason) => return Ok(reason),
-                    Heard::Lost(error) => return Err(error),
+                match wire.next_unless_request().await {
+                    RequestEvent::ResponseAcked(reason) => return Ok(reason),
+                    RequestEvent::Lost(error) => return Err(error),
                     // A session brings requests before the subscription is answered.
-                    Heard::Subscribed(granted) => subscribed = Some(granted),
+                    RequestEvent::Subscribed(granted) => subscribed = Some(granted),
                     _ => {}
                 }
             }
@@ -262,8 +267,8 @@ impl Requests {
         }
     }
 
-    fn verb(&self, asked: &Asked) -> Option<Verb> {
-        let word = asked
+    fn verb(&self, request: &Request) -> Option<Verb> {
+        let word = request
             .topic
             .strip_prefix(&self.root)?
             .strip_prefix("request/")?;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::ack_timeout::{self, Silence};
+use super::ack_timeout::{self, AckTimer};
 use super::connection::{Connection, Lost};
-use super::nacks::Refusals;
-use super::replay::Again;
-use super::window::Letter;
+use super::nacks::Nacks;
+use super::replay::ReplayProgress;
+use super::window::MessageKey;
 use crate::config;
 use crate::outbox::Key;
 use crate::report::state::Readiness;
@@ -21,20 +21,20 @@ pub(super) struct Session {
     pub(super) packet_max_bytes: usize,
     /// Last message handed to the client.
     pub(super) cursor: Option<Key>,
-    pub(super) silence: Silence,
-    pub(super) refusals: Refusals,
+    pub(super) ack_timer: AckTimer,
+    pub(super) nacks: Nacks,
     /// Nobody subscribes to the results; said once.
-    pub(super) unheard: bool,
+    pub(super) no_subscribers_logged: bool,
     /// Each message in flight.
-    pub(super) sent: HashMap<Letter, Sent>,
-    pub(super) again: Again,
+    pub(super) sent: HashMap<MessageKey, Sent>,
+    pub(super) replay: ReplayProgress,
     /// What is in flight is the last.
     pub(super) draining: bool,
     pub(super) health_due: Instant,
     /// State as last published.
-    pub(super) said: Option<(Readiness, Vec<&'static str>)>,
+    pub(super) state_published: Option<(Readiness, Vec<&'static str>)>,
     /// Revision of the models as last published.
-    pub(super) models_said: Option<u64>,
+    pub(super) models_published: Option<u64>,
 }
 
 pub(super) struct Sent {
@@ -49,22 +49,25 @@ pub(super) enum End {
 }
 
 impl Session {
-    pub(super) fn new(connection: Connection, mqtt: &config::Mqtt, silences: u32) -> Self {
+    pub(super) fn new(connection: Connection, mqtt: &config::Mqtt, ack_timeouts: u32) -> Self {
         let now = Instant::now();
         Self {
             connection,
             connected_at: None,
             packet_max_bytes: 0,
             cursor: None,
-            silence: Silence::new(ack_timeout::patience(mqtt.ack_timeout_ms, silences), now),
-            refusals: Refusals::new(Duration::from_millis(mqtt.backoff_max_ms)),
-            unheard: false,
+            ack_timer: AckTimer::new(
+                ack_timeout::ack_timeout(mqtt.ack_timeout_ms, ack_timeouts),
+                now,
+            ),
+            nacks: Nacks::new(Duration::from_millis(mqtt.backoff_max_ms)),
+            no_subscribers_logged: false,
             sent: HashMap::new(),
-            again: Again::new(now),
+            replay: ReplayProgress::new(now),
             draining: false,
             health_due: now + Duration::from_secs(mqtt.health_interval_s),
-            said: None,
-            models_said: None,
+            state_published: None,
+            models_published: None,
         }
     }
 

@@ -20,26 +20,26 @@ use crate::outbox::Key;
 
 /// A message with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Letter {
+pub(super) enum MessageKey {
     /// From the outbox.
     Fresh(Key),
     /// Acknowledged before, and asked for again.
-    Again(Key),
+    Replayed(Key),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Item {
-    Durable(Letter),
+    Durable(MessageKey),
     /// Retained state of this node, published anew on each connection: its topic below the root.
     Presence(&'static str),
 }
 
 /// The broker's answer to one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum PublishAck {
     Accepted,
     /// Accepted, but nobody subscribes to the topic.
-    Unheard,
+    NoSubscribers,
     /// Not now or not for this user: the message stays. With the broker's reason.
     Refused(&'static str),
     /// Never: the message itself is at fault. With the broker's reason.
@@ -48,10 +48,10 @@ pub(super) enum Verdict {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    Delivered(Letter),
-    Unheard(Letter),
-    Refused(Letter, &'static str),
-    Invalid(Letter, &'static str),
+    Delivered(MessageKey),
+    NoSubscribers(MessageKey),
+    Refused(MessageKey, &'static str),
+    Invalid(MessageKey, &'static str),
     Presence,
     PresenceRefused(&'static str, &'static str),
     /// A packet id that is not in flight.
@@ -64,11 +64,11 @@ pub(super) struct Window {
     strikes_max: u32,
     /// Handed to the client, packet id not known yet.
     handed: VecDeque<Item>,
-    flying: HashMap<u16, Item>,
+    in_flight: HashMap<u16, Item>,
     /// The broker answered something on this connection.
-    proven: bool,
+    has_acked: bool,
     /// Strikes of each suspect.
-    suspects: HashMap<Letter, u32>,
+    suspects: HashMap<MessageKey, u32>,
 }
 
 impl Window {
@@ -77,8 +77,8 @@ impl Window {
             limit,
             strikes_max,
             handed: VecDeque::new(),
-            flying: HashMap::new(),
-            proven: false,
+            in_flight: HashMap::new(),
+            has_acked: false,
             suspects: HashMap::new(),
         }
     }
@@ -89,28 +89,28 @@ impl Window {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.handed.len() + self.flying.len() < self.limit
+        self.handed.len() + self.in_flight.len() < self.limit
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.handed.is_empty() && self.flying.is_empty()
+        self.handed.is_empty() && self.in_flight.is_empty()
     }
 
     /// Whether this message may be sent now. The caller keeps the order: after a no it asks again for
     /// the same message later.
-    pub(super) fn admits(&self, letter: Letter) -> bool {
-        if self.suspects.contains_key(&letter) {
-            return self.proven && self.is_empty();
+    pub(super) fn admits(&self, message_key: MessageKey) -> bool {
+        if self.suspects.contains_key(&message_key) {
+            return self.has_acked && self.is_empty();
         }
-        let suspect_flies = self.items().any(
-            |item| matches!(item, Item::Durable(letter) if self.suspects.contains_key(letter)),
+        let suspect_in_flight = self.items().any(
+            |item| matches!(item, Item::Durable(message_key) if self.suspects.contains_key(message_key)),
         );
-        !suspect_flies && self.has_room()
+        !suspect_in_flight && self.has_room()
     }
 
     /// Whether this message is on its way.
-    pub(super) fn holds(&self, letter: Letter) -> bool {
-        self.items().any(|item| *item == Item::Durable(letter))
+    pub(super) fn contains(&self, message_key: MessageKey) -> bool {
+        self.items().any(|item| *item == Item::Durable(message_key))
     }
 
     /// The client took this for sending.
@@ -121,67 +121,75 @@ impl Window {
     /// The client reports the next publish with its packet id.
     pub(super) fn published(&mut self, packet_id: u16) {
         if let Some(item) = self.handed.pop_front() {
-            self.flying.insert(packet_id, item);
+            self.in_flight.insert(packet_id, item);
         }
     }
 
-    pub(super) fn answered(&mut self, packet_id: u16, verdict: Verdict) -> Outcome {
-        let Some(item) = self.flying.remove(&packet_id) else {
+    pub(super) fn acked(&mut self, packet_id: u16, publish_ack: PublishAck) -> Outcome {
+        let Some(item) = self.in_flight.remove(&packet_id) else {
             return Outcome::Unknown;
         };
         // Even a no proves that the connection carries messages.
-        self.proven = true;
-        if let Item::Durable(letter) = item {
-            self.suspects.remove(&letter);
+        self.has_acked = true;
+        if let Item::Durable(message_key) = item {
+            self.suspects.remove(&message_key);
         }
-        match (verdict, item) {
-            (Verdict::Accepted, Item::Durable(letter)) => Outcome::Delivered(letter),
-            (Verdict::Unheard, Item::Durable(letter)) => Outcome::Unheard(letter),
-            (Verdict::Refused(reason), Item::Durable(letter)) => Outcome::Refused(letter, reason),
-            (Verdict::Invalid(reason), Item::Durable(letter)) => Outcome::Invalid(letter, reason),
-            (Verdict::Accepted | Verdict::Unheard, Item::Presence(_)) => Outcome::Presence,
-            (Verdict::Refused(reason) | Verdict::Invalid(reason), Item::Presence(topic)) => {
+        match (publish_ack, item) {
+            (PublishAck::Accepted, Item::Durable(message_key)) => Outcome::Delivered(message_key),
+            (PublishAck::NoSubscribers, Item::Durable(message_key)) => {
+                Outcome::NoSubscribers(message_key)
+            }
+            (PublishAck::Refused(reason), Item::Durable(message_key)) => {
+                Outcome::Refused(message_key, reason)
+            }
+            (PublishAck::Invalid(reason), Item::Durable(message_key)) => {
+                Outcome::Invalid(message_key, reason)
+            }
+            (PublishAck::Accepted | PublishAck::NoSubscribers, Item::Presence(_)) => {
+                Outcome::Presence
+            }
+            (PublishAck::Refused(reason) | PublishAck::Invalid(reason), Item::Presence(topic)) => {
                 Outcome::PresenceRefused(topic, reason)
             }
         }
     }
 
     /// The peer broke the connection. Gives the culprit when its last strike fell.
-    pub(super) fn broke(&mut self) -> Option<Letter> {
-        let letters: Vec<Letter> = self
+    pub(super) fn connection_broke(&mut self) -> Option<MessageKey> {
+        let delivery: Vec<MessageKey> = self
             .items()
             .filter_map(|item| match item {
-                Item::Durable(letter) => Some(*letter),
+                Item::Durable(message_key) => Some(*message_key),
                 Item::Presence(_) => None,
             })
             .collect();
-        let proven = self.proven;
-        self.closed();
+        let has_acked = self.has_acked;
+        self.connection_ended();
         let mut culprit = None;
-        for letter in &letters {
-            let strikes = self.suspects.entry(*letter).or_insert(0);
-            if letters.len() == 1 && proven {
+        for message_key in &delivery {
+            let strikes = self.suspects.entry(*message_key).or_insert(0);
+            if delivery.len() == 1 && has_acked {
                 *strikes += 1;
                 if *strikes >= self.strikes_max {
-                    culprit = Some(*letter);
+                    culprit = Some(*message_key);
                 }
             }
         }
-        if let Some(letter) = &culprit {
-            self.suspects.remove(letter);
+        if let Some(message_key) = &culprit {
+            self.suspects.remove(message_key);
         }
         culprit
     }
 
     /// The connection ended for a reason that is no message's fault.
-    pub(super) fn closed(&mut self) {
+    pub(super) fn connection_ended(&mut self) {
         self.handed.clear();
-        self.flying.clear();
-        self.proven = false;
+        self.in_flight.clear();
+        self.has_acked = false;
     }
 
     fn items(&self) -> impl Iterator<Item = &Item> {
-        self.handed.iter().chain(self.flying.values())
+        self.handed.iter().chain(self.in_flight.values())
     }
 }
 
@@ -189,22 +197,22 @@ impl Window {
 mod tests {
     use super::*;
 
-    const A: Letter = Letter::Fresh((1, 0));
-    const B: Letter = Letter::Fresh((2, 0));
-    const C: Letter = Letter::Again((3, 0));
+    const A: MessageKey = MessageKey::Fresh((1, 0));
+    const B: MessageKey = MessageKey::Fresh((2, 0));
+    const C: MessageKey = MessageKey::Replayed((3, 0));
 
     /// A broker that drops the connection on `poison`, as mosquitto does above `message_size_limit`.
     struct Broker {
-        poison: Option<Letter>,
+        poison: Option<MessageKey>,
         window: Window,
-        outbox: Vec<Letter>,
-        delivered: Vec<Letter>,
-        dead: Vec<Letter>,
+        outbox: Vec<MessageKey>,
+        delivered: Vec<MessageKey>,
+        dead: Vec<MessageKey>,
         connections: usize,
     }
 
     impl Broker {
-        fn new(poison: Option<Letter>, outbox: &[Letter]) -> Self {
+        fn new(poison: Option<MessageKey>, outbox: &[MessageKey]) -> Self {
             Self {
                 poison,
                 window: Window::new(16, 4),
@@ -221,7 +229,7 @@ mod tests {
             self.window.handed(Item::Presence("state"));
             self.window.published(1);
             assert_eq!(
-                self.window.answered(1, Verdict::Accepted),
+                self.window.acked(1, PublishAck::Accepted),
                 Outcome::Presence
             );
             loop {
@@ -238,13 +246,13 @@ mod tests {
                     return;
                 }
                 if self.poison.is_some_and(|poison| sent.contains(&poison)) {
-                    let culprit = self.window.broke();
+                    let culprit = self.window.connection_broke();
                     self.outbox.retain(|key| Some(*key) != culprit);
                     self.dead.extend(culprit);
                     return;
                 }
                 for (index, key) in sent.iter().enumerate() {
-                    let outcome = self.window.answered(10 + index as u16, Verdict::Accepted);
+                    let outcome = self.window.acked(10 + index as u16, PublishAck::Accepted);
                     assert_eq!(outcome, Outcome::Delivered(*key));
                     self.outbox.retain(|other| other != key);
                     self.delivered.push(*key);
@@ -255,13 +263,13 @@ mod tests {
 
     #[test]
     fn a_poisonous_message_blocks_nothing_and_only_it_dies() {
-        let keys: Vec<Letter> = (0..40).map(|seq| Letter::Fresh((seq, 0))).collect();
-        let mut broker = Broker::new(Some(Letter::Fresh((7, 0))), &keys);
+        let keys: Vec<MessageKey> = (0..40).map(|seq| MessageKey::Fresh((seq, 0))).collect();
+        let mut broker = Broker::new(Some(MessageKey::Fresh((7, 0))), &keys);
         while !broker.outbox.is_empty() {
             broker.connection();
             assert!(broker.connections < 10, "{:?}", broker.outbox);
         }
-        assert_eq!(broker.dead, [Letter::Fresh((7, 0))]);
+        assert_eq!(broker.dead, [MessageKey::Fresh((7, 0))]);
         assert_eq!(broker.delivered.len(), 39);
         let rest = keys.into_iter().filter(|key| !broker.dead.contains(key));
         assert!(broker.delivered.iter().copied().eq(rest), "order is kept");
@@ -271,7 +279,7 @@ mod tests {
     fn a_broken_connection_strikes_only_with_proof_and_alone() {
         struct Case {
             proof: bool,
-            sent: &'static [Letter],
+            sent: &'static [MessageKey],
             rounds: usize,
             dies: bool,
         }
@@ -314,12 +322,12 @@ mod tests {
                 if case.proof {
                     window.handed(Item::Presence("state"));
                     window.published(1);
-                    window.answered(1, Verdict::Accepted);
+                    window.acked(1, PublishAck::Accepted);
                 }
                 case.sent
                     .iter()
                     .for_each(|key| window.handed(Item::Durable(*key)));
-                died |= window.broke().is_some();
+                died |= window.connection_broke().is_some();
                 assert!(window.is_empty());
             }
             assert_eq!(died, case.dies, "case {number}");
@@ -331,12 +339,12 @@ mod tests {
         let mut window = Window::new(16, 4);
         window.handed(Item::Durable(A));
         window.handed(Item::Durable(B));
-        assert_eq!(window.broke(), None);
+        assert_eq!(window.connection_broke(), None);
         assert!(!window.admits(A), "no proof yet");
         assert!(window.admits(C), "not a suspect");
         window.handed(Item::Presence("state"));
         window.published(1);
-        window.answered(1, Verdict::Accepted);
+        window.acked(1, PublishAck::Accepted);
         assert!(window.admits(A));
         window.handed(Item::Durable(A));
         assert!(
@@ -344,7 +352,7 @@ mod tests {
             "a suspect flies alone"
         );
         window.published(2);
-        assert_eq!(window.answered(2, Verdict::Accepted), Outcome::Delivered(A));
+        assert_eq!(window.acked(2, PublishAck::Accepted), Outcome::Delivered(A));
         assert!(window.admits(B) && window.admits(A), "acquitted");
     }
 
@@ -352,31 +360,43 @@ mod tests {
     fn answers() {
         struct Case {
             item: Item,
-            verdict: Verdict,
+            publish_ack: PublishAck,
             expected: Outcome,
         }
         let durable = Item::Durable(A);
         let presence = Item::Presence("state");
-        let case = |item, verdict, expected| Case {
+        let case = |item, publish_ack, expected| Case {
             item,
-            verdict,
+            publish_ack,
             expected,
         };
         let cases = [
-            case(durable, Verdict::Accepted, Outcome::Delivered(A)),
-            case(durable, Verdict::Unheard, Outcome::Unheard(A)),
-            case(durable, Verdict::Refused("no"), Outcome::Refused(A, "no")),
-            case(durable, Verdict::Invalid("no"), Outcome::Invalid(A, "no")),
-            case(presence, Verdict::Accepted, Outcome::Presence),
-            case(presence, Verdict::Unheard, Outcome::Presence),
+            case(durable, PublishAck::Accepted, Outcome::Delivered(A)),
+            case(
+                durable,
+                PublishAck::NoSubscribers,
+                Outcome::NoSubscribers(A),
+            ),
+            case(
+                durable,
+                PublishAck::Refused("no"),
+                Outcome::Refused(A, "no"),
+            ),
+            case(
+                durable,
+                PublishAck::Invalid("no"),
+                Outcome::Invalid(A, "no"),
+            ),
+            case(presence, PublishAck::Accepted, Outcome::Presence),
+            case(presence, PublishAck::NoSubscribers, Outcome::Presence),
             case(
                 presence,
-                Verdict::Refused("no"),
+                PublishAck::Refused("no"),
                 Outcome::PresenceRefused("state", "no"),
             ),
             case(
                 presence,
-                Verdict::Invalid("no"),
+                PublishAck::Invalid("no"),
                 Outcome::PresenceRefused("state", "no"),
             ),
         ];
@@ -385,10 +405,10 @@ mod tests {
             window.handed(case.item);
             assert!(!window.admits(B), "the window is full");
             window.published(5);
-            assert_eq!(window.answered(6, case.verdict), Outcome::Unknown);
-            assert_eq!(window.answered(5, case.verdict), case.expected);
+            assert_eq!(window.acked(6, case.publish_ack), Outcome::Unknown);
+            assert_eq!(window.acked(5, case.publish_ack), case.expected);
             assert_eq!(
-                window.answered(5, case.verdict),
+                window.acked(5, case.publish_ack),
                 Outcome::Unknown,
                 "answered once"
             );
@@ -399,20 +419,20 @@ mod tests {
     fn a_refusal_makes_room_and_proves_the_connection() {
         let mut window = Window::new(1, 4);
         window.handed(Item::Durable(A));
-        assert_eq!(window.broke(), None);
+        assert_eq!(window.connection_broke(), None);
         assert!(!window.admits(A), "a suspect without proof");
         window.handed(Item::Presence("state"));
         window.published(1);
-        window.answered(1, Verdict::Refused("no"));
+        window.acked(1, PublishAck::Refused("no"));
         assert!(window.admits(A), "an answer of any kind is proof");
         window.handed(Item::Durable(A));
-        assert!(window.holds(A) && !window.holds(B));
+        assert!(window.contains(A) && !window.contains(B));
         window.published(2);
         assert_eq!(
-            window.answered(2, Verdict::Refused("no")),
+            window.acked(2, PublishAck::Refused("no")),
             Outcome::Refused(A, "no")
         );
-        assert!(!window.holds(A));
+        assert!(!window.contains(A));
         assert!(window.admits(B), "what is behind goes on");
         assert!(window.admits(A), "the broker answered it: no suspect");
     }
@@ -423,13 +443,17 @@ mod tests {
         for _ in 0..9 {
             window.handed(Item::Presence("state"));
             window.published(1);
-            window.answered(1, Verdict::Accepted);
+            window.acked(1, PublishAck::Accepted);
             assert!(window.admits(A));
             window.handed(Item::Durable(A));
-            window.closed();
+            window.connection_ended();
         }
         window.handed(Item::Durable(A));
-        assert_eq!(window.broke(), None, "the first break without proof");
+        assert_eq!(
+            window.connection_broke(),
+            None,
+            "the first break without proof"
+        );
     }
 
     #[test]
@@ -441,8 +465,8 @@ mod tests {
         for packet_id in [9, 3, 5] {
             window.published(packet_id);
         }
-        assert_eq!(window.answered(3, Verdict::Accepted), Outcome::Delivered(B));
-        assert_eq!(window.answered(5, Verdict::Accepted), Outcome::Delivered(C));
-        assert_eq!(window.answered(9, Verdict::Accepted), Outcome::Delivered(A));
+        assert_eq!(window.acked(3, PublishAck::Accepted), Outcome::Delivered(B));
+        assert_eq!(window.acked(5, PublishAck::Accepted), Outcome::Delivered(C));
+        assert_eq!(window.acked(9, PublishAck::Accepted), Outcome::Delivered(A));
     }
 }

@@ -20,21 +20,24 @@ use crate::config::Config;
 use crate::failure::{Stage, chain};
 use crate::models::{self, Change, Models, Reply, Store};
 use crate::outbox::job::{Input, Ticket};
-use crate::outbox::{self, Asked, Entry, Ledger, Life, Listing, Missed, Outbox, OutboxError};
+use crate::outbox::{
+    self, Entry, JobHistory, Ledger, Listing, Outbox, OutboxError, ReplayAnswer, ReplayRange,
+};
 use crate::seg;
 use crate::spool::quarantine::{self, Retried};
 use crate::spool::recover::recover;
 use crate::spool::{AcceptError, Shelves};
 use crate::status::pacs::{self, Pacs, Unsent};
 
-pub use find::{Found, Terms};
+pub use find::{SearchResult, SearchTerms};
 pub use serve::{Control, ControlError, listen, open, run};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
     Ledger,
-    Life(Ticket),
+    #[serde(rename = "life")]
+    History(Ticket),
     /// By whatever people know of an image.
     Find(String),
     List(Listing),
@@ -43,7 +46,7 @@ pub enum Request {
     Retry(Choice),
     Drop(Choice),
     Models(Change),
-    Replay(Missed),
+    Replay(ReplayRange),
     Segmentations,
     RetrySegmentations(seg::Wanted),
 }
@@ -59,13 +62,14 @@ pub enum Choice {
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
     Ledger(Ledger),
-    Life(Option<Box<Life>>),
-    Found(Found),
-    Listed(Vec<Life>),
-    Quarantined(Vec<Item>),
-    Moved(Moved),
+    #[serde(rename = "life")]
+    History(Option<Box<JobHistory>>),
+    Found(SearchResult),
+    Listed(Vec<JobHistory>),
+    Quarantined(Vec<QuarantinedFile>),
+    Moved(MoveOutcome),
     Models(Reply),
-    Replay(Asked),
+    Replay(ReplayAnswer),
     Segmentations(Vec<Unsent>),
     Retried(seg::Retried),
     /// Why the daemon could not do it.
@@ -74,7 +78,7 @@ pub enum Answer {
 
 /// A file in quarantine, without the name that its sender gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Item {
+pub struct QuarantinedFile {
     pub job: Ticket,
     pub quarantined_at: String,
     pub received_at: String,
@@ -91,7 +95,7 @@ pub struct Item {
 
 /// What came of a retry or a drop.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Moved {
+pub struct MoveOutcome {
     pub done: Vec<Ticket>,
     /// Not in quarantine.
     pub unknown: Vec<Ticket>,
@@ -117,9 +121,9 @@ pub enum AskError {
 
 const SOCKET: &str = "control.sock";
 /// Many files take their time on a slow disk.
-const PATIENCE: Duration = Duration::from_mins(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 /// For an outbox that somebody has open who does not listen.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens the outbox and answers, or lets the daemon that has it open answer.
@@ -144,7 +148,7 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
                 };
             }
             // A daemon that starts or stops, or another command.
-            Err(_) if start.elapsed() < LOCK_PATIENCE => thread::sleep(LOCK_PAUSE),
+            Err(_) if start.elapsed() < LOCK_TIMEOUT => thread::sleep(LOCK_PAUSE),
             Err(error) => return Err(silent(error)),
         }
     };
@@ -155,18 +159,18 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
         recover(&outbox, &shelves)?;
     }
     let outbox = outbox.keeping(config.results.clone());
-    let hands = Hands {
+    let context = AnswerContext {
         outbox: &outbox,
         shelves: &shelves,
         store: &Store::new(config),
         live: None,
         pacs: None,
     };
-    Ok(perform(&hands, request)?)
+    Ok(perform(&context, request)?)
 }
 
 fn send(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
@@ -177,7 +181,7 @@ fn send(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
 }
 
 /// What an answer is made with.
-struct Hands<'a> {
+struct AnswerContext<'a> {
     outbox: &'a Outbox,
     shelves: &'a Shelves,
     store: &'a Store,
@@ -188,17 +192,19 @@ struct Hands<'a> {
 }
 
 /// Blocking: reads and writes outbox and shelves.
-fn perform(hands: &Hands<'_>, request: &Request) -> Result<Answer, AcceptError> {
-    let Hands {
+fn perform(context: &AnswerContext<'_>, request: &Request) -> Result<Answer, AcceptError> {
+    let AnswerContext {
         outbox, shelves, ..
-    } = *hands;
+    } = *context;
     Ok(match request {
-        Request::Models(change) => Answer::Models(models::perform(hands.store, hands.live, change)),
+        Request::Models(change) => {
+            Answer::Models(models::perform(context.store, context.live, change))
+        }
         Request::Ledger => Answer::Ledger(outbox.ledger()?),
-        Request::Life(ticket) => Answer::Life(
+        Request::History(ticket) => Answer::History(
             outbox
-                .life(*ticket)?
-                .map(|life| measured(outbox, shelves, life))
+                .history(*ticket)?
+                .map(|history| measured(outbox, shelves, history))
                 .transpose()?
                 .map(Box::new),
         ),
@@ -233,14 +239,14 @@ fn perform(hands: &Hands<'_>, request: &Request) -> Result<Answer, AcceptError> 
             }
             Answer::Moved(moved)
         }
-        Request::Replay(missed) => Answer::Replay(outbox.replay(missed)?),
+        Request::Replay(range) => Answer::Replay(outbox.replay(range)?),
         Request::Segmentations => {
-            let why = hands.pacs.and_then(Pacs::why);
+            let why = context.pacs.and_then(Pacs::why);
             Answer::Segmentations(pacs::segmentations(shelves.state(), why.as_deref()))
         }
         Request::RetrySegmentations(wanted) => {
             let retried = seg::retry(shelves.state(), wanted)?;
-            if let Some(pacs) = hands.pacs {
+            if let Some(pacs) = context.pacs {
                 pacs.try_again();
             }
             Answer::Retried(retried)
@@ -248,9 +254,9 @@ fn perform(hands: &Hands<'_>, request: &Request) -> Result<Answer, AcceptError> 
     })
 }
 
-fn choose(outbox: &Outbox, choice: &Choice) -> Result<(Vec<Entry>, Moved), OutboxError> {
+fn choose(outbox: &Outbox, choice: &Choice) -> Result<(Vec<Entry>, MoveOutcome), OutboxError> {
     let mut entries = outbox.quarantined()?;
-    let mut moved = Moved::default();
+    let mut moved = MoveOutcome::default();
     if let Choice::Jobs(tickets) = choice {
         entries.retain(|entry| tickets.contains(&entry.ticket));
         let found = |ticket: &Ticket| entries.iter().any(|entry| entry.ticket == *ticket);
@@ -259,9 +265,9 @@ fn choose(outbox: &Outbox, choice: &Choice) -> Result<(Vec<Entry>, Moved), Outbo
     Ok((entries, moved))
 }
 
-fn item(shelves: &Shelves, entry: Entry) -> Item {
+fn item(shelves: &Shelves, entry: Entry) -> QuarantinedFile {
     let metadata = std::fs::metadata(shelves.quarantine.join(&entry.file));
-    Item {
+    QuarantinedFile {
         job: entry.ticket,
         quarantined_at: entry.quarantined_at,
         received_at: entry.received_at,
@@ -277,17 +283,21 @@ fn item(shelves: &Shelves, entry: Entry) -> Item {
 
 /// With size and digest of a file that was not segmented but lies here. One that is on its way at
 /// this moment has none.
-fn measured(outbox: &Outbox, shelves: &Shelves, mut life: Life) -> Result<Life, OutboxError> {
-    if life.input.is_none() {
-        let waiting = outbox.job(life.job)?.map(|job| shelves.input(&job));
+fn measured(
+    outbox: &Outbox,
+    shelves: &Shelves,
+    mut history: JobHistory,
+) -> Result<JobHistory, OutboxError> {
+    if history.input.is_none() {
+        let waiting = outbox.job(history.job)?.map(|job| shelves.input(&job));
         let mut entries = outbox.quarantined()?.into_iter();
         let resting = entries
-            .find(|entry| entry.ticket == life.job)
+            .find(|entry| entry.ticket == history.job)
             .map(|entry| shelves.quarantine.join(entry.file));
         let mut paths = waiting.into_iter().chain(resting);
-        life.input = paths.find_map(|path| Input::of_file(&path).ok());
+        history.input = paths.find_map(|path| Input::of_file(&path).ok());
     }
-    Ok(life)
+    Ok(history)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::mqtt::probe::{Probe, Retained, probe};
 use crate::operate::check;
 use crate::seg;
 use crate::tls::credentials::{CredentialError, Credentials};
-use crate::tls::expiry::{Expiries, Standing, date, standing};
+use crate::tls::expiry::{Expiries, Validity, date, validity};
 
 /// What was found.
 enum Finding {
@@ -140,12 +140,12 @@ fn certificates(expiries: &Expiries, now: SystemTime) -> impl Iterator<Item = Fi
     const REMEDY: &str = "renew it, then `systemctl reload scansided`";
     expiries.iter().map(move |(path, end)| {
         let (file, date) = (path.display(), date(end));
-        match standing(end, now) {
-            Standing::Good => Finding::Good(format!("certificate {file}: good until {date}")),
-            Standing::Soon => Finding::Doubtful(format!(
+        match validity(end, now) {
+            Validity::Good => Finding::Good(format!("certificate {file}: good until {date}")),
+            Validity::Soon => Finding::Doubtful(format!(
                 "certificate {file}: it expires on {date}; {REMEDY}"
             )),
-            Standing::Over => Finding::Bad(format!(
+            Validity::Over => Finding::Bad(format!(
                 "certificate {file}: it expired on {date}; {REMEDY}"
             )),
         }

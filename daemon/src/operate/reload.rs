@@ -42,7 +42,7 @@ pub(crate) async fn run(running: Config, credentials: watch::Sender<Credentials>
             Ok(Ok((config, fresh))) => {
                 fresh.expiries.warn();
                 warn_exposed(&config);
-                say_encryption(&credentials.borrow(), &fresh);
+                log_encryption_changes(&credentials.borrow(), &fresh);
                 credentials.send_replace(fresh);
                 let restart = need_restart(&running, &config);
                 if restart.is_empty() {
@@ -66,7 +66,7 @@ pub(crate) async fn run(running: Config, credentials: watch::Sender<Credentials>
 }
 
 /// Connections that lose or gain TLS by this reload.
-fn say_encryption(old: &Credentials, fresh: &Credentials) {
+fn log_encryption_changes(old: &Credentials, fresh: &Credentials) {
     for section in old.encrypted().difference(&fresh.encrypted()) {
         tracing::warn!(
             section,

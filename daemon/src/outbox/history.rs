@@ -1,6 +1,6 @@
 //! What became of each job, for `scansided ledger show JOB`: kept up in the transactions that change
 //! the job, so it tells no other story, and kept when the job's own row is gone, until
-//! [`Outbox::forget_lives`].
+//! [`Outbox::forget_history`].
 
 use clap::ValueEnum;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -10,13 +10,13 @@ use uuid::Uuid;
 use super::{Key, Message, Outbox, OutboxError};
 use crate::clock;
 use crate::failure::Reason;
-use crate::outbox::job::{Input, Job, Marks, Sender, State, Ticket};
+use crate::outbox::job::{Input, Job, LookupKeys, Sender, State, Ticket};
 
-pub(super) const LIVES: TableDefinition<'_, Ticket, &[u8]> = TableDefinition::new("lives");
+pub(super) const HISTORIES: TableDefinition<'_, Ticket, &[u8]> = TableDefinition::new("lives");
 
 /// Without the name that the sender gave the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Life {
+pub struct JobHistory {
     pub job: Ticket,
     pub source: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -114,16 +114,16 @@ pub struct Listing {
 }
 
 impl Listing {
-    fn takes(&self, life: &Life) -> bool {
-        self.state.is_none_or(|state| state == life.state.into())
+    fn takes(&self, history: &JobHistory) -> bool {
+        self.state.is_none_or(|state| state == history.state.into())
             && self
                 .source
                 .as_ref()
-                .is_none_or(|source| *source == life.source)
+                .is_none_or(|source| *source == history.source)
             && self
                 .since
                 .as_ref()
-                .is_none_or(|since| *since <= life.accepted_at)
+                .is_none_or(|since| *since <= history.accepted_at)
     }
 }
 
@@ -132,10 +132,10 @@ impl Outbox {
     /// has `state.history_max_jobs` rows: an index would cost every commit for what people ask now and then.
     pub fn search<T>(
         &self,
-        mut wanted: impl FnMut(Life) -> Option<T>,
+        mut wanted: impl FnMut(JobHistory) -> Option<T>,
     ) -> Result<Vec<T>, OutboxError> {
         self.read(|| {
-            let table = self.database.begin_read()?.open_table(LIVES)?;
+            let table = self.database.begin_read()?.open_table(HISTORIES)?;
             let mut found = Vec::new();
             for row in table.iter()? {
                 found.extend(wanted(decode(row?.1.value())?));
@@ -144,30 +144,30 @@ impl Outbox {
         })
     }
 
-    pub fn list(&self, listing: &Listing) -> Result<Vec<Life>, OutboxError> {
+    pub fn list(&self, listing: &Listing) -> Result<Vec<JobHistory>, OutboxError> {
         self.read(|| {
-            let table = self.database.begin_read()?.open_table(LIVES)?;
-            let mut lives = Vec::new();
+            let table = self.database.begin_read()?.open_table(HISTORIES)?;
+            let mut histories = Vec::new();
             for row in table.iter()?.rev() {
-                if lives.len() == listing.limit {
+                if histories.len() == listing.limit {
                     break;
                 }
-                let life = decode(row?.1.value())?;
-                lives.extend(listing.takes(&life).then_some(life));
+                let history = decode(row?.1.value())?;
+                histories.extend(listing.takes(&history).then_some(history));
             }
-            Ok(lives)
+            Ok(histories)
         })
     }
 
     /// What was learned of a job that will have no result.
-    pub fn note(&self, ticket: Ticket, marks: &Marks) -> Result<(), OutboxError> {
-        self.write(|transaction| learned(transaction, ticket, marks))
+    pub fn note(&self, ticket: Ticket, lookup_keys: &LookupKeys) -> Result<(), OutboxError> {
+        self.write(|transaction| learned(transaction, ticket, lookup_keys))
     }
 
     /// `None` for a number that was never given, or so long ago that it is forgotten.
-    pub fn life(&self, ticket: Ticket) -> Result<Option<Life>, OutboxError> {
+    pub fn history(&self, ticket: Ticket) -> Result<Option<JobHistory>, OutboxError> {
         self.read(|| {
-            let table = self.database.begin_read()?.open_table(LIVES)?;
+            let table = self.database.begin_read()?.open_table(HISTORIES)?;
             let row = table.get(ticket)?;
             row.map(|row| decode(row.value())).transpose()
         })
@@ -180,7 +180,7 @@ pub(super) fn follow(
     ticket: Ticket,
     job: &Job,
 ) -> Result<(), redb::Error> {
-    let mut life = get(transaction, ticket)?.unwrap_or_else(|| Life {
+    let mut history = get(transaction, ticket)?.unwrap_or_else(|| JobHistory {
         job: ticket,
         source: job.source.clone(),
         sender: None,
@@ -195,18 +195,20 @@ pub(super) fn follow(
         reason: None,
         messages: Vec::new(),
     });
-    life.state = Phase::from(&job.state);
-    life.since = clock::now();
+    history.state = Phase::from(&job.state);
+    history.since = clock::now();
     // A dropped job has no attempts left, but it had some.
-    if life.state != Phase::Dropped {
-        life.attempts = job.attempts;
+    if history.state != Phase::Dropped {
+        history.attempts = job.attempts;
     }
     if let State::Quarantined { reason } = &job.state {
-        life.reason = Some(reason.clone());
+        history.reason = Some(reason.clone());
         // What the broker did not take was withdrawn.
-        life.messages.retain(|sent| sent.acknowledged_at.is_some());
+        history
+            .messages
+            .retain(|sent| sent.acknowledged_at.is_some());
     }
-    put(transaction, &life)
+    put(transaction, &history)
 }
 
 /// A job that begins in quarantine.
@@ -216,7 +218,7 @@ pub(super) fn refused(
     job: &Job,
 ) -> Result<(), redb::Error> {
     follow(transaction, ticket, job)?;
-    change(transaction, ticket, |life| life.refused = true)
+    change(transaction, ticket, |history| history.refused = true)
 }
 
 pub(super) fn sent_by(
@@ -224,8 +226,8 @@ pub(super) fn sent_by(
     ticket: Ticket,
     sender: &Sender,
 ) -> Result<(), redb::Error> {
-    change(transaction, ticket, |life| {
-        life.sender = Some(sender.clone());
+    change(transaction, ticket, |history| {
+        history.sender = Some(sender.clone());
     })
 }
 
@@ -233,17 +235,17 @@ pub(super) fn sent_by(
 pub(super) fn learned(
     transaction: &WriteTransaction,
     ticket: Ticket,
-    marks: &Marks,
+    lookup_keys: &LookupKeys,
 ) -> Result<(), redb::Error> {
-    let Marks {
+    let LookupKeys {
         input,
         job_id,
         sop_instance_uid,
-    } = marks.clone();
-    change(transaction, ticket, |life| {
-        life.input = input.or(life.input.take());
-        life.job_id = job_id.or(life.job_id);
-        life.sop_instance_uid = sop_instance_uid.or(life.sop_instance_uid.take());
+    } = lookup_keys.clone();
+    change(transaction, ticket, |history| {
+        history.input = input.or(history.input.take());
+        history.job_id = job_id.or(history.job_id);
+        history.sop_instance_uid = sop_instance_uid.or(history.sop_instance_uid.take());
     })
 }
 
@@ -253,8 +255,8 @@ pub(super) fn queued(
     ticket: Ticket,
     (seq, messages): (u64, &[Message]),
 ) -> Result<(), redb::Error> {
-    change(transaction, ticket, |life| {
-        life.messages.retain(|sent| sent.seq != seq);
+    change(transaction, ticket, |history| {
+        history.messages.retain(|sent| sent.seq != seq);
         let sent = (0..).zip(messages).map(|(part, message)| Sent {
             topic: message.topic.clone(),
             seq,
@@ -262,7 +264,7 @@ pub(super) fn queued(
             bytes: message.payload.len(),
             acknowledged_at: None,
         });
-        life.messages.extend(sent);
+        history.messages.extend(sent);
     })
 }
 
@@ -271,8 +273,8 @@ pub(super) fn acknowledged(
     ticket: Ticket,
     (seq, part): Key,
 ) -> Result<(), redb::Error> {
-    change(transaction, ticket, |life| {
-        let mut messages = life.messages.iter_mut();
+    change(transaction, ticket, |history| {
+        let mut messages = history.messages.iter_mut();
         if let Some(sent) = messages.find(|sent| (sent.seq, sent.part) == (seq, part)) {
             sent.acknowledged_at = Some(clock::now());
         }
@@ -283,30 +285,30 @@ pub(super) fn acknowledged(
 fn change(
     transaction: &WriteTransaction,
     ticket: Ticket,
-    change: impl FnOnce(&mut Life),
+    change: impl FnOnce(&mut JobHistory),
 ) -> Result<(), redb::Error> {
-    let Some(mut life) = get(transaction, ticket)? else {
+    let Some(mut history) = get(transaction, ticket)? else {
         return Ok(());
     };
-    change(&mut life);
-    put(transaction, &life)
+    change(&mut history);
+    put(transaction, &history)
 }
 
-fn get(transaction: &WriteTransaction, ticket: Ticket) -> Result<Option<Life>, redb::Error> {
-    let table = transaction.open_table(LIVES)?;
+fn get(transaction: &WriteTransaction, ticket: Ticket) -> Result<Option<JobHistory>, redb::Error> {
+    let table = transaction.open_table(HISTORIES)?;
     let row = table.get(ticket)?;
     row.map(|row| decode(row.value())).transpose()
 }
 
-fn put(transaction: &WriteTransaction, life: &Life) -> Result<(), redb::Error> {
-    let bytes = serde_json::to_vec(life).expect("a life is plain data");
+fn put(transaction: &WriteTransaction, history: &JobHistory) -> Result<(), redb::Error> {
+    let bytes = serde_json::to_vec(history).expect("a life is plain data");
     transaction
-        .open_table(LIVES)?
-        .insert(life.job, bytes.as_slice())?;
+        .open_table(HISTORIES)?
+        .insert(history.job, bytes.as_slice())?;
     Ok(())
 }
 
-fn decode(bytes: &[u8]) -> Result<Life, redb::Error> {
+fn decode(bytes: &[u8]) -> Result<JobHistory, redb::Error> {
     serde_json::from_slice(bytes)
         .map_err(|error| redb::Error::Corrupted(format!("a row of lives does not parse: {error}")))
 }
@@ -344,36 +346,36 @@ mod tests {
     fn a_life_tells_what_happened() {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(folder.path()).unwrap();
-        let life = || outbox.life(1).unwrap().unwrap();
+        let history = || outbox.history(1).unwrap().unwrap();
         outbox.accept(&[arrival("DOE^JANE")]).unwrap();
-        assert_eq!((life().state, life().input), (Phase::Accepted, None));
+        assert_eq!((history().state, history().input), (Phase::Accepted, None));
         outbox.lease(1, Uuid::nil(), 3).unwrap();
-        assert_eq!((life().state, life().attempts), (Phase::InHand, 1));
+        assert_eq!((history().state, history().attempts), (Phase::InHand, 1));
 
         let input = Input::of(b"pixels");
         let parts = |_| vec![message("result/ward"), message("mask/1/1")];
         outbox.append(1, &input, parts).unwrap();
         outbox.acknowledge(&[(1, 1)]).unwrap();
-        assert_eq!(life().input, Some(input.clone()));
-        let acknowledged = |life: Life| -> Vec<bool> {
-            let messages = life.messages.iter();
+        assert_eq!(history().input, Some(input.clone()));
+        let acknowledged = |history: JobHistory| -> Vec<bool> {
+            let messages = history.messages.iter();
             messages
                 .map(|sent| sent.acknowledged_at.is_some())
                 .collect()
         };
-        assert_eq!(acknowledged(life()), [false, true]);
+        assert_eq!(acknowledged(history()), [false, true]);
 
         // Given up, and tried once more.
         outbox
             .quarantine(1, &reason(), |_| message("event"))
             .unwrap();
         assert_eq!(
-            (life().state, life().reason),
+            (history().state, history().reason),
             (Phase::Quarantined, Some(reason()))
         );
-        assert_eq!(acknowledged(life()), [true]);
+        assert_eq!(acknowledged(history()), [true]);
         outbox.retry("DOE^JANE").unwrap();
-        assert_eq!((life().state, life().attempts), (Phase::Accepted, 0));
+        assert_eq!((history().state, history().attempts), (Phase::Accepted, 0));
         outbox.lease(1, Uuid::nil(), 3).unwrap();
         outbox
             .append(1, &input, |_| vec![message("result/ward")])
@@ -381,24 +383,24 @@ mod tests {
         outbox
             .replace((3, 0), &[message("result/ward"), message("mask/1/1")])
             .unwrap();
-        assert_eq!(acknowledged(life()), [true, false, false]);
+        assert_eq!(acknowledged(history()), [true, false, false]);
         outbox.acknowledge(&[(3, 0), (3, 1)]).unwrap();
-        assert_eq!((life().state, life().attempts), (Phase::Published, 1));
-        assert_eq!(acknowledged(life()), [true, true, true]);
-        let last = life().messages.pop().unwrap();
+        assert_eq!((history().state, history().attempts), (Phase::Published, 1));
+        assert_eq!(acknowledged(history()), [true, true, true]);
+        let last = history().messages.pop().unwrap();
         assert_eq!(
             (&*last.topic, last.seq, last.part, last.bytes),
             ("mask/1/1", 3, 1, 5)
         );
-        let text = serde_json::to_string(&life()).unwrap();
+        let text = serde_json::to_string(&history()).unwrap();
         assert!(!text.contains("DOE"), "{text}");
 
         outbox.refuse(&arrival("large"), &reason()).unwrap();
-        let refused = outbox.life(2).unwrap().unwrap();
+        let refused = outbox.history(2).unwrap().unwrap();
         assert!(refused.refused && refused.state == Phase::Quarantined);
         outbox.discard("large").unwrap();
-        assert_eq!(outbox.life(2).unwrap().unwrap().state, Phase::Dropped);
-        assert_eq!(outbox.life(3).unwrap(), None);
+        assert_eq!(outbox.history(2).unwrap().unwrap().state, Phase::Dropped);
+        assert_eq!(outbox.history(3).unwrap(), None);
     }
 
     /// What `state.history_max_jobs` keeps by default is looked through while somebody waits.
@@ -410,7 +412,7 @@ mod tests {
         let arrivals: Vec<Arrival> = (0..JOBS).map(|n| arrival(&n.to_string())).collect();
         outbox.accept(&arrivals).unwrap();
         let start = std::time::Instant::now();
-        let found = outbox.search(|life| (life.job == 9999).then_some(life));
+        let found = outbox.search(|history| (history.job == 9999).then_some(history));
         let took = start.elapsed();
         assert_eq!(found.unwrap().len(), 1);
         eprintln!("{JOBS} lives searched in {} ms", took.as_millis());
@@ -424,7 +426,7 @@ mod tests {
         let files = ["a", "b", "c", "d", "e"];
         outbox.accept(&files.map(arrival)).unwrap();
         let known = || -> Vec<Ticket> {
-            let known = |ticket: &Ticket| outbox.life(*ticket).unwrap().is_some();
+            let known = |ticket: &Ticket| outbox.history(*ticket).unwrap().is_some();
             (1..=5).filter(known).collect()
         };
         // 1 is pending, 2 in quarantine, the others are published and gone.
@@ -440,11 +442,11 @@ mod tests {
             outbox.forget(ticket);
         }
         outbox.reject().unwrap();
-        outbox.forget_lives(5).unwrap();
+        outbox.forget_history(5).unwrap();
         assert_eq!(known(), [1, 2, 3, 4, 5]);
-        outbox.forget_lives(4).unwrap();
+        outbox.forget_history(4).unwrap();
         assert_eq!(known(), [1, 2, 4, 5]);
-        outbox.forget_lives(0).unwrap();
+        outbox.forget_history(0).unwrap();
         assert_eq!(known(), [1, 2]);
     }
 }

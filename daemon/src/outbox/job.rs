@@ -84,7 +84,7 @@ impl fmt::Display for Sender {
 
 /// By what people look for a job later, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Marks {
+pub struct LookupKeys {
     pub input: Option<Input>,
     pub job_id: Option<Uuid>,
     /// Hashed under the key of the box.

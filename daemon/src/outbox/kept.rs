@@ -124,9 +124,9 @@ mod tests {
     use crate::clock;
     use crate::config::Results;
     use crate::outbox::job::Input;
-    use crate::outbox::{Arrival, Missed};
+    use crate::outbox::{Arrival, ReplayRange};
 
-    const EVERYTHING: Missed = Missed {
+    const EVERYTHING: ReplayRange = ReplayRange {
         from_seq: 0,
         to_seq: None,
         source: None,

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::messages::insert;
 use super::slices::{self, Slice};
 use super::{Message, Outbox, OutboxError, get, history, put, take_numbers};
-use crate::outbox::job::{Input, Job, Marks, State, Ticket};
+use crate::outbox::job::{Input, Job, LookupKeys, State, Ticket};
 
 /// What [`Outbox::lease`] hands to the inference thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub enum Lease {
 
 /// The wish for a lease.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim {
+pub struct LeaseRequest {
     pub ticket: Ticket,
     pub boot: Uuid,
     pub attempts_max: u32,
@@ -35,12 +35,12 @@ impl Outbox {
         boot: Uuid,
         attempts_max: u32,
     ) -> Result<Option<Lease>, OutboxError> {
-        let claim = Claim {
+        let lease_request = LeaseRequest {
             ticket,
             boot,
             attempts_max,
         };
-        self.write(|transaction| lease(transaction, claim))
+        self.write(|transaction| lease(transaction, lease_request))
     }
 
     /// Ends the work on a job: `encode` gets the sequence number and gives its messages, part 0 first.
@@ -50,11 +50,11 @@ impl Outbox {
         input: &Input,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<(), OutboxError> {
-        let marks = Marks {
+        let lookup_keys = LookupKeys {
             input: Some(input.clone()),
-            ..Marks::default()
+            ..LookupKeys::default()
         };
-        self.append_with(ticket, (&marks, None), None, encode)?;
+        self.append_with(ticket, (&lookup_keys, None), None, encode)?;
         Ok(())
     }
 
@@ -63,34 +63,39 @@ impl Outbox {
     pub fn append_with(
         &self,
         ticket: Ticket,
-        (marks, slice): (&Marks, Option<&Slice>),
-        next: Option<Claim>,
+        (lookup_keys, slice): (&LookupKeys, Option<&Slice>),
+        next: Option<LeaseRequest>,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<Option<Lease>, OutboxError> {
         self.write(|transaction| {
-            append(transaction, ticket, (marks, slice), encode)?;
-            next.map_or(Ok(None), |claim| lease(transaction, claim))
+            append(transaction, ticket, (lookup_keys, slice), encode)?;
+            next.map_or(Ok(None), |lease_request| lease(transaction, lease_request))
         })
     }
 }
 
-fn lease(transaction: &WriteTransaction, claim: Claim) -> Result<Option<Lease>, redb::Error> {
-    let Some(mut job) = get(transaction, claim.ticket)? else {
+fn lease(
+    transaction: &WriteTransaction,
+    lease_request: LeaseRequest,
+) -> Result<Option<Lease>, redb::Error> {
+    let Some(mut job) = get(transaction, lease_request.ticket)? else {
         return Ok(None);
     };
     match job.state {
         State::Accepted => {}
-        State::Leased { boot: other } if other != claim.boot => {}
+        State::Leased { boot: other } if other != lease_request.boot => {}
         _ => return Ok(None),
     }
-    if job.attempts >= claim.attempts_max {
+    if job.attempts >= lease_request.attempts_max {
         return Ok(Some(Lease::CrashLoop {
             attempts: job.attempts,
         }));
     }
     job.attempts += 1;
-    job.state = State::Leased { boot: claim.boot };
-    put(transaction, claim.ticket, &job)?;
+    job.state = State::Leased {
+        boot: lease_request.boot,
+    };
+    put(transaction, lease_request.ticket, &job)?;
     Ok(Some(Lease::Work(job)))
 }
 
@@ -98,7 +103,7 @@ fn lease(transaction: &WriteTransaction, claim: Claim) -> Result<Option<Lease>, 
 fn append(
     transaction: &WriteTransaction,
     ticket: Ticket,
-    (marks, slice): (&Marks, Option<&Slice>),
+    (lookup_keys, slice): (&LookupKeys, Option<&Slice>),
     encode: impl FnOnce(u64) -> Vec<Message>,
 ) -> Result<(), redb::Error> {
     let Some(mut job) = get(transaction, ticket)? else {
@@ -117,6 +122,6 @@ fn append(
     if let Some(slice) = slice {
         slices::keep(transaction, ticket, slice)?;
     }
-    history::learned(transaction, ticket, marks)?;
+    history::learned(transaction, ticket, lookup_keys)?;
     history::queued(transaction, ticket, (seq, &messages))
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
 
-use super::history::LIVES;
+use super::history::HISTORIES;
 use super::messages::MESSAGES;
 use super::quarantined::{self, QUARANTINE};
 use super::{JOBS, META, Outbox, OutboxError, decode};
@@ -77,11 +77,11 @@ impl Outbox {
     }
 
     /// Forgets the oldest lives beyond `max`, but none of a job that is pending or in quarantine.
-    pub fn forget_lives(&self, max: u64) -> Result<(), OutboxError> {
+    pub fn forget_history(&self, max: u64) -> Result<(), OutboxError> {
         let over = self.read(|| {
             let transaction = self.database.begin_read()?;
-            let lives = transaction.open_table(LIVES)?;
-            let over = lives.len()?.saturating_sub(max) as usize;
+            let histories = transaction.open_table(HISTORIES)?;
+            let over = histories.len()?.saturating_sub(max) as usize;
             if over == 0 {
                 return Ok(Vec::new());
             }
@@ -93,7 +93,7 @@ impl Outbox {
                 alive.insert(quarantined::decode(row?.1.value())?.ticket);
             }
             let mut over_age = Vec::new();
-            for row in lives.iter()? {
+            for row in histories.iter()? {
                 let ticket = row?.0.value();
                 if over_age.len() == over {
                     break;
@@ -108,9 +108,9 @@ impl Outbox {
             return Ok(());
         }
         self.write(|transaction| {
-            let mut lives = transaction.open_table(LIVES)?;
+            let mut histories = transaction.open_table(HISTORIES)?;
             for ticket in over {
-                lives.remove(ticket)?;
+                histories.remove(ticket)?;
             }
             Ok(())
         })

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::kept::KEPT;
 use super::{Key, Message, Outbox, OutboxError, take_numbers};
 
-pub use crate::report::response::Promise;
+pub use crate::report::response::ReplaySummary;
 
 /// By number of the request, oldest first.
 pub(super) const REPLAYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("replays");
@@ -21,7 +21,7 @@ const STRIDE: usize = 1000;
 
 /// What a subscriber did not get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Missed {
+pub struct ReplayRange {
     pub from_seq: u64,
     /// The last one that is kept, when it is not named.
     #[serde(default)]
@@ -34,9 +34,9 @@ pub struct Missed {
 /// What came of asking for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Asked {
+pub enum ReplayAnswer {
     /// These are sent again; none when `messages` is 0.
-    Promised(Promise),
+    Promised(ReplaySummary),
     /// As many replays as `results.replays_max` are under way.
     Busy { replays_max: u64 },
 }
@@ -53,7 +53,7 @@ struct Replay {
 
 /// The next messages of the replay at hand.
 #[derive(Debug)]
-pub struct Page {
+pub struct ReplayPage {
     /// Of the replay.
     pub number: u64,
     pub messages: Vec<(Key, Message)>,
@@ -65,18 +65,18 @@ pub struct Page {
 
 impl Outbox {
     /// Promises to send again what is kept of this.
-    pub fn replay(&self, missed: &Missed) -> Result<Asked, OutboxError> {
+    pub fn replay(&self, range: &ReplayRange) -> Result<ReplayAnswer, OutboxError> {
         let kept = self.kept()?;
-        let mut promise = Promise {
+        let mut summary = ReplaySummary {
             kept,
-            ..Promise::default()
+            ..ReplaySummary::default()
         };
         let last_seq = kept.map_or(0, |kept| kept.last_seq);
         let replay = Replay {
-            from_seq: missed.from_seq,
+            from_seq: range.from_seq,
             // It has an end, whatever is published meanwhile.
-            to_seq: missed.to_seq.unwrap_or(last_seq).min(last_seq),
-            source: missed.source.clone(),
+            to_seq: range.to_seq.unwrap_or(last_seq).min(last_seq),
+            source: range.source.clone(),
             done: None,
         };
         let mut cursor = None;
@@ -84,10 +84,10 @@ impl Outbox {
             cursor = self.read(|| {
                 let table = self.database.begin_read()?.open_table(KEPT)?;
                 replay.walk(&table, cursor, |(seq, _), topic, _| {
-                    promise.messages += 1;
-                    promise.results += u64::from(topic.starts_with("result/"));
-                    promise.first_seq.get_or_insert(seq);
-                    promise.last_seq = Some(seq);
+                    summary.messages += 1;
+                    summary.results += u64::from(topic.starts_with("result/"));
+                    summary.first_seq.get_or_insert(seq);
+                    summary.last_seq = Some(seq);
                     false
                 })
             })?;
@@ -95,18 +95,18 @@ impl Outbox {
                 break;
             }
         }
-        if promise.messages == 0 {
-            return Ok(Asked::Promised(promise));
+        if summary.messages == 0 {
+            return Ok(ReplayAnswer::Promised(summary));
         }
         let replays_max = self.retention.replays_max;
         self.write(|transaction| {
             let under_way = transaction.open_table(REPLAYS)?.len()?;
             if under_way >= replays_max {
-                return Ok(Asked::Busy { replays_max });
+                return Ok(ReplayAnswer::Busy { replays_max });
             }
             let number = take_numbers(transaction, "next_replay", 1)?;
             put(transaction, number, &replay)?;
-            Ok(Asked::Promised(promise))
+            Ok(ReplayAnswer::Promised(summary))
         })
     }
 
@@ -116,7 +116,7 @@ impl Outbox {
         &self,
         at: Option<(u64, Option<Key>)>,
         limit: usize,
-    ) -> Result<Option<Page>, OutboxError> {
+    ) -> Result<Option<ReplayPage>, OutboxError> {
         self.read(|| {
             let transaction = self.database.begin_read()?;
             let table = transaction.open_table(REPLAYS)?;
@@ -138,7 +138,7 @@ impl Outbox {
                 messages.push((key, message));
                 messages.len() >= limit
             })?;
-            Ok(Some(Page {
+            Ok(Some(ReplayPage {
                 number,
                 messages,
                 cursor: end.or(after),
@@ -292,18 +292,18 @@ mod tests {
         (outbox, folder)
     }
 
-    fn missed(from_seq: u64, to_seq: Option<u64>, source: Option<&str>) -> Missed {
-        Missed {
+    fn range(from_seq: u64, to_seq: Option<u64>, source: Option<&str>) -> ReplayRange {
+        ReplayRange {
             from_seq,
             to_seq,
             source: source.map(str::to_owned),
         }
     }
 
-    fn promise(outbox: &Outbox, missed: &Missed) -> Promise {
-        match outbox.replay(missed).unwrap() {
-            Asked::Promised(promise) => promise,
-            busy @ Asked::Busy { .. } => panic!("{busy:?}"),
+    fn summary(outbox: &Outbox, range: &ReplayRange) -> ReplaySummary {
+        match outbox.replay(range).unwrap() {
+            ReplayAnswer::Promised(summary) => summary,
+            busy @ ReplayAnswer::Busy { .. } => panic!("{busy:?}"),
         }
     }
 
@@ -327,32 +327,32 @@ mod tests {
         let (outbox, _folder) = published(6);
         let cases: [(_, _, &[Key]); 5] = [
             (
-                missed(3, Some(5), None),
+                range(3, Some(5), None),
                 3,
                 &[(3, 0), (3, 1), (4, 0), (5, 0), (5, 1)],
             ),
-            (missed(3, Some(5), Some("ct")), 1, &[(4, 0)]),
-            (missed(4, None, Some("ct")), 2, &[(4, 0), (6, 0), (7, 0)]),
-            (missed(0, Some(1), Some("ward")), 1, &[(1, 0), (1, 1)]),
-            (missed(6, Some(99), None), 1, &[(6, 0), (7, 0)]),
+            (range(3, Some(5), Some("ct")), 1, &[(4, 0)]),
+            (range(4, None, Some("ct")), 2, &[(4, 0), (6, 0), (7, 0)]),
+            (range(0, Some(1), Some("ward")), 1, &[(1, 0), (1, 1)]),
+            (range(6, Some(99), None), 1, &[(6, 0), (7, 0)]),
         ];
-        for (missed, results, keys) in cases {
+        for (range, results, keys) in cases {
             for limit in 1..4 {
-                let promise = promise(&outbox, &missed);
-                assert_eq!(promise.results, results, "{missed:?}");
-                assert_eq!(promise.messages, keys.len() as u64, "{missed:?}");
-                assert_eq!(promise.first_seq, Some(keys[0].0));
-                assert_eq!(promise.last_seq, keys.last().map(|key| key.0));
-                assert_eq!(play(&outbox, limit), keys, "{missed:?}");
+                let summary = summary(&outbox, &range);
+                assert_eq!(summary.results, results, "{range:?}");
+                assert_eq!(summary.messages, keys.len() as u64, "{range:?}");
+                assert_eq!(summary.first_seq, Some(keys[0].0));
+                assert_eq!(summary.last_seq, keys.last().map(|key| key.0));
+                assert_eq!(play(&outbox, limit), keys, "{range:?}");
             }
         }
         for nothing in [
-            missed(8, None, None),
-            missed(5, Some(3), None),
-            missed(1, None, Some("mr")),
-            missed(u64::MAX, None, None),
+            range(8, None, None),
+            range(5, Some(3), None),
+            range(1, None, Some("mr")),
+            range(u64::MAX, None, None),
         ] {
-            assert_eq!(promise(&outbox, &nothing).messages, 0);
+            assert_eq!(summary(&outbox, &nothing).messages, 0);
         }
         assert!(outbox.replay_page(None, 9).unwrap().is_none());
     }
@@ -360,10 +360,10 @@ mod tests {
     #[test]
     fn a_replay_goes_on_where_it_stood_and_too_many_are_refused() {
         let (outbox, folder) = published(6);
-        promise(&outbox, &missed(1, None, None));
-        promise(&outbox, &missed(6, None, None));
-        let busy = outbox.replay(&missed(1, None, None)).unwrap();
-        assert_eq!(busy, Asked::Busy { replays_max: 2 });
+        summary(&outbox, &range(1, None, None));
+        summary(&outbox, &range(6, None, None));
+        let busy = outbox.replay(&range(1, None, None)).unwrap();
+        assert_eq!(busy, ReplayAnswer::Busy { replays_max: 2 });
         outbox.replayed(1, (3, 0)).unwrap();
         // The process dies here.
         drop(outbox);

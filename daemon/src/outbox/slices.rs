@@ -22,7 +22,7 @@ pub(super) const SLICES: TableDefinition<'_, (&str, &str), (Ticket, &[u8])> =
 pub(super) const SEGMENTED: TableDefinition<'_, (&str, u64), &[u8]> =
     TableDefinition::new("segmented_slices");
 
-/// UID of a series -> [`Closed`] without its slices, as JSON.
+/// UID of a series -> [`ClosedSeries`] without its slices, as JSON.
 pub(super) const CLOSED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("closed_series");
 
 /// For so long images that come late are joined with those before them.
@@ -51,9 +51,9 @@ impl Slice {
 
 /// A series as it was segmented last.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Closed {
+pub struct ClosedSeries {
     pub at_ms: u64,
-    pub made: Vec<Made>,
+    pub made: Vec<SegmentationRecord>,
     #[serde(skip)]
     pub slices: Vec<Slice>,
     /// Of the rows of its slices.
@@ -62,13 +62,13 @@ pub struct Closed {
 
 /// A segmentation, and the digest of the model that its masks are of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
+pub struct SegmentationRecord {
     pub id: Uuid,
     pub model: String,
 }
 
-impl Closed {
-    pub fn new(at_ms: u64, made: Vec<Made>, slices: Vec<Slice>) -> Self {
+impl ClosedSeries {
+    pub fn new(at_ms: u64, made: Vec<SegmentationRecord>, slices: Vec<Slice>) -> Self {
         Self {
             at_ms,
             made,
@@ -112,11 +112,11 @@ impl Outbox {
     }
 
     /// What is still known of a series that was closed before.
-    pub fn closed(&self, series: &str) -> Result<Closed, OutboxError> {
+    pub fn closed(&self, series: &str) -> Result<ClosedSeries, OutboxError> {
         self.read(|| {
             let read = self.database.begin_read()?;
             let Some(row) = read.open_table(CLOSED)?.get(series)? else {
-                return Ok(Closed::default());
+                return Ok(ClosedSeries::default());
             };
             let mut closed = closed_row(row.value())?;
             let table = read.open_table(SEGMENTED)?;
@@ -133,7 +133,7 @@ impl Outbox {
     pub fn close_series(
         &self,
         fresh: &[Slice],
-        closed: &Closed,
+        closed: &ClosedSeries,
         mut events: Vec<impl FnOnce(u64) -> Message>,
     ) -> Result<(), OutboxError> {
         self.write(|transaction| {
@@ -199,7 +199,7 @@ fn slice_row(bytes: &[u8]) -> Result<Slice, redb::Error> {
         .map_err(|error| redb::Error::Corrupted(format!("a slice row does not parse: {error}")))
 }
 
-fn closed_row(bytes: &[u8]) -> Result<Closed, redb::Error> {
+fn closed_row(bytes: &[u8]) -> Result<ClosedSeries, redb::Error> {
     serde_json::from_slice(bytes)
         .map_err(|error| redb::Error::Corrupted(format!("a closed row does not parse: {error}")))
 }
@@ -207,7 +207,7 @@ fn closed_row(bytes: &[u8]) -> Result<Closed, redb::Error> {
 fn remember(
     transaction: &WriteTransaction,
     series: &str,
-    closed: &Closed,
+    closed: &ClosedSeries,
 ) -> Result<(), redb::Error> {
     remove_slices(transaction, series)?;
     let mut table = transaction.open_table(SEGMENTED)?;

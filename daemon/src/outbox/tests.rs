@@ -2,9 +2,9 @@ use redb::WriteTransaction;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Arrival, Claim, FORMAT, JOBS, Lease, Ledger, META, Message, Outbox};
+use super::{Arrival, FORMAT, JOBS, Lease, LeaseRequest, Ledger, META, Message, Outbox};
 use crate::failure::Reason;
-use crate::outbox::job::{Input, Marks, State};
+use crate::outbox::job::{Input, LookupKeys, State};
 use crate::outbox::slices;
 use crate::seg::tests::slice;
 
@@ -209,22 +209,22 @@ fn a_result_and_the_next_lease_are_one_commit() {
     let arrivals = ["a", "b", "c"].map(arrival);
     let tickets = site.outbox.accept(&arrivals).unwrap();
     site.outbox.lease(tickets[0], BOOT, 3).unwrap();
-    let claim = |ticket| {
-        Some(Claim {
+    let lease_request = |ticket| {
+        Some(LeaseRequest {
             ticket,
             boot: BOOT,
             attempts_max: 3,
         })
     };
     let append = |site: &Site, ticket, next| {
-        let (marks, encode) = (Marks::default(), |seq| messages(seq, 1));
+        let (lookup_keys, encode) = (LookupKeys::default(), |seq| messages(seq, 1));
         let appended = site
             .outbox
-            .append_with(ticket, (&marks, None), next, encode);
+            .append_with(ticket, (&lookup_keys, None), next, encode);
         appended.unwrap()
     };
     let state = |site: &Site, ticket| site.outbox.job(ticket).unwrap().unwrap().state;
-    let lease = append(&site, tickets[0], claim(tickets[1]));
+    let lease = append(&site, tickets[0], lease_request(tickets[1]));
     assert!(matches!(lease, Some(Lease::Work(ref job)) if job.attempts == 1));
     let site = site.crash();
     assert_eq!(state(&site, tickets[0]), State::Inferred { seq: 1 });
@@ -234,10 +234,10 @@ fn a_result_and_the_next_lease_are_one_commit() {
     site.outbox
         .quarantine(tickets[1], &reason(), event)
         .unwrap();
-    let lease = append(&site, tickets[1], claim(tickets[2]));
+    let lease = append(&site, tickets[1], lease_request(tickets[2]));
     assert!(matches!(lease, Some(Lease::Work(_))));
     assert_eq!(append(&site, tickets[2], None), None);
-    assert_eq!(append(&site, tickets[2], claim(tickets[2])), None);
+    assert_eq!(append(&site, tickets[2], lease_request(tickets[2])), None);
 }
 
 #[test]
@@ -307,14 +307,18 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
     let images = [1, 2, 2].map(|number| slice(number, 1));
     let keep = |site: &Site, ticket: u64| {
         let slice = &images[ticket as usize - 1];
-        let marks = Marks::default();
+        let lookup_keys = LookupKeys::default();
         let outbox = &site.outbox;
         outbox
-            .append_with(ticket, (&marks, Some(slice)), None, |seq| messages(seq, 1))
+            .append_with(ticket, (&lookup_keys, Some(slice)), None, |seq| {
+                messages(seq, 1)
+            })
             .unwrap();
         // Again, it is ended already.
         outbox
-            .append_with(ticket, (&marks, Some(slice)), None, |seq| messages(seq, 1))
+            .append_with(ticket, (&lookup_keys, Some(slice)), None, |seq| {
+                messages(seq, 1)
+            })
             .unwrap();
     };
     assert_eq!(site.outbox.unfinished().unwrap().len(), 3);
@@ -331,11 +335,11 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
     assert!(site.outbox.slices("2.25.100").unwrap().is_empty());
     let events = |site: &Site| site.outbox.messages(None, 10).unwrap().len();
     assert_eq!(events(&site), 3);
-    let made = vec![slices::Made {
+    let made = vec![slices::SegmentationRecord {
         id: uuid::Uuid::nil(),
         model: "digest".into(),
     }];
-    let closed = slices::Closed::new(1000, made.clone(), kept.clone());
+    let closed = slices::ClosedSeries::new(1000, made.clone(), kept.clone());
     let close = |site: &Site| site.outbox.close_series(&kept, &closed, vec![event]);
     close(&site).unwrap();
     assert_eq!(events(&site), 4);
@@ -350,13 +354,13 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
     let mut other = slice(4, 1);
     other.image.source.series_instance_uid = "2.25.1002".into();
     site.outbox.accept(&[arrival("other")]).unwrap();
-    let keep = (&Marks::default(), Some(&other));
+    let keep = (&LookupKeys::default(), Some(&other));
 
     site.outbox
         .append_with(4, keep, None, |seq| messages(seq, 1))
         .unwrap();
     let day_ms = 24 * 60 * 60 * 1000;
-    let later = slices::Closed::new(1001 + day_ms, vec![], vec![other.clone()]);
+    let later = slices::ClosedSeries::new(1001 + day_ms, vec![], vec![other.clone()]);
     site.outbox
         .close_series(&[other], &later, vec![event])
         .unwrap();

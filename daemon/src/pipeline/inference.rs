@@ -9,11 +9,11 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::PipelineError;
 use crate::failure::Failure;
-use crate::models::{Glimpse, Models, Serving, Shadow};
-use crate::outbox::job::{Input, Job, Marks, Ticket};
+use crate::models::{Models, Serving, Shadow, ShadowInput};
+use crate::outbox::job::{Input, Job, LookupKeys, Ticket};
 use crate::outbox::slices::Slice;
-use crate::outbox::{Claim, Lease, Outbox};
-use crate::report::encode::{Origin, Speaker};
+use crate::outbox::{Lease, LeaseRequest, Outbox};
+use crate::report::encode::{Encoder, Origin};
 use crate::report::privacy::{Key, sop_instance_uid};
 use crate::report::{Findings, Report, job_id};
 use crate::segment::decoder::Decoder;
@@ -32,7 +32,7 @@ pub(super) struct Worker {
     pub(super) shadow: Option<Shadow>,
     pub(super) limits: Limits,
     pub(super) decoder: Decoder,
-    pub(super) speaker: Speaker,
+    pub(super) encoder: Encoder,
     /// Under which jobs are found by a UID.
     pub(super) key: Key,
     pub(super) status: Arc<Status>,
@@ -74,7 +74,7 @@ impl Worker {
             }
             let lease = self
                 .outbox
-                .lease(ticket, self.speaker.boot, self.attempts_max)
+                .lease(ticket, self.encoder.boot, self.attempts_max)
                 .map_err(AcceptError::from)?;
             let mut next = Some((ticket, lease));
             // What is leased is worked on: an attempt that counts is one that was made.
@@ -94,11 +94,11 @@ impl Worker {
                 // By its bytes alone: nobody knows what of it broke the process.
                 let job = self.outbox.job(ticket).map_err(AcceptError::from)?;
                 let input = job.map(|job| Input::of_file(&self.shelves.input(&job)));
-                let marks = Marks {
+                let lookup_keys = LookupKeys {
                     input: input.and_then(Result::ok),
-                    ..Marks::default()
+                    ..LookupKeys::default()
                 };
-                self.quarantine(ticket, &marks, &failure)
+                self.quarantine(ticket, &lookup_keys, &failure)
             }
             Some(Lease::Work(job)) => {
                 self.status.image_taken();
@@ -114,25 +114,25 @@ impl Worker {
         let bytes = match std::fs::read(self.shelves.input(job)) {
             Ok(bytes) => Arc::new(bytes),
             Err(error) => {
-                return self.quarantine(ticket, &Marks::default(), &Failure::Input(error));
+                return self.quarantine(ticket, &LookupKeys::default(), &Failure::Input(error));
             }
         };
         let slot = match self.route(&job.source, &bytes) {
             Ok(slot) => slot,
-            Err(failure) => return self.quarantine(ticket, &self.marks(&bytes), &failure),
+            Err(failure) => return self.quarantine(ticket, &self.lookup_keys(&bytes), &failure),
         };
         let serving = self.models.serving(slot);
         let mut found = match segment(&serving.segmenter, &mut self.decoder, &bytes) {
             Ok(found) => found,
             Err(failure) => {
-                let mut marks = self.marks(&bytes);
-                let input = marks.input.as_ref();
-                marks.job_id = input.map(|input| job_id(&input.sha256, &serving.model));
-                return self.quarantine(ticket, &marks, &failure);
+                let mut lookup_keys = self.lookup_keys(&bytes);
+                let input = lookup_keys.input.as_ref();
+                lookup_keys.job_id = input.map(|input| job_id(&input.sha256, &serving.model));
+                return self.quarantine(ticket, &lookup_keys, &failure);
             }
         };
         let slice = self.slice((ticket, job), &bytes, &mut found, &serving);
-        let glimpse = self.models.compares(slot).then(|| Glimpse {
+        let shadow_input = self.models.compares(slot).then(|| ShadowInput {
             slot,
             digest: serving.model.digest.clone(),
             frames: std::mem::take(&mut found.frames),
@@ -146,22 +146,22 @@ impl Worker {
             received_at: job.received_at.clone(),
             wait_ms: wait.as_millis() as f64,
         };
-        let report = self.speaker.report(found, &origin, &serving.model);
+        let report = self.encoder.report(found, &origin, &serving.model);
         let (id, timing) = (report.job_id, report.timing_ms);
         self.status.metrics.inferred(timing.infer / 1000.0);
         let input = Input {
             bytes: bytes.len() as u64,
             sha256: report.image.sha256.clone(),
         };
-        let marks = Marks {
+        let lookup_keys = LookupKeys {
             input: Some(input),
             job_id: Some(id),
             sop_instance_uid,
         };
-        let next = self.append(ticket, report, (&marks, slice.as_ref()))?;
+        let next = self.append(ticket, report, (&lookup_keys, slice.as_ref()))?;
         self.fresh.notify_one();
-        if let (Some(shadow), Some(glimpse)) = (&self.shadow, glimpse) {
-            shadow.show(glimpse);
+        if let (Some(shadow), Some(shadow_input)) = (&self.shadow, shadow_input) {
+            shadow.show(shadow_input);
         }
         tracing::info!(
             ticket, job_id = %id, decode_ms = timing.decode, preprocess_ms = timing.preprocess,
@@ -197,19 +197,19 @@ impl Worker {
         &mut self,
         ticket: Ticket,
         mut report: Report,
-        kept: (&Marks, Option<&Slice>),
+        kept: (&LookupKeys, Option<&Slice>),
     ) -> Result<Option<Leased>, PipelineError> {
         let next = self.next();
-        let claim = next.map(|ticket| Claim {
+        let lease_request = next.map(|ticket| LeaseRequest {
             ticket,
-            boot: self.speaker.boot,
+            boot: self.encoder.boot,
             attempts_max: self.attempts_max,
         });
         let lease = self
             .outbox
-            .append_with(ticket, kept, claim, |seq| {
+            .append_with(ticket, kept, lease_request, |seq| {
                 report.seq = seq;
-                self.speaker.messages(report)
+                self.encoder.messages(report)
             })
             .map_err(AcceptError::from)?;
         Ok(next.map(|ticket| (ticket, lease)))
@@ -236,9 +236,9 @@ impl Worker {
     }
 
     /// Of an image that is not segmented. What cannot be decoded may still say which object it is.
-    fn marks(&self, bytes: &[u8]) -> Marks {
+    fn lookup_keys(&self, bytes: &[u8]) -> LookupKeys {
         let uid = sop_instance_uid(bytes, &self.limits);
-        Marks {
+        LookupKeys {
             input: Some(Input::of(bytes)),
             job_id: None,
             sop_instance_uid: uid.map(|uid| self.key.hash(&uid)),
@@ -248,17 +248,19 @@ impl Worker {
     fn quarantine(
         &self,
         ticket: Ticket,
-        marks: &Marks,
+        lookup_keys: &LookupKeys,
         failure: &Failure,
     ) -> Result<Option<Leased>, PipelineError> {
-        let (outbox, speaker) = (&*self.outbox, &self.speaker);
-        outbox.note(ticket, marks).map_err(AcceptError::from)?;
-        let job_id = marks.job_id;
+        let (outbox, encoder) = (&*self.outbox, &self.encoder);
+        outbox
+            .note(ticket, lookup_keys)
+            .map_err(AcceptError::from)?;
+        let job_id = lookup_keys.job_id;
         quarantine::end(
             &self.shelves,
             &Ending {
                 outbox,
-                speaker,
+                encoder,
                 ticket,
                 job_id,
                 failure,

@@ -1,23 +1,39 @@
-//! Where images come from, all of it running until the daemon stops.
+//! The tasks that images come from.
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{PipelineError, flatten};
-use crate::config;
+use super::{PipelineError, flatten, grace};
+use crate::config::{self, Config};
 use crate::intake::Intake;
-use crate::intake::dicom::{self, Port};
+use crate::intake::dicom;
 use crate::intake::folder::{self, FolderError};
 use crate::intake::http;
 use crate::mqtt;
 use crate::outbox::job::Ticket;
 use crate::shutdown::stopped;
 
-/// The ends of the box that images come in at.
+/// The ports are open before anything else is done, so that one that is taken is said at once.
+pub(super) struct Ports {
+    dicom: Vec<dicom::Port>,
+    http: Option<http::Port>,
+}
+
+impl Ports {
+    pub(super) fn open(config: &Config) -> Result<Self, PipelineError> {
+        let ports = config.dicom.iter();
+        let ports = ports.map(|dicom| dicom::Port::open(dicom, grace(config)));
+        Ok(Self {
+            dicom: ports.collect::<Result<_, _>>()?,
+            http: http::Port::open(config)?,
+        })
+    }
+}
+
+/// Where images come from.
 pub(super) struct Sources {
     pub(super) folders: Vec<config::Folder>,
-    pub(super) ports: Vec<Port>,
-    pub(super) http: Option<http::Port>,
+    pub(super) ports: Ports,
     pub(super) requests: mqtt::Requests,
     /// What an earlier run left.
     pub(super) waiting: Vec<Ticket>,
@@ -28,11 +44,11 @@ impl Sources {
     /// Ports answer at once; folders wait until the inference thread has what was left.
     pub(super) async fn run(self, stop: watch::Receiver<bool>) -> Result<(), PipelineError> {
         let mut tasks = JoinSet::new();
-        for port in self.ports {
+        for port in self.ports.dicom {
             let run = dicom::run(port, self.intake.clone(), stop.clone());
             tasks.spawn(async { Ok(run.await?) });
         }
-        if let Some(port) = self.http {
+        if let Some(port) = self.ports.http {
             let run = http::run(port, self.intake.clone(), stop.clone());
             tasks.spawn(async { Ok(run.await?) });
         }

@@ -21,7 +21,7 @@ use crate::report::{Findings, Message, job_id, sha256};
 
 /// Who speaks: this process.
 #[derive(Debug, Clone)]
-pub struct Speaker {
+pub struct Encoder {
     pub node: String,
     pub boot: Uuid,
     pub inline_max_bytes: usize,
@@ -38,7 +38,7 @@ pub struct Origin {
     pub wait_ms: f64,
 }
 
-impl Speaker {
+impl Encoder {
     /// The object that MQTT carries and `scansided segment` prints; `seq` is 0 outside the outbox.
     /// `model`: what made it of the image.
     pub fn report(&self, found: Findings, origin: &Origin, model: &Model) -> Report {

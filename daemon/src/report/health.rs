@@ -69,7 +69,8 @@ pub struct SinceStart {
     /// Results and events.
     pub acknowledged: u64,
     /// Of these, what no client was subscribed to.
-    pub unheard: u64,
+    #[serde(rename = "unheard")]
+    pub no_subscribers: u64,
     pub quarantined: u64,
     /// To the broker.
     pub connects: u64,

@@ -27,7 +27,7 @@ pub struct SlotModel {
     /// The bundle that the configuration names, not an installed one.
     pub configured: bool,
     /// What served before.
-    pub previous: Option<Stand>,
+    pub previous: Option<Deployment>,
     /// The newest installed version that does not serve.
     pub candidate: Option<Version>,
     pub highest_counter: Option<u64>,
@@ -52,7 +52,7 @@ pub struct Version {
 
 /// A version and since when it has its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Stand {
+pub struct Deployment {
     #[serde(flatten)]
     pub version: Version,
     #[schemars(extend("format" = "date-time"))]

@@ -40,7 +40,7 @@ pub enum Outcome {
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Answer {
-    Replay(Promise),
+    Replay(ReplaySummary),
     Segment(Taken),
     Refused(Refused),
 }
@@ -48,7 +48,7 @@ pub enum Answer {
 /// What comes again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(transform = only_replay)]
-pub struct Promise {
+pub struct ReplaySummary {
     /// Results that come again.
     pub results: u64,
     /// These with their masks, and events.

@@ -55,7 +55,7 @@ impl Completion {
     }
 
     /// The series that are complete. One that stays open although it was named here is named again.
-    pub(super) fn look(
+    pub(super) fn complete(
         &mut self,
         now: Instant,
         open: &BTreeMap<String, BTreeSet<Ticket>>,
@@ -160,17 +160,21 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let none = tickets(&[]);
         let one = open(&[("a", &[1])]);
-        assert!(completion.look(at(0), &one, &none).is_empty());
+        assert!(completion.complete(at(0), &one, &none).is_empty());
         // Another image begins the time anew.
         let two = open(&[("a", &[1, 2])]);
-        assert!(completion.look(at(9), &two, &none).is_empty());
-        assert!(completion.look(at(18), &two, &none).is_empty());
+        assert!(completion.complete(at(9), &two, &none).is_empty());
+        assert!(completion.complete(at(18), &two, &none).is_empty());
         // Ticket 3 was accepted before the time was over; ticket 4 after it.
-        assert!(completion.look(at(19), &two, &tickets(&[3])).is_empty());
-        assert!(completion.look(at(20), &two, &tickets(&[3, 4])).is_empty());
-        let complete = completion.look(at(21), &two, &tickets(&[4]));
+        assert!(completion.complete(at(19), &two, &tickets(&[3])).is_empty());
+        assert!(
+            completion
+                .complete(at(20), &two, &tickets(&[3, 4]))
+                .is_empty()
+        );
+        let complete = completion.complete(at(21), &two, &tickets(&[4]));
         assert_eq!(complete, BTreeSet::from(["a".to_owned()]));
-        assert!(completion.look(at(22), &open(&[]), &none).is_empty());
+        assert!(completion.complete(at(22), &open(&[]), &none).is_empty());
         assert!(completion.is_idle());
     }
 
@@ -180,14 +184,14 @@ mod tests {
         let now = Instant::now();
         completion.released(vec![1, 2, 5]);
         let series = open(&[("a", &[1, 2]), ("b", &[3, 4]), ("c", &[5])]);
-        assert!(completion.look(now, &series, &tickets(&[2])).is_empty());
-        let complete = completion.look(now, &series, &tickets(&[6]));
+        assert!(completion.complete(now, &series, &tickets(&[2])).is_empty());
+        let complete = completion.complete(now, &series, &tickets(&[6]));
         assert_eq!(complete, BTreeSet::from(["a".to_owned()]));
         // An association of one image says nothing, and nothing is said twice.
         completion.released(vec![3]);
         // Nor does one of several that deliver a series.
         completion.released(vec![3, 6]);
-        assert!(completion.look(now, &series, &tickets(&[])).is_empty());
+        assert!(completion.complete(now, &series, &tickets(&[])).is_empty());
     }
 
     #[test]
@@ -200,18 +204,18 @@ mod tests {
         let none = tickets(&[]);
         assert!(
             completion
-                .look(now, &open(&[("b", &[1])]), &none)
+                .complete(now, &open(&[("b", &[1])]), &none)
                 .is_empty()
         );
         let later = now + Duration::from_secs(1);
         let series = open(&[("a", &[2]), ("b", &[1])]);
         assert_eq!(
-            completion.look(later, &series, &none),
+            completion.complete(later, &series, &none),
             BTreeSet::from(["b".to_owned()])
         );
         let large = open(&[("a", &[2, 3, 4])]);
         assert_eq!(
-            completion.look(later, &large, &none),
+            completion.complete(later, &large, &none),
             BTreeSet::from(["a".to_owned()])
         );
     }

@@ -16,7 +16,7 @@ use crate::spool::{ShelfError, failed, sync_folder};
 const MODE: u32 = 0o640;
 
 #[derive(Debug, Clone)]
-pub(super) struct Shelf {
+pub(super) struct SegmentationFolders {
     /// The reader's.
     directory: Option<PathBuf>,
     /// Present where segmentations are sent.
@@ -31,7 +31,7 @@ pub(super) struct Outgoing {
     refused_max_bytes: u64,
 }
 
-impl Shelf {
+impl SegmentationFolders {
     pub(super) fn open(config: &config::Seg, state: &Path) -> Result<Self, ShelfError> {
         let Some(to) = &config.send_to else {
             return Ok(Self {
@@ -222,19 +222,19 @@ mod tests {
             to.refused_max_bytes = bytes + bytes / 2;
         }
         config.directory = Some(state.path().join("absent"));
-        let shelf = Shelf::open(&config, state.path()).unwrap();
-        let trouble = shelf.place(&made[0].0, &made[0].1).unwrap().unwrap();
+        let folders = SegmentationFolders::open(&config, state.path()).unwrap();
+        let trouble = folders.place(&made[0].0, &made[0].1).unwrap().unwrap();
         assert!(
             trouble.contains("seg.directory") && trouble.contains("create it"),
             "{trouble}"
         );
-        let outgoing = shelf.outgoing().unwrap();
+        let outgoing = folders.outgoing().unwrap();
         assert_eq!(names(&outgoing.waiting), [""; 0], "not half placed");
         config.directory = None;
-        let shelf = Shelf::open(&config, state.path()).unwrap();
+        let folders = SegmentationFolders::open(&config, state.path()).unwrap();
         let uid = |index: usize| made[index].0.clone();
         for (uid, bytes) in &made {
-            assert_eq!(shelf.place(uid, bytes).unwrap(), None);
+            assert_eq!(folders.place(uid, bytes).unwrap(), None);
             // Files of one moment have no order.
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
@@ -251,10 +251,10 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let text = "[send_to]\nhost = \"localhost\"\ncalled_ae_title = \"PACS\"";
         let config: config::Seg = toml::from_str(text).unwrap();
-        Shelf::open(&config, state.path()).unwrap();
+        SegmentationFolders::open(&config, state.path()).unwrap();
         let part = state.path().join("segmentations/.2.25.1.dcm.part");
         fs::write(&part, b"half").unwrap();
-        Shelf::open(&config, state.path()).unwrap();
+        SegmentationFolders::open(&config, state.path()).unwrap();
         assert!(!part.exists());
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use segmenter::seg::{self, DataSetError};
 use tokio::sync::watch;
 
-use super::outgoing::{Outgoing, Shelf};
+use super::outgoing::{Outgoing, SegmentationFolders};
 use super::waiting;
 use crate::backoff::Backoff;
 use crate::config::SendTo;
@@ -28,12 +28,12 @@ use crate::status::Status;
 use crate::tls::Trust;
 use crate::tls::credentials::Credentials;
 
-pub(super) use association::{Line, echo};
+pub(super) use association::{Association, echo};
 
 /// When nobody says that there is something to send.
-const LOOK: Duration = Duration::from_mins(1);
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_mins(1);
 /// How soon fresh certificates are noticed.
-const GLANCE: Duration = Duration::from_secs(1);
+const CREDENTIALS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SendError {
@@ -42,30 +42,30 @@ pub(super) enum SendError {
     #[error("{0}")]
     Tls(String),
     #[error("it takes no segmentations; let it accept Segmentation Storage")]
-    NotTaken,
+    NotAccepted,
     #[error("it breaks off while an object is sent: {0}")]
     Broken(String),
     #[error("its answer is none")]
-    Answer,
+    InvalidResponse,
     #[error(transparent)]
     Shelf(#[from] ShelfError),
 }
 
 /// What an answer means for an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Taken,
+enum StoreOutcome {
+    Stored,
     /// Out of resources, or a failure in processing: another time it may go.
-    Later,
+    RetryLater,
     Refused,
 }
 
-impl Verdict {
+impl StoreOutcome {
     /// PS3.4 B.2.3 and PS3.7 annex C.
     fn of(status: u16) -> Self {
         match status {
-            0x0000 | 0x0001 | 0x0107 | 0x0116 | 0xb000..=0xbfff => Self::Taken,
-            0x0110 | 0x0213 | 0xa700..=0xa7ff => Self::Later,
+            0x0000 | 0x0001 | 0x0107 | 0x0116 | 0xb000..=0xbfff => Self::Stored,
+            0x0110 | 0x0213 | 0xa700..=0xa7ff => Self::RetryLater,
             _ => Self::Refused,
         }
     }
@@ -97,29 +97,29 @@ impl Object {
 /// Sends until the other end of the channel is gone, which also says that there is something new.
 pub(super) fn start(
     to: &SendTo,
-    shelf: &Shelf,
+    folders: &SegmentationFolders,
     credentials: watch::Receiver<Credentials>,
     status: &Arc<Status>,
 ) -> std::io::Result<SyncSender<()>> {
-    let (mail, news) = sync_channel(1);
-    let Some(outgoing) = shelf.outgoing().cloned() else {
-        return Ok(mail);
+    let (wake, woken) = sync_channel(1);
+    let Some(outgoing) = folders.outgoing().cloned() else {
+        return Ok(wake);
     };
-    let sender = Sender {
+    let sender = StoreScu {
         to: to.clone(),
         credentials,
         outgoing,
         status: Arc::clone(status),
         attempts: HashMap::new(),
-        said: None,
+        logged: None,
     };
     thread::Builder::new()
         .name("seg-sender".to_owned())
-        .spawn(move || sender.run(&news))?;
-    Ok(mail)
+        .spawn(move || sender.run(&woken))?;
+    Ok(wake)
 }
 
-struct Sender {
+struct StoreScu {
     to: SendTo,
     credentials: watch::Receiver<Credentials>,
     outgoing: Outgoing,
@@ -127,21 +127,21 @@ struct Sender {
     /// Answers that asked for another try.
     attempts: HashMap<PathBuf, u32>,
     /// A trouble that was said already.
-    said: Option<String>,
+    logged: Option<String>,
 }
 
-impl Sender {
-    fn run(mut self, news: &Receiver<()>) {
+impl StoreScu {
+    fn run(mut self, woken: &Receiver<()>) {
         let mut backoff = Backoff::new(self.to.retry_min_ms, self.to.retry_max_ms);
         loop {
             let all = self.send_all().unwrap_or_else(|error| {
-                self.say(&error);
+                self.log_once(&error);
                 false
             });
             let wait = if all {
                 self.status.pacs.takes();
                 backoff.reset();
-                LOOK
+                IDLE_CHECK_INTERVAL
             } else {
                 backoff.wait()
             };
@@ -149,9 +149,9 @@ impl Sender {
             let until = Instant::now() + wait;
             loop {
                 let left = until.saturating_duration_since(Instant::now());
-                match news.recv_timeout(left.min(GLANCE)) {
+                match woken.recv_timeout(left.min(CREDENTIALS_CHECK_INTERVAL)) {
                     Ok(()) if all => break,
-                    Err(RecvTimeoutError::Timeout) if left <= GLANCE => break,
+                    Err(RecvTimeoutError::Timeout) if left <= CREDENTIALS_CHECK_INTERVAL => break,
                     Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
@@ -173,8 +173,8 @@ impl Sender {
             return Ok(true);
         }
         let trust: Option<Arc<Trust>> = self.credentials.borrow().pacs.clone();
-        let mut line = Line::open(&self.to, trust)?;
-        if self.said.take().is_some() {
+        let mut association = Association::open(&self.to, trust)?;
+        if self.logged.take().is_some() {
             tracing::info!(
                 called = self.to.called_ae_title,
                 "segmentations are sent again"
@@ -185,26 +185,26 @@ impl Sender {
             let Some(object) = Object::read(path) else {
                 continue;
             };
-            let status = line.store(&object, message_id)?;
-            all &= self.settle(path, status)?;
+            let status = association.store(&object, message_id)?;
+            all &= self.handle_status(path, status)?;
         }
-        line.close();
+        association.close();
         Ok(all)
     }
 
     /// False when the object waits for another time.
-    fn settle(&mut self, path: &Path, status: u16) -> Result<bool, ShelfError> {
+    fn handle_status(&mut self, path: &Path, status: u16) -> Result<bool, ShelfError> {
         let called = &self.to.called_ae_title;
         let words = format!("{status:04X}H");
         let attempts = self.attempts.entry(path.to_owned()).or_default();
         *attempts += 1;
-        match Verdict::of(status) {
-            Verdict::Taken => {
+        match StoreOutcome::of(status) {
+            StoreOutcome::Stored => {
                 tracing::info!(called, status = words, "segmentation stored");
                 self.status.pacs.takes();
                 self.outgoing.sent(path)?;
             }
-            Verdict::Later if *attempts < self.to.attempts_max => {
+            StoreOutcome::RetryLater if *attempts < self.to.attempts_max => {
                 tracing::warn!(
                     called,
                     status = words,
@@ -214,7 +214,7 @@ impl Sender {
                 self.status.pacs.in_trouble(&why);
                 return Ok(false);
             }
-            Verdict::Later | Verdict::Refused => {
+            StoreOutcome::RetryLater | StoreOutcome::Refused => {
                 tracing::error!(
                     called,
                     status = words,
@@ -232,17 +232,17 @@ impl Sender {
     }
 
     /// Once for each trouble.
-    fn say(&mut self, error: &SendError) {
+    fn log_once(&mut self, error: &SendError) {
         let words = error.to_string();
         self.status.pacs.in_trouble(&words);
-        if self.said.as_deref() != Some(&*words) {
+        if self.logged.as_deref() != Some(&*words) {
             let called = &self.to.called_ae_title;
             tracing::warn!(
                 called,
                 why = words,
                 "segmentations cannot be sent, they are kept"
             );
-            self.said = Some(words);
+            self.logged = Some(words);
         }
     }
 }
@@ -253,17 +253,17 @@ mod tests {
 
     #[test]
     fn statuses_mean_what_the_standard_says() {
-        for (status, verdict) in [
-            (0x0000, Verdict::Taken),
-            (0xb000, Verdict::Taken),
-            (0xb007, Verdict::Taken),
-            (0xa700, Verdict::Later),
-            (0x0110, Verdict::Later),
-            (0xa900, Verdict::Refused),
-            (0xc000, Verdict::Refused),
-            (0x0122, Verdict::Refused),
+        for (status, outcome) in [
+            (0x0000, StoreOutcome::Stored),
+            (0xb000, StoreOutcome::Stored),
+            (0xb007, StoreOutcome::Stored),
+            (0xa700, StoreOutcome::RetryLater),
+            (0x0110, StoreOutcome::RetryLater),
+            (0xa900, StoreOutcome::Refused),
+            (0xc000, StoreOutcome::Refused),
+            (0x0122, StoreOutcome::Refused),
         ] {
-            assert_eq!(Verdict::of(status), verdict, "{status:04X}");
+            assert_eq!(StoreOutcome::of(status), outcome, "{status:04X}");
         }
     }
 }

@@ -66,9 +66,9 @@ fn forget_lone_notes(refused: &Path) {
 }
 
 fn is_old(note: &fs::Metadata) -> bool {
-    const MOMENT: Duration = Duration::from_mins(1);
+    const NOTE_GRACE: Duration = Duration::from_mins(1);
     let age = note.modified().ok().and_then(|time| time.elapsed().ok());
-    age.is_some_and(|age| age > MOMENT)
+    age.is_some_and(|age| age > NOTE_GRACE)
 }
 
 /// Puts refused ones back to those that wait, and names those that waited anyway: all of them are tried at once.
@@ -136,7 +136,7 @@ mod tests {
 
     fn pacs(state: &Path, patience_ms: u64) -> Pacs {
         let pacs = Pacs::default();
-        pacs.at(
+        pacs.configure(
             state,
             "PACS at pacs:104".into(),
             Duration::from_millis(patience_ms),

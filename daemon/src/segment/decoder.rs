@@ -13,7 +13,7 @@ use std::time::Duration;
 use segmenter::decode::{self, DecodeError, Limits, Scan};
 
 /// How often a file that should be given up is looked at while it cannot be.
-const GLANCE: Duration = Duration::from_millis(100);
+const GIVE_UP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 type Answer = Result<Scan, DecodeError>;
 type Decode = fn(&[u8], &Limits) -> Answer;
@@ -62,14 +62,14 @@ impl Decoder {
         };
         // It waits for a file, or has panicked, which the answer will tell.
         let _ = thread.files.send(Arc::clone(file));
-        let mut patience = limit;
+        let mut timeout = limit;
         loop {
-            match thread.answers.recv_timeout(patience) {
+            match thread.answers.recv_timeout(timeout) {
                 Ok(answer) => {
                     self.thread = Some(thread);
                     return answer;
                 }
-                Err(RecvTimeoutError::Timeout) => patience = GLANCE,
+                Err(RecvTimeoutError::Timeout) => timeout = GIVE_UP_CHECK_INTERVAL,
                 Err(RecvTimeoutError::Disconnected) => match thread.handle.join() {
                     Err(panic) => resume_unwind(panic),
                     Ok(()) => unreachable!("it ends only when nobody has files for it"),

@@ -22,7 +22,7 @@ use crate::disk::rights::{self, create_file};
 use crate::failure::{Failure, Reason};
 use crate::outbox::job::Ticket;
 use crate::outbox::{Arrival, Outbox};
-use crate::report::encode::Speaker;
+use crate::report::encode::Encoder;
 use crate::spool::name::{label, shelf_name};
 use crate::spool::{AcceptError, Found, Left, ShelfError, Shelves, broken, failed, sync_folder};
 
@@ -187,7 +187,7 @@ impl Refusal {
 pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
     let Ending {
         outbox,
-        speaker,
+        encoder,
         ticket,
         job_id,
         failure,
@@ -197,11 +197,11 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
         return Ok(());
     };
     let alone = alone(shelves);
-    let event = |seq| speaker.quarantined((ticket, &job.source), job_id, seq, &reason);
+    let event = |seq| encoder.quarantined((ticket, &job.source), job_id, seq, &reason);
     if outbox.quarantine(ticket, &reason, event)?.is_none() {
         return Ok(());
     }
-    let sender = outbox.life(ticket)?.and_then(|life| life.sender);
+    let sender = outbox.history(ticket)?.and_then(|history| history.sender);
     // What a peer sent is still where it came from; a file of an inbox is nowhere else.
     let is_elsewhere = sender.is_some();
     tracing::warn!(
@@ -227,7 +227,7 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
 #[derive(Debug, Clone, Copy)]
 pub struct Ending<'a> {
     pub outbox: &'a Outbox,
-    pub speaker: &'a Speaker,
+    pub encoder: &'a Encoder,
     pub ticket: Ticket,
     pub job_id: Option<Uuid>,
     pub failure: &'a Failure,

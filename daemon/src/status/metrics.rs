@@ -260,7 +260,7 @@ impl Page {
     fn moment(&mut self, snapshot: &Snapshot, started_s: f64) {
         let SinceStart {
             acknowledged,
-            unheard,
+            no_subscribers,
             connects,
             ..
         } = snapshot.counts;
@@ -272,7 +272,7 @@ impl Page {
         self.counter(
             "mqtt_unheard_messages",
             "Of these, those that no client was subscribed to",
-            unheard,
+            no_subscribers,
         );
         self.counter(
             "mqtt_connects",

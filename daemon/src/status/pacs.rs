@@ -62,7 +62,7 @@ pub(crate) struct Note {
 
 impl Pacs {
     /// Called once, where segmentations are sent.
-    pub(crate) fn at(&self, state: &Path, place: String, retry_max: Duration) {
+    pub(crate) fn configure(&self, state: &Path, place: String, retry_max: Duration) {
         let site = Site {
             folder: folder(state),
             place,
@@ -230,7 +230,7 @@ mod tests {
 
     fn pacs(state: &Path, patience_ms: u64) -> Pacs {
         let pacs = Pacs::default();
-        pacs.at(
+        pacs.configure(
             state,
             "PACS at pacs:104".into(),
             Duration::from_millis(patience_ms),

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::config::Tls;
 
 /// Time to have a certificate renewed.
-const SOON: Duration = Duration::from_hours(24 * 30);
+const EXPIRY_WARNING: Duration = Duration::from_hours(24 * 30);
 
 /// By file, when the first of the certificates in it ends.
 #[derive(Debug, Default, Clone)]
@@ -19,7 +19,7 @@ pub(crate) struct Expiries(BTreeMap<PathBuf, SystemTime>);
 
 /// What the dates say now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum Validity {
     Good,
     Soon,
     Over,
@@ -54,12 +54,12 @@ impl Expiries {
     pub(crate) fn warn(&self) {
         for (path, end) in self.iter() {
             let (file, date) = (path.display(), date(end));
-            match standing(end, SystemTime::now()) {
-                Standing::Good => {}
-                Standing::Soon => tracing::warn!(
+            match validity(end, SystemTime::now()) {
+                Validity::Good => {}
+                Validity::Soon => tracing::warn!(
                     %file, date, "a certificate expires soon; renew it and reload scansided"
                 ),
-                Standing::Over => tracing::error!(
+                Validity::Over => tracing::error!(
                     %file, date, "a certificate is expired; renew it and reload scansided"
                 ),
             }
@@ -67,11 +67,11 @@ impl Expiries {
     }
 }
 
-pub(crate) fn standing(end: SystemTime, now: SystemTime) -> Standing {
+pub(crate) fn validity(end: SystemTime, now: SystemTime) -> Validity {
     match end.duration_since(now) {
-        Ok(left) if left > SOON => Standing::Good,
-        Ok(_) => Standing::Soon,
-        Err(_) => Standing::Over,
+        Ok(left) if left > EXPIRY_WARNING => Validity::Good,
+        Ok(_) => Validity::Soon,
+        Err(_) => Validity::Over,
     }
 }
 
@@ -116,12 +116,12 @@ mod tests {
     fn a_month_is_left_to_renew_it() {
         let day = |days: u64| UNIX_EPOCH + Duration::from_hours(24 * days);
         for (today, expected) in [
-            (69, Standing::Good),
-            (70, Standing::Soon),
-            (100, Standing::Soon),
-            (101, Standing::Over),
+            (69, Validity::Good),
+            (70, Validity::Soon),
+            (100, Validity::Soon),
+            (101, Validity::Over),
         ] {
-            assert_eq!(standing(day(100), day(today)), expected, "day {today}");
+            assert_eq!(validity(day(100), day(today)), expected, "day {today}");
         }
     }
 }

@@ -134,7 +134,9 @@ async fn connection_of(desk: Arc<Desk>, stream: TcpStream, full: bool) {
     }
     let error = match timeout(patience, TlsAcceptor::from(tls).accept(stream)).await {
         Ok(Ok(stream)) => return converse(desk, stream, full, peer).await,
-        Ok(Err(error)) => tls::said(&error).map_or_else(|| error.to_string(), tls::client_words),
+        Ok(Err(error)) => {
+            tls::rustls_error(&error).map_or_else(|| error.to_string(), tls::client_words)
+        }
         Err(_) => "nothing complete came in time".to_owned(),
     };
     desk.intake.status.metrics.refused(&source, NO_TLS);

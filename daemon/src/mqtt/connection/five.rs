@@ -16,7 +16,7 @@ use super::{
     is_silence, login,
 };
 use crate::config;
-use crate::mqtt::window::Verdict;
+use crate::mqtt::window::PublishAck;
 use crate::tls;
 use crate::tls::credentials::Broker;
 
@@ -93,14 +93,14 @@ fn signal(event: Event) -> Option<Signal> {
             Some(Signal::Published(packet_id))
         }
         Event::Incoming(Packet::PubAck(ack)) => {
-            Some(Signal::Answered(ack.pkid, verdict(ack.reason)))
+            Some(Signal::Acked(ack.pkid, publish_ack(ack.reason)))
         }
         Event::Incoming(Packet::SubAck(ack)) => {
             let granted =
                 |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
             Some(Signal::Subscribed(ack.return_codes.iter().all(granted)))
         }
-        Event::Incoming(Packet::Publish(publish)) => Some(Signal::Came(publish.retain)),
+        Event::Incoming(Packet::Publish(publish)) => Some(Signal::Received(publish.retain)),
         _ => None,
     }
 }
@@ -114,10 +114,10 @@ fn connected(ack: &ConnAck) -> Signal {
         };
     };
     if properties.max_qos == Some(0) {
-        return Signal::Lost(Lost::Unfit(NO_QOS_1.to_owned()));
+        return Signal::Lost(Lost::Unsupported(NO_QOS_1.to_owned()));
     }
     if properties.retain_available == Some(0) {
-        return Signal::Lost(Lost::Unfit(NO_RETAIN.to_owned()));
+        return Signal::Lost(Lost::Unsupported(NO_RETAIN.to_owned()));
     }
     let packet_max = properties.max_packet_size;
     Signal::Connected {
@@ -126,19 +126,21 @@ fn connected(ack: &ConnAck) -> Signal {
     }
 }
 
-fn verdict(reason: PubAckReason) -> Verdict {
+fn publish_ack(reason: PubAckReason) -> PublishAck {
     match reason {
-        PubAckReason::Success => Verdict::Accepted,
-        PubAckReason::NoMatchingSubscribers => Verdict::Unheard,
-        PubAckReason::TopicNameInvalid => Verdict::Invalid("topic name invalid (0x90)"),
-        PubAckReason::PayloadFormatInvalid => Verdict::Invalid("payload format invalid (0x99)"),
-        PubAckReason::UnspecifiedError => Verdict::Refused("unspecified error (0x80)"),
+        PubAckReason::Success => PublishAck::Accepted,
+        PubAckReason::NoMatchingSubscribers => PublishAck::NoSubscribers,
+        PubAckReason::TopicNameInvalid => PublishAck::Invalid("topic name invalid (0x90)"),
+        PubAckReason::PayloadFormatInvalid => PublishAck::Invalid("payload format invalid (0x99)"),
+        PubAckReason::UnspecifiedError => PublishAck::Refused("unspecified error (0x80)"),
         PubAckReason::ImplementationSpecificError => {
-            Verdict::Refused("implementation specific error (0x83)")
+            PublishAck::Refused("implementation specific error (0x83)")
         }
-        PubAckReason::NotAuthorized => Verdict::Refused("not authorized (0x87)"),
-        PubAckReason::PacketIdentifierInUse => Verdict::Refused("packet identifier in use (0x91)"),
-        PubAckReason::QuotaExceeded => Verdict::Refused("quota exceeded (0x97)"),
+        PubAckReason::NotAuthorized => PublishAck::Refused("not authorized (0x87)"),
+        PubAckReason::PacketIdentifierInUse => {
+            PublishAck::Refused("packet identifier in use (0x91)")
+        }
+        PubAckReason::QuotaExceeded => PublishAck::Refused("quota exceeded (0x97)"),
     }
 }
 
@@ -152,16 +154,16 @@ pub(in crate::mqtt) fn lost(error: &ConnectionError) -> Lost {
             reason_code,
             reason_string,
         }) => sent_away(*reason_code, reason_string.as_deref()),
-        ConnectionError::Timeout(_) => Lost::Silent(
+        ConnectionError::Timeout(_) => Lost::Unreachable(
             "no answer to CONNECT in time; the broker hangs or does not speak MQTT 5".to_owned(),
         ),
         ConnectionError::MqttState(StateError::AwaitPingResp | StateError::CollisionTimeout) => {
-            Lost::Silent(error.to_string())
+            Lost::Unreachable(error.to_string())
         }
         ConnectionError::Io(io) | ConnectionError::MqttState(StateError::Io(io))
             if is_silence(io.kind()) =>
         {
-            Lost::Silent(error.to_string())
+            Lost::Unreachable(error.to_string())
         }
         error => Lost::Broken(error.to_string()),
     }
@@ -170,8 +172,8 @@ pub(in crate::mqtt) fn lost(error: &ConnectionError) -> Lost {
 /// CONNACK with a reason.
 fn refused(code: ConnectReturnCode) -> Lost {
     use ConnectReturnCode as Code;
-    let unfit = |words: &str| Lost::Unfit(words.to_owned());
-    let later = |words: &str| Lost::Silent(format!("{words}; it is tried again"));
+    let unsupported = |words: &str| Lost::Unsupported(words.to_owned());
+    let later = |words: &str| Lost::Unreachable(format!("{words}; it is tried again"));
     match code {
         Code::UnsupportedProtocolVersion | Code::RefusedProtocolVersion => {
             Lost::Version("the broker does not speak MQTT 5".to_owned())
@@ -189,22 +191,22 @@ fn refused(code: ConnectReturnCode) -> Lost {
              by password or certificate"
                 .to_owned(),
         ),
-        Code::RetainNotSupported => unfit(NO_RETAIN),
-        Code::QoSNotSupported => unfit(NO_QOS_1),
-        Code::BadClientId | Code::ClientIdentifierNotValid => unfit(
+        Code::RetainNotSupported => unsupported(NO_RETAIN),
+        Code::QoSNotSupported => unsupported(NO_QOS_1),
+        Code::BadClientId | Code::ClientIdentifierNotValid => unsupported(
             "the broker does not take `node` as a client identifier (0x85); allow it there \
              (mosquitto: `clientid_prefixes`), or choose another `node`",
         ),
-        Code::PacketTooLarge => unfit(
+        Code::PacketTooLarge => unsupported(
             "the broker's packet limit does not even let CONNECT through (0x95); raise it there \
              (mosquitto: `max_packet_size`)",
         ),
-        Code::TopicNameInvalid => unfit(
+        Code::TopicNameInvalid => unsupported(
             "the broker refuses the will's topic (0x90); allow this user to write below \
              `<base>/v1/<node>/`, or choose another `mqtt.base`",
         ),
         Code::UseAnotherServer | Code::ServerMoved => {
-            unfit("the broker says that another one is to be used; put that one's name into `mqtt.host`")
+            unsupported("the broker says that another one is to be used; put that one's name into `mqtt.host`")
         }
         Code::QuotaExceeded => later(
             "the broker has no room for another client, or for this one's messages (quota exceeded, 0x97); \
@@ -227,13 +229,13 @@ fn sent_away(reason: DisconnectReasonCode, said: Option<&str>) -> Lost {
     use DisconnectReasonCode as Reason;
     let said = said.map_or(String::new(), |said| format!(" ({said})"));
     match reason {
-        Reason::SessionTakenOver => Lost::Taken(
+        Reason::SessionTakenOver => Lost::TakenOver(
             "another client came to the broker under this one's name (session taken over, 0x8E)"
                 .to_owned(),
         ),
-        Reason::RetainNotSupported => Lost::Unfit(NO_RETAIN.to_owned()),
-        Reason::QoSNotSupported => Lost::Unfit(NO_QOS_1.to_owned()),
-        Reason::UseAnotherServer | Reason::ServerMoved => Lost::Silent(format!(
+        Reason::RetainNotSupported => Lost::Unsupported(NO_RETAIN.to_owned()),
+        Reason::QoSNotSupported => Lost::Unsupported(NO_QOS_1.to_owned()),
+        Reason::UseAnotherServer | Reason::ServerMoved => Lost::Unreachable(format!(
             "the broker says that another one is to be used{said}; put that one's name into `mqtt.host`"
         )),
         Reason::ServerBusy
@@ -242,7 +244,7 @@ fn sent_away(reason: DisconnectReasonCode, said: Option<&str>) -> Lost {
         | Reason::AdministrativeAction
         | Reason::ConnectionRateExceeded
         | Reason::MaximumConnectTime => {
-            Lost::Silent(format!("the broker ended the connection: {reason:?}{said}"))
+            Lost::Unreachable(format!("the broker ended the connection: {reason:?}{said}"))
         }
         Reason::PacketTooLarge => Lost::Broken(format!(
             "the broker ended the connection over a message above its packet limit (0x95){said}; raise it \
@@ -263,8 +265,8 @@ fn sent_away(reason: DisconnectReasonCode, said: Option<&str>) -> Lost {
 fn tls_error(error: &ConnectionError) -> Option<&rustls::Error> {
     match error {
         // It names no source.
-        ConnectionError::MqttState(StateError::Deserialization(error)) => tls::said(error),
-        error => tls::said(error),
+        ConnectionError::MqttState(StateError::Deserialization(error)) => tls::rustls_error(error),
+        error => tls::rustls_error(error),
     }
 }
 
@@ -304,14 +306,14 @@ mod tests {
             (ConnectReturnCode::ServerMoved, "`mqtt.host`"),
         ] {
             let lost = refused(code);
-            assert!(matches!(lost, Lost::Unfit(_)), "{lost:?}");
+            assert!(matches!(lost, Lost::Unsupported(_)), "{lost:?}");
             let words = lost.words();
             assert!(words.contains(remedy), "{words}");
         }
         let banned = refused(ConnectReturnCode::Banned);
         assert!(matches!(banned, Lost::Distrusted(_)), "{banned:?}");
         let busy = refused(ConnectReturnCode::ServerBusy);
-        assert!(matches!(busy, Lost::Silent(_)), "{busy:?}");
+        assert!(matches!(busy, Lost::Unreachable(_)), "{busy:?}");
     }
 
     #[test]
@@ -319,8 +321,8 @@ mod tests {
         let large = sent_away(DisconnectReasonCode::PacketTooLarge, None);
         assert!(matches!(large, Lost::Broken(_)), "{large:?}");
         let down = sent_away(DisconnectReasonCode::ServerShuttingDown, Some("bye"));
-        assert!(matches!(&down, Lost::Silent(words) if words.contains("bye")));
-        let rival = sent_away(DisconnectReasonCode::SessionTakenOver, None);
-        assert!(matches!(rival, Lost::Taken(_)), "{rival:?}");
+        assert!(matches!(&down, Lost::Unreachable(words) if words.contains("bye")));
+        let taken_over = sent_away(DisconnectReasonCode::SessionTakenOver, None);
+        assert!(matches!(taken_over, Lost::TakenOver(_)), "{taken_over:?}");
     }
 }

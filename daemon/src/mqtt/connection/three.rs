@@ -13,13 +13,13 @@ use super::{
     CredentialError, Lost, PACKET_ID_MAX, PACKET_MAX_BYTES, Signal, Step, is_silence, login,
 };
 use crate::config;
-use crate::mqtt::window::Verdict;
+use crate::mqtt::window::PublishAck;
 use crate::tls;
 use crate::tls::credentials::Broker;
 
 /// How long rumqttc may take to write once the connection stands: whoever waits for answers judges the
 /// broker's silence, and a slow link may take long over a large message.
-const WRITE_PATIENCE_S: u64 = 86_400;
+const WRITE_TIMEOUT_S: u64 = 86_400;
 
 /// How to reach the broker, and as whom.
 pub(in crate::mqtt) fn options(
@@ -70,7 +70,7 @@ pub(in crate::mqtt) async fn event(eventloop: &mut EventLoop) -> Result<Event, C
     if matches!(event, Event::Incoming(Packet::ConnAck(_))) {
         eventloop
             .network_options
-            .set_connection_timeout(WRITE_PATIENCE_S);
+            .set_connection_timeout(WRITE_TIMEOUT_S);
     }
     Ok(event)
 }
@@ -98,34 +98,34 @@ fn signal(event: Event) -> Option<Signal> {
         Event::Outgoing(Outgoing::Publish(packet_id)) if packet_id != 0 => {
             Some(Signal::Published(packet_id))
         }
-        Event::Incoming(Packet::PubAck(ack)) => Some(Signal::Answered(ack.pkid, Verdict::Accepted)),
+        Event::Incoming(Packet::PubAck(ack)) => Some(Signal::Acked(ack.pkid, PublishAck::Accepted)),
         Event::Incoming(Packet::SubAck(ack)) => {
             let granted =
                 |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
             Some(Signal::Subscribed(ack.return_codes.iter().all(granted)))
         }
-        Event::Incoming(Packet::Publish(publish)) => Some(Signal::Came(publish.retain)),
+        Event::Incoming(Packet::Publish(publish)) => Some(Signal::Received(publish.retain)),
         _ => None,
     }
 }
 
 pub(in crate::mqtt) fn lost(error: &ConnectionError) -> Lost {
-    if let Some(error) = tls::said(error) {
+    if let Some(error) = tls::rustls_error(error) {
         return Lost::Distrusted(tls::words(error, "the broker", "mqtt"));
     }
     match error {
         ConnectionError::ConnectionRefused(code) => refused(*code),
-        ConnectionError::NetworkTimeout => Lost::Silent(
+        ConnectionError::NetworkTimeout => Lost::Unreachable(
             "no answer to CONNECT in time; the broker hangs or does not speak MQTT".to_owned(),
         ),
         ConnectionError::FlushTimeout
         | ConnectionError::MqttState(StateError::AwaitPingResp | StateError::CollisionTimeout) => {
-            Lost::Silent(error.to_string())
+            Lost::Unreachable(error.to_string())
         }
         ConnectionError::Io(io) | ConnectionError::MqttState(StateError::Io(io))
             if is_silence(io.kind()) =>
         {
-            Lost::Silent(error.to_string())
+            Lost::Unreachable(error.to_string())
         }
         error => Lost::Broken(error.to_string()),
     }
@@ -142,13 +142,13 @@ fn refused(code: ConnectReturnCode) -> Lost {
                 "the broker refuses this user ({code:?}); check username and password file"
             ))
         }
-        ConnectReturnCode::BadClientId => Lost::Unfit(
+        ConnectReturnCode::BadClientId => Lost::Unsupported(
             "the broker does not take `node` as a client identifier; allow it there, or choose another \
              `node`"
                 .to_owned(),
         ),
         ConnectReturnCode::ServiceUnavailable => {
-            Lost::Silent("the broker is not available yet; it is tried again".to_owned())
+            Lost::Unreachable("the broker is not available yet; it is tried again".to_owned())
         }
         ConnectReturnCode::Success => Lost::Broken("the broker ended the connection".to_owned()),
     }

@@ -23,7 +23,7 @@ fn retained_messages_and_health_obey_the_shipped_schemas() {
     let models = Models::open(&config).unwrap();
     let outbox = Outbox::open(folder.path()).unwrap();
     let (status, started) = (Status::default(), std::time::Instant::now());
-    let speaker = Speaker {
+    let encoder = Encoder {
         node: "box-1".into(),
         boot: Uuid::from_u128(7),
         inline_max_bytes: 2000,
@@ -31,10 +31,10 @@ fn retained_messages_and_health_obey_the_shipped_schemas() {
     };
     status.identity.set(outbox.identity().unwrap()).unwrap();
     for protocol in [Version::Five, Version::Three] {
-        let info = info(&config, (&speaker, &status), &models, protocol);
+        let info = info(&config, (&encoder, &status), &models, protocol);
         check(Document::Info, &info, "info");
     }
-    let state = state(&config, (&speaker, &models), &status, &outbox).unwrap();
+    let state = state(&config, (&encoder, &models), &status, &outbox).unwrap();
     check(Document::State, &state, "state");
     let health = health(&config, &status, &outbox, started).unwrap();
     check(Document::Health, &health, "health");

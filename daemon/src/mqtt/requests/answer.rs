@@ -1,11 +1,11 @@
 //! One request to its response: `response/1`.
 
-use super::client::{Asked, CORRELATION_MAX_BYTES as ID_MAX_BYTES};
+use super::client::{CORRELATION_MAX_BYTES as ID_MAX_BYTES, Request};
 use crate::clock;
 use crate::config::{MQTT_SOURCE, Verb};
 use crate::intake::{Busy, Intake, NotTaken};
 use crate::outbox::job::{Input, Sender};
-use crate::outbox::{self, Missed};
+use crate::outbox::{self, ReplayRange};
 use crate::report::encode::object;
 use crate::report::request::ReplayRequest;
 use crate::report::response::{self, Answer, Code, Outcome, Refused, Response, Taken};
@@ -116,15 +116,15 @@ impl Response {
 
 impl Desk {
     /// Blocking: reads and writes outbox and shelves.
-    pub(super) fn answer(&self, verb: Verb, asked: &Asked) -> Result<Response, AcceptError> {
-        let mut id = asked.correlation().and_then(printable);
-        let long = asked
+    pub(super) fn answer(&self, verb: Verb, request: &Request) -> Result<Response, AcceptError> {
+        let mut id = request.correlation().and_then(printable);
+        let long = request
             .correlation()
             .is_some_and(|id| id.len() > ID_MAX_BYTES);
         let done = match verb {
             _ if long => Err(Refusal::Id.into()),
-            Verb::Replay => self.replay(asked.payload(), &mut id),
-            Verb::Segment => self.segment(asked),
+            Verb::Replay => self.replay(request.payload(), &mut id),
+            Verb::Segment => self.segment(request),
         };
         let done = match done {
             Ok(fields) => Ok(fields),
@@ -159,22 +159,22 @@ impl Desk {
             }
             *id = Some(own);
         }
-        let missed = Missed {
+        let range = ReplayRange {
             from_seq: wish.from_seq,
             to_seq: wish.to_seq,
             source: wish.source,
         };
-        match self.intake.outbox.replay(&missed)? {
-            outbox::Asked::Promised(promise) => Ok(Answer::Replay(promise)),
-            outbox::Asked::Busy { replays_max } => Err(Refusal::Busy { replays_max }.into()),
+        match self.intake.outbox.replay(&range)? {
+            outbox::ReplayAnswer::Promised(summary) => Ok(Answer::Replay(summary)),
+            outbox::ReplayAnswer::Busy { replays_max } => Err(Refusal::Busy { replays_max }.into()),
         }
     }
 
     /// As safe as a file of an inbox that was accepted, before anything is said.
-    fn segment(&self, asked: &Asked) -> Result<Answer, NotTaken<Refusal>> {
-        let (intake, image) = (&self.intake, asked.payload());
+    fn segment(&self, request: &Request) -> Result<Answer, NotTaken<Refusal>> {
+        let (intake, image) = (&self.intake, request.payload());
         let sender = Sender {
-            response_topic: asked.response_topic.clone(),
+            response_topic: request.response_topic.clone(),
             ..Sender::default()
         };
         if image.is_empty() {
@@ -229,8 +229,8 @@ mod tests {
     }
 
     fn answer(desk: &Desk, verb: Verb, payload: &[u8], correlation: Option<&str>) -> Value {
-        let asked = Asked::of(payload, correlation);
-        let response = desk.answer(verb, &asked).unwrap();
+        let request = Request::of(payload, correlation);
+        let response = desk.answer(verb, &request).unwrap();
         let said = serde_json::from_slice(&response.payload()).unwrap();
         check(Document::Response, &said, "response");
         said
@@ -307,8 +307,8 @@ mod tests {
         assert_eq!(said["code"], "disk_low");
         desk.intake.min_free_bytes = 0;
         drop(queue);
-        let asked = Asked::of(b"pixels", None);
-        assert!(desk.answer(segment, &asked).unwrap().is_stopping());
+        let request = Request::of(b"pixels", None);
+        assert!(desk.answer(segment, &request).unwrap().is_stopping());
         assert_eq!(desk.intake.outbox.ledger().unwrap().received, 0);
     }
 

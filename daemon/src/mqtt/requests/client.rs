@@ -16,23 +16,23 @@ use crate::tls::credentials::Broker;
 
 /// What happened on the connection, in order.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum RequestEvent {
     Connected,
     /// To all topics, or not.
     Subscribed(bool),
-    Request(Box<Asked>),
+    Request(Box<Request>),
     /// The broker has the response, or says why not.
-    Answered(Option<&'static str>),
+    ResponseAcked(Option<&'static str>),
     /// The broker has requests that came when there was no room for them: the connection is to be made
     /// anew.
-    Again,
+    Reconnect,
     /// The last one.
     Lost(String),
 }
 
 /// A request as it came.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
+pub(super) struct Request {
     pub(super) topic: String,
     pub(super) response_topic: Option<String>,
     /// It was asked at some time, and the broker gives it to whoever comes.
@@ -46,29 +46,29 @@ enum Publish {
     Three(rumqttc::Publish),
 }
 
-pub(super) struct Wire {
+pub(super) struct RequestConnection {
     client: Client,
-    heard: mpsc::Receiver<Heard>,
+    event: mpsc::Receiver<RequestEvent>,
     poller: JoinHandle<()>,
     /// Requests that came while another was in hand: MQTT 3.1.1 has no receive maximum.
-    later: VecDeque<Box<Asked>>,
-    later_bytes: u64,
-    later_max_bytes: u64,
+    queued: VecDeque<Box<Request>>,
+    queued_bytes: u64,
+    queued_max_bytes: u64,
     /// There was no room for one; it was not acknowledged, so the broker has it still.
-    left_one: bool,
+    has_overflowed: bool,
 }
 
 /// The broker holds back the next request until this many are acknowledged.
-const IN_HAND_MAX: u16 = 1;
+const RECEIVE_MAXIMUM: u16 = 1;
 /// A larger image is answered with words, up to twice its limit; what the broker shall not even
 /// deliver comes behind that.
-const ROOM_FACTOR: u64 = 2;
+const PACKET_FACTOR: u64 = 2;
 const OVERHEAD_BYTES: u64 = 128 * 1024;
 /// What is echoed is an id, no document.
 pub(super) const CORRELATION_MAX_BYTES: usize = 200;
 const CLIENT_ROOM: usize = 8;
 
-impl Asked {
+impl Request {
     #[cfg(test)]
     pub(super) fn of(payload: &[u8], correlation: Option<&str>) -> Self {
         let qos = v5::mqttbytes::QoS::AtLeastOnce;
@@ -148,7 +148,7 @@ enum Loop {
     Three(Box<rumqttc::EventLoop>),
 }
 
-impl Wire {
+impl RequestConnection {
     pub(super) fn open(
         level: Version,
         mqtt: &config::Mqtt,
@@ -156,7 +156,7 @@ impl Wire {
     ) -> Result<Self, CredentialError> {
         // No node has an underscore in its name.
         let name = format!("{node}_requests");
-        let packet_max = mqtt.request_max_bytes * ROOM_FACTOR + OVERHEAD_BYTES;
+        let packet_max = mqtt.request_max_bytes * PACKET_FACTOR + OVERHEAD_BYTES;
         let (client, eventloop) = match level {
             Version::Five => {
                 let mut options = five::options(mqtt, (broker, &name))?;
@@ -164,7 +164,7 @@ impl Wire {
                     .set_clean_start(false)
                     .set_session_expiry_interval(Some(mqtt.request_expiry_s))
                     .set_max_packet_size(Some(packet_max.min(PACKET_MAX_BYTES as u64) as u32))
-                    .set_receive_maximum(Some(IN_HAND_MAX))
+                    .set_receive_maximum(Some(RECEIVE_MAXIMUM))
                     .set_manual_acks(true);
                 let (client, eventloop) = v5::AsyncClient::new(options, CLIENT_ROOM);
                 (Client::Five(client), Loop::Five(Box::new(eventloop)))
@@ -178,57 +178,57 @@ impl Wire {
                 (Client::Three(client), Loop::Three(Box::new(eventloop)))
             }
         };
-        let (sender, heard) = mpsc::channel(4);
+        let (sender, event) = mpsc::channel(4);
         let poller = tokio::spawn(poll(eventloop, sender));
         Ok(Self {
             client,
-            heard,
+            event,
             poller,
-            later: VecDeque::new(),
-            later_bytes: 0,
-            later_max_bytes: packet_max,
-            left_one: false,
+            queued: VecDeque::new(),
+            queued_bytes: 0,
+            queued_max_bytes: packet_max,
+            has_overflowed: false,
         })
     }
 
-    pub(super) async fn hear(&mut self) -> Heard {
-        if let Some(asked) = self.later.pop_front() {
-            self.later_bytes -= asked.payload().len() as u64;
-            return Heard::Request(asked);
+    pub(super) async fn next(&mut self) -> RequestEvent {
+        if let Some(request) = self.queued.pop_front() {
+            self.queued_bytes -= request.payload().len() as u64;
+            return RequestEvent::Request(request);
         }
-        if self.left_one {
-            return Heard::Again;
+        if self.has_overflowed {
+            return RequestEvent::Reconnect;
         }
         self.receive().await
     }
 
-    /// As [`Self::hear`], for what is no request: those wait.
-    pub(super) async fn hear_beside(&mut self) -> Heard {
+    /// As [`Self::next`], for what is no request: those wait.
+    pub(super) async fn next_unless_request(&mut self) -> RequestEvent {
         loop {
             match self.receive().await {
-                Heard::Request(asked) => self.keep(asked),
-                heard => return heard,
+                RequestEvent::Request(request) => self.queue(request),
+                event => return event,
             }
         }
     }
 
-    async fn receive(&mut self) -> Heard {
-        let heard = self.heard.recv().await;
-        heard.unwrap_or_else(|| Heard::Lost("the connection task ended".to_owned()))
+    async fn receive(&mut self) -> RequestEvent {
+        let event = self.event.recv().await;
+        event.unwrap_or_else(|| RequestEvent::Lost("the connection task ended".to_owned()))
     }
 
-    fn keep(&mut self, asked: Box<Asked>) {
-        let bytes = self.later_bytes + asked.payload().len() as u64;
+    fn queue(&mut self, request: Box<Request>) {
+        let bytes = self.queued_bytes + request.payload().len() as u64;
         // In the order in which they came, so none after the first that is left.
-        if self.left_one || bytes > self.later_max_bytes {
-            if asked.is_at_most_once() {
-                return dropped();
+        if self.has_overflowed || bytes > self.queued_max_bytes {
+            if request.is_at_most_once() {
+                return log_dropped();
             }
-            self.left_one = true;
+            self.has_overflowed = true;
             return;
         }
-        self.later_bytes = bytes;
-        self.later.push_back(asked);
+        self.queued_bytes = bytes;
+        self.queued.push_back(request);
     }
 
     /// False when the client has no room.
@@ -251,10 +251,10 @@ impl Wire {
     }
 
     /// False when the client has no room.
-    pub(super) fn respond(&self, topic: String, payload: Vec<u8>, asked: &Asked) -> bool {
+    pub(super) fn respond(&self, topic: String, payload: Vec<u8>, request: &Request) -> bool {
         match &self.client {
             Client::Five(client) => {
-                let correlation_data = asked
+                let correlation_data = request
                     .properties()
                     .and_then(|properties| properties.correlation_data.clone())
                     .filter(|data| data.len() <= CORRELATION_MAX_BYTES);
@@ -275,8 +275,8 @@ impl Wire {
         }
     }
 
-    pub(super) fn acknowledge(&self, asked: &Asked) {
-        let taken = match (&self.client, &asked.publish) {
+    pub(super) fn acknowledge(&self, request: &Request) {
+        let taken = match (&self.client, &request.publish) {
             (Client::Five(client), Publish::Five(publish)) => client.try_ack(publish).is_ok(),
             (Client::Three(client), Publish::Three(publish)) => client.try_ack(publish).is_ok(),
             // Of another connection: it comes again on this one.
@@ -293,80 +293,86 @@ impl Wire {
     }
 }
 
-impl Drop for Wire {
+impl Drop for RequestConnection {
     fn drop(&mut self) {
         self.poller.abort();
     }
 }
 
-fn dropped() {
+fn log_dropped() {
     tracing::warn!("a request with QoS 0 was dropped, another is in hand; use QoS 1");
 }
 
 /// Polls apart from the answers, so that pings go on while a disk is slow.
-async fn poll(mut eventloop: Loop, sender: mpsc::Sender<Heard>) {
+async fn poll(mut eventloop: Loop, sender: mpsc::Sender<RequestEvent>) {
     loop {
-        let heard = match &mut eventloop {
+        let event = match &mut eventloop {
             Loop::Five(eventloop) => match eventloop.poll().await {
-                Ok(v5::Event::Incoming(packet)) => heard_five(packet),
+                Ok(v5::Event::Incoming(packet)) => event_five(packet),
                 Ok(v5::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return,
                 Ok(v5::Event::Outgoing(_)) => None,
-                Err(error) => Some(Heard::Lost(five::lost(&error).words())),
+                Err(error) => Some(RequestEvent::Lost(five::lost(&error).words())),
             },
             Loop::Three(eventloop) => match three::event(eventloop).await {
-                Ok(rumqttc::Event::Incoming(packet)) => heard_three(packet),
+                Ok(rumqttc::Event::Incoming(packet)) => event_three(packet),
                 Ok(rumqttc::Event::Outgoing(rumqttc::Outgoing::Disconnect)) => return,
                 Ok(rumqttc::Event::Outgoing(_)) => None,
-                Err(error) => Some(Heard::Lost(three::lost(&error).words())),
+                Err(error) => Some(RequestEvent::Lost(three::lost(&error).words())),
             },
         };
-        let Some(heard) = heard else { continue };
-        let lost = matches!(heard, Heard::Lost(_));
+        let Some(event) = event else { continue };
+        let lost = matches!(event, RequestEvent::Lost(_));
         // QoS 0 knows no limit of what is in hand: what there is no room for is dropped.
-        if let Heard::Request(asked) = &heard
-            && asked.is_at_most_once()
+        if let RequestEvent::Request(request) = &event
+            && request.is_at_most_once()
         {
-            if sender.try_send(heard).is_err() {
-                dropped();
+            if sender.try_send(event).is_err() {
+                log_dropped();
             }
             continue;
         }
-        if sender.send(heard).await.is_err() || lost {
+        if sender.send(event).await.is_err() || lost {
             return;
         }
     }
 }
 
-fn heard_five(packet: Packet) -> Option<Heard> {
+fn event_five(packet: Packet) -> Option<RequestEvent> {
     match packet {
-        Packet::ConnAck(_) => Some(Heard::Connected),
+        Packet::ConnAck(_) => Some(RequestEvent::Connected),
         Packet::SubAck(ack) => {
             let granted =
                 |code: &SubscribeReasonCode| matches!(code, SubscribeReasonCode::Success(_));
-            Some(Heard::Subscribed(ack.return_codes.iter().all(granted)))
+            Some(RequestEvent::Subscribed(
+                ack.return_codes.iter().all(granted),
+            ))
         }
-        Packet::PubAck(ack) => Some(Heard::Answered(match ack.reason {
+        Packet::PubAck(ack) => Some(RequestEvent::ResponseAcked(match ack.reason {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => None,
             PubAckReason::NotAuthorized => Some("not authorized (0x87)"),
             PubAckReason::QuotaExceeded => Some("quota exceeded (0x97)"),
             _ => Some("see the broker's log"),
         })),
-        Packet::Publish(publish) => Some(Heard::Request(Box::new(Asked::five(publish)))),
+        Packet::Publish(publish) => Some(RequestEvent::Request(Box::new(Request::five(publish)))),
         _ => None,
     }
 }
 
-fn heard_three(packet: rumqttc::Packet) -> Option<Heard> {
+fn event_three(packet: rumqttc::Packet) -> Option<RequestEvent> {
     match packet {
-        rumqttc::Packet::ConnAck(_) => Some(Heard::Connected),
+        rumqttc::Packet::ConnAck(_) => Some(RequestEvent::Connected),
         rumqttc::Packet::SubAck(ack) => {
             let refused = |code: &rumqttc::SubscribeReasonCode| {
                 *code == rumqttc::SubscribeReasonCode::Failure
             };
-            Some(Heard::Subscribed(!ack.return_codes.iter().any(refused)))
+            Some(RequestEvent::Subscribed(
+                !ack.return_codes.iter().any(refused),
+            ))
         }
-        rumqttc::Packet::PubAck(_) => Some(Heard::Answered(None)),
-        rumqttc::Packet::Publish(publish) => Some(Heard::Request(Box::new(Asked::three(publish)))),
+        rumqttc::Packet::PubAck(_) => Some(RequestEvent::ResponseAcked(None)),
+        rumqttc::Packet::Publish(publish) => {
+            Some(RequestEvent::Request(Box::new(Request::three(publish))))
+        }
         _ => None,
     }
 }

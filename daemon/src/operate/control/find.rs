@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::outbox::job::{Input, Ticket};
-use crate::outbox::{Life, Outbox, OutboxError, Phase};
+use crate::outbox::{JobHistory, Outbox, OutboxError, Phase};
 use crate::report::privacy::{HASH_DIGITS, Key, sop_instance_uid};
 use crate::spool::Shelves;
 
@@ -25,15 +25,15 @@ const SHA256_DIGITS: usize = 64;
 const UID_MAX_BYTES: usize = 64;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
-    pub jobs: Vec<Life>,
+pub struct SearchResult {
+    pub jobs: Vec<JobHistory>,
     /// Files that nobody has looked into yet, because there are too many.
     pub unread: u64,
 }
 
 /// What a word may mean, all at once: digits may be the number of a job and the beginning of a digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct SearchTerms {
     job: Option<Ticket>,
     job_id: Option<Uuid>,
     /// Of the file, or its beginning.
@@ -43,7 +43,7 @@ pub struct Terms {
     uid: Option<String>,
 }
 
-impl Terms {
+impl SearchTerms {
     /// None for a word that can be nothing of an image.
     pub fn parse(word: &str) -> Option<Self> {
         let word = word.trim().trim_end_matches('\0');
@@ -75,11 +75,11 @@ impl Terms {
         self
     }
 
-    fn fit(&self, life: &Life) -> bool {
-        let input = life.input.as_ref();
-        let hash = life.sop_instance_uid.as_ref();
-        self.job == Some(life.job)
-            || (self.job_id.is_some() && self.job_id == life.job_id)
+    fn fit(&self, history: &JobHistory) -> bool {
+        let input = history.input.as_ref();
+        let hash = history.sop_instance_uid.as_ref();
+        self.job == Some(history.job)
+            || (self.job_id.is_some() && self.job_id == history.job_id)
             || self
                 .sha256
                 .as_ref()
@@ -89,9 +89,13 @@ impl Terms {
 }
 
 /// In the order of acceptance.
-pub(super) fn find(outbox: &Outbox, shelves: &Shelves, word: &str) -> Result<Found, OutboxError> {
-    let Some(terms) = Terms::parse(word) else {
-        return Ok(Found {
+pub(super) fn find(
+    outbox: &Outbox,
+    shelves: &Shelves,
+    word: &str,
+) -> Result<SearchResult, OutboxError> {
+    let Some(terms) = SearchTerms::parse(word) else {
+        return Ok(SearchResult {
             jobs: Vec::new(),
             unread: 0,
         });
@@ -101,13 +105,13 @@ pub(super) fn find(outbox: &Outbox, shelves: &Shelves, word: &str) -> Result<Fou
     let key = key.ok().flatten();
     let terms = terms.hashed(key.as_ref());
     let mut unknown = Vec::new();
-    let mut jobs = outbox.search(|life| {
-        if terms.fit(&life) {
-            return Some(life);
+    let mut jobs = outbox.search(|history| {
+        if terms.fit(&history) {
+            return Some(history);
         }
-        let lies_here = !matches!(life.state, Phase::Published | Phase::Dropped);
-        if life.input.is_none() && lies_here {
-            unknown.push(life);
+        let lies_here = !matches!(history.state, Phase::Published | Phase::Dropped);
+        if history.input.is_none() && lies_here {
+            unknown.push(history);
         }
         None
     })?;
@@ -116,8 +120,8 @@ pub(super) fn find(outbox: &Outbox, shelves: &Shelves, word: &str) -> Result<Fou
     if !unknown.is_empty() && (terms.sha256.is_some() || terms.hashed_uid.is_some()) {
         let files = files(outbox, shelves)?;
         let mut left_bytes = READ_MAX_BYTES;
-        for life in unknown {
-            let Some(path) = files.get(&life.job) else {
+        for history in unknown {
+            let Some(path) = files.get(&history.job) else {
                 continue;
             };
             let bytes = fs::metadata(path).map_or(0, |file| file.len());
@@ -127,14 +131,14 @@ pub(super) fn find(outbox: &Outbox, shelves: &Shelves, word: &str) -> Result<Fou
             }
             left_bytes -= bytes;
             // On its way out at this moment, it will be in the history.
-            let Some(life) = looked_into(life, path, key.as_ref()) else {
+            let Some(history) = read_from_file(history, path, key.as_ref()) else {
                 continue;
             };
-            jobs.extend(terms.fit(&life).then_some(life));
+            jobs.extend(terms.fit(&history).then_some(history));
         }
     }
-    jobs.sort_by_key(|life| life.job);
-    Ok(Found { jobs, unread })
+    jobs.sort_by_key(|history| history.job);
+    Ok(SearchResult { jobs, unread })
 }
 
 fn files(outbox: &Outbox, shelves: &Shelves) -> Result<HashMap<Ticket, PathBuf>, OutboxError> {
@@ -145,24 +149,24 @@ fn files(outbox: &Outbox, shelves: &Shelves) -> Result<HashMap<Ticket, PathBuf>,
     Ok(waiting.chain(resting).collect())
 }
 
-fn looked_into(mut life: Life, path: &Path, key: Option<&Key>) -> Option<Life> {
-    life.input = Some(Input::of_file(path).ok()?);
+fn read_from_file(mut history: JobHistory, path: &Path, key: Option<&Key>) -> Option<JobHistory> {
+    history.input = Some(Input::of_file(path).ok()?);
     let limits = Limits::STANDARD;
-    let small = life
+    let small = history
         .input
         .as_ref()
         .is_some_and(|input| input.bytes <= limits.max_bytes);
     if let (Some(key), true) = (key, small) {
         let uid = sop_instance_uid(&fs::read(path).ok()?, &limits);
-        life.sop_instance_uid = uid.map(|uid| key.hash(&uid));
+        history.sop_instance_uid = uid.map(|uid| key.hash(&uid));
     }
-    Some(life)
+    Some(history)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::job::{Marks, Sender};
+    use crate::outbox::job::{LookupKeys, Sender};
     use crate::outbox::{Arrival, Listing, Message, Stage};
 
     const UID: &str = "1.2.840.99.7";
@@ -216,7 +220,7 @@ mod tests {
             }),
         };
         outbox.accept(&[1, 2, 3, 4].map(arrival)).unwrap();
-        let marks = |bytes: &[u8]| Marks {
+        let lookup_keys = |bytes: &[u8]| LookupKeys {
             input: Some(Input::of(bytes)),
             job_id: Some(Uuid::from_u128(bytes.len() as u128)),
             sop_instance_uid: Some(key.hash("1.2.3")),
@@ -227,13 +231,13 @@ mod tests {
         };
         let encode = |_| vec![message("result/ward")];
         outbox
-            .append_with(2, (&marks(b"two"), None), None, encode)
+            .append_with(2, (&lookup_keys(b"two"), None), None, encode)
             .unwrap();
         outbox.acknowledge(&[(1, 0)]).unwrap();
         outbox.forget(2);
         let reason = crate::failure::Failure::CrashLoop { attempts: 3 }.reason();
         for ticket in [3, 4] {
-            outbox.note(ticket, &marks(b"three")).unwrap();
+            outbox.note(ticket, &lookup_keys(b"three")).unwrap();
             outbox
                 .quarantine(ticket, &reason, |_| message("event"))
                 .unwrap();
@@ -252,7 +256,7 @@ mod tests {
     fn jobs(site: &Site, word: &str) -> Vec<Ticket> {
         let found = find(&site.outbox, &site.shelves, word).unwrap();
         assert_eq!(found.unread, 0);
-        found.jobs.iter().map(|life| life.job).collect()
+        found.jobs.iter().map(|history| history.job).collect()
     }
 
     #[test]
@@ -282,9 +286,9 @@ mod tests {
         ] {
             assert_eq!(jobs(&site, word), expected, "{word}");
         }
-        let known = site.outbox.life(2).unwrap().unwrap();
+        let known = site.outbox.history(2).unwrap().unwrap();
         assert_eq!(known.sender.unwrap().to_string(), "MR1");
-        let text = serde_json::to_string(&site.outbox.life(3).unwrap()).unwrap();
+        let text = serde_json::to_string(&site.outbox.history(3).unwrap()).unwrap();
         assert!(!text.contains("1.2.3"), "{text}");
     }
 
@@ -306,8 +310,8 @@ mod tests {
             limit: 10,
         };
         let list = |listing: &Listing| -> Vec<Ticket> {
-            let lives = site.outbox.list(listing).unwrap();
-            lives.iter().map(|life| life.job).collect()
+            let histories = site.outbox.list(listing).unwrap();
+            histories.iter().map(|history| history.job).collect()
         };
         assert_eq!(list(&all), [4, 3, 2, 1]);
         assert_eq!(
@@ -350,9 +354,9 @@ mod tests {
         let text = r#"{"job":1,"source":"ward","accepted_at":"2026-11-24T00:00:00Z","refused":false,
             "input":{"bytes":2,"sha256":"ab"},"state":"published","since":"","attempts":1,"reason":null,
             "messages":[]}"#;
-        let life: Life = serde_json::from_str(text).unwrap();
+        let history: JobHistory = serde_json::from_str(text).unwrap();
         assert_eq!(
-            (life.sender, life.job_id, life.sop_instance_uid),
+            (history.sender, history.job_id, history.sop_instance_uid),
             (None, None, None)
         );
     }

@@ -15,9 +15,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{interval, timeout};
 
-use super::{Answer, Hands, LOCK_PATIENCE, LOCK_PAUSE, Request, SOCKET, chain, perform};
+use super::{Answer, AnswerContext, LOCK_PAUSE, LOCK_TIMEOUT, Request, SOCKET, chain, perform};
 use crate::clock;
-use crate::config::{self, Config};
+use crate::config;
 use crate::models::Models;
 use crate::outbox::job::Ticket;
 use crate::outbox::{Outbox, OutboxError};
@@ -50,30 +50,12 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn new(
-        config: &Config,
-        (outbox, shelves): (&Arc<Outbox>, &Shelves),
-        (models, status): (&Arc<Models>, &Arc<Status>),
-        fresh: &Arc<Notify>,
-    ) -> Self {
-        Self {
-            outbox: Arc::clone(outbox),
-            shelves: shelves.clone(),
-            limits: config.quarantine.clone(),
-            history_max_jobs: config.state.history_max_jobs,
-            models: Arc::clone(models),
-            status: Arc::clone(status),
-            keep_days: config.results.keep_days,
-            fresh: Arc::clone(fresh),
-        }
-    }
-
     /// Removes what was kept for its time: history, results, inputs of published jobs, quarantine.
     fn expire(&self) -> Result<(), AcceptError> {
         if let Err(error) = self.shelves.expire() {
             tracing::error!(%error, "kept inputs cannot be removed");
         }
-        self.outbox.forget_lives(self.history_max_jobs)?;
+        self.outbox.forget_history(self.history_max_jobs)?;
         let keep_ms = u64::from(self.keep_days) * 86_400_000;
         let now = clock::for_expiry();
         self.outbox
@@ -85,7 +67,7 @@ impl Control {
 /// Between two looks at the limits of quarantine, history, results and kept inputs.
 const TICK: Duration = Duration::from_mins(1);
 /// A client that says nothing, or does not listen, must not hold up the rest.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_MAX_BYTES: u64 = 1 << 20;
 
 /// Opens the outbox for a daemon; a command may have it open for a moment.
@@ -93,7 +75,7 @@ pub async fn open(state: &Path) -> Result<Outbox, OutboxError> {
     let start = Instant::now();
     loop {
         match Outbox::open(state) {
-            Err(OutboxError::InUse { .. }) if start.elapsed() < LOCK_PATIENCE => {
+            Err(OutboxError::InUse { .. }) if start.elapsed() < LOCK_TIMEOUT => {
                 tokio::time::sleep(LOCK_PAUSE).await;
             }
             opened => return opened,
@@ -166,7 +148,7 @@ async fn next(listener: Option<&UnixListener>) -> UnixStream {
             Ok((stream, _)) => return stream,
             Err(error) => {
                 tracing::debug!(%error, "a request was not taken");
-                tokio::time::sleep(PATIENCE).await;
+                tokio::time::sleep(CLIENT_TIMEOUT).await;
             }
         }
     }
@@ -178,7 +160,7 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
     let mut line = String::new();
     let (reading, mut writing) = stream.split();
     let mut reading = BufReader::new(reading.take(REQUEST_MAX_BYTES));
-    match timeout(PATIENCE, reading.read_line(&mut line)).await {
+    match timeout(CLIENT_TIMEOUT, reading.read_line(&mut line)).await {
         Ok(Ok(_)) => {}
         _ => return Ok(Vec::new()),
     }
@@ -192,14 +174,14 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
             let (control, fresh) = (control.clone(), &control.fresh);
             let retries = matches!(request, Request::Retry(_));
             let performed = spawn_blocking(move || {
-                let hands = Hands {
+                let context = AnswerContext {
                     outbox: &control.outbox,
                     shelves: &control.shelves,
                     store: &control.models.store,
                     live: Some(&control.models),
                     pacs: Some(&control.status.pacs),
                 };
-                let performed = perform(&hands, &request);
+                let performed = perform(&context, &request);
                 // A slot that had fallen back may serve its own version again.
                 control
                     .status
@@ -225,7 +207,7 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
     let mut line = serde_json::to_vec(&answer).expect("an answer is plain data");
     line.push(b'\n');
     // Whether it was heard or not, what was done is done.
-    let _ = timeout(PATIENCE, writing.write_all(&line)).await;
+    let _ = timeout(CLIENT_TIMEOUT, writing.write_all(&line)).await;
     ended?;
     Ok(retried)
 }

@@ -63,23 +63,26 @@ fn scenario(config: &Config) {
     assert_eq!(items[0].stage, Stage::Infer);
     let text = serde_json::to_string(&items).unwrap();
     assert!(!text.contains("DOE"), "{text}");
-    let Answer::Life(Some(life)) = ask(config, &Request::Life(1)).unwrap() else {
+    let Answer::History(Some(history)) = ask(config, &Request::History(1)).unwrap() else {
         panic!("another answer");
     };
-    assert!(life.refused && life.reason.is_some());
-    assert_eq!(life.input, Some(Input::of(b"a-DOE^JANE")));
-    assert_eq!(ask(config, &Request::Life(9)).unwrap(), Answer::Life(None));
+    assert!(history.refused && history.reason.is_some());
+    assert_eq!(history.input, Some(Input::of(b"a-DOE^JANE")));
+    assert_eq!(
+        ask(config, &Request::History(9)).unwrap(),
+        Answer::History(None)
+    );
     let retried = ask(config, &Request::Retry(jobs(&[1, 3, 9]))).unwrap();
-    let expected = Moved {
+    let expected = MoveOutcome {
         done: vec![1],
         unknown: vec![9],
         missing: vec![3],
     };
     assert_eq!(retried, Answer::Moved(expected));
     let dropped = ask(config, &Request::Drop(Choice::All)).unwrap();
-    let expected = Moved {
+    let expected = MoveOutcome {
         done: vec![2, 3],
-        ..Moved::default()
+        ..MoveOutcome::default()
     };
     assert_eq!(dropped, Answer::Moved(expected));
     let Answer::Ledger(ledger) = ask(config, &Request::Ledger).unwrap() else {

@@ -1,6 +1,6 @@
 //! What subscribers have to know of the state directory: their numbers begin anew, or go on under another name.
 
-use super::Speaker;
+use super::Encoder;
 use crate::report::Message;
 use crate::report::event::{Facts, Kind, StateDirectory};
 
@@ -13,7 +13,7 @@ pub enum Notice {
     Renamed { before: String, next_seq: u64 },
 }
 
-impl Speaker {
+impl Encoder {
     pub fn notice(&self, notice: &Notice, seq: u64) -> Message {
         let (kind, node_before) = match notice {
             Notice::Created { .. } => (Kind::StateCreated, None),
@@ -66,14 +66,14 @@ mod tests {
 
     #[test]
     fn notices_say_what_happened_and_what_to_do() {
-        let speaker = Speaker {
+        let encoder = Encoder {
             node: "box-2".into(),
             boot: Uuid::nil(),
             inline_max_bytes: 1000,
             privacy: Privacy::None,
         };
         let said = |notice: &Notice| -> Value {
-            let message = speaker.notice(notice, 7);
+            let message = encoder.notice(notice, 7);
             assert_eq!(message.topic, "event");
             serde_json::from_slice(&message.payload).unwrap()
         };

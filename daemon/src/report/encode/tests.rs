@@ -7,15 +7,15 @@ use segmenter::result::Instance;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Image, Model, Notice, Origin, Report, SeriesFacts, Speaker};
+use super::{Encoder, Image, Model, Notice, Origin, Report, SeriesFacts};
 use crate::failure::Failure;
 use crate::report::privacy::Privacy;
 use crate::report::schema::Document;
 use crate::report::schema::tests::check;
 use crate::report::{Findings, VolumeOf, result, sha256};
 
-fn speaker(inline_max_bytes: usize) -> Speaker {
-    Speaker {
+fn encoder(inline_max_bytes: usize) -> Encoder {
+    Encoder {
         node: "box-1".into(),
         boot: Uuid::from_u128(7),
         inline_max_bytes,
@@ -33,7 +33,7 @@ fn model() -> Model {
     }
 }
 
-fn report(speaker: &Speaker, instances: usize) -> Report {
+fn report(encoder: &Encoder, instances: usize) -> Report {
     let sha256 = sha256(b"file");
     let instance = |frame| Instance {
         id: 1,
@@ -78,18 +78,18 @@ fn report(speaker: &Speaker, instances: usize) -> Report {
         received_at: "2026-11-24T00:00:00.000Z".into(),
         wait_ms: 1.0,
     };
-    speaker.report(found, &origin, &model())
+    encoder.report(found, &origin, &model())
 }
 
 #[test]
 fn results_obey_the_shipped_schema() {
-    let speaker = speaker(2000);
+    let encoder = encoder(2000);
     for instances in [0, 1, 3, 100] {
-        let first = &speaker.messages(report(&speaker, instances))[0];
+        let first = &encoder.messages(report(&encoder, instances))[0];
         let value = serde_json::from_slice(&first.payload).unwrap();
         check(Document::Result, &value, "result");
     }
-    let full = serde_json::to_value(report(&speaker, 1)).unwrap();
+    let full = serde_json::to_value(report(&encoder, 1)).unwrap();
     for key in Document::Result.json()["required"].as_array().unwrap() {
         assert!(full.get(key.as_str().unwrap()).is_some(), "{key}");
     }
@@ -97,7 +97,7 @@ fn results_obey_the_shipped_schema() {
 
 #[test]
 fn events_obey_the_shipped_schema() {
-    let speaker = speaker(2000);
+    let encoder = encoder(2000);
     let reason = Failure::CrashLoop { attempts: 3 }.reason();
     let facts = SeriesFacts {
         series: Uuid::from_u128(8),
@@ -120,11 +120,11 @@ fn events_obey_the_shipped_schema() {
         jobs: vec![Uuid::from_u128(9), Uuid::from_u128(10)],
     };
     let messages = [
-        speaker.quarantined((7, "inbox"), Some(Uuid::from_u128(9)), 1, &reason),
-        speaker.quarantined((7, "inbox"), None, 2, &reason),
-        speaker.series(&facts, 3),
-        speaker.notice(&Notice::Created { remains: None }, 4),
-        speaker.notice(
+        encoder.quarantined((7, "inbox"), Some(Uuid::from_u128(9)), 1, &reason),
+        encoder.quarantined((7, "inbox"), None, 2, &reason),
+        encoder.series(&facts, 3),
+        encoder.notice(&Notice::Created { remains: None }, 4),
+        encoder.notice(
             &Notice::Renamed {
                 before: "box-0".into(),
                 next_seq: 5,
@@ -141,16 +141,16 @@ fn events_obey_the_shipped_schema() {
 #[test]
 #[should_panic(expected = "result.patient_name is unknown")]
 fn the_schema_check_finds_an_extra_field() {
-    let mut value = serde_json::to_value(report(&speaker(9999), 1)).unwrap();
+    let mut value = serde_json::to_value(report(&encoder(9999), 1)).unwrap();
     value["patient_name"] = json!("x");
     check(Document::Result, &value, "result");
 }
 
 #[test]
 fn a_large_result_is_split_and_joins_again() {
-    let speaker = speaker(2000);
-    let whole = report(&speaker, 10);
-    let messages = speaker.messages(whole.clone());
+    let encoder = encoder(2000);
+    let whole = report(&encoder, 10);
+    let messages = encoder.messages(whole.clone());
     assert!(messages.iter().all(|message| message.payload.len() <= 2000));
     assert_eq!(messages[0].topic, "result/inbox");
     let first: Report = serde_json::from_slice(&messages[0].payload).unwrap();
@@ -168,8 +168,8 @@ fn a_large_result_is_split_and_joins_again() {
 
 #[test]
 fn bare_instances_stay_in_the_result_while_they_fit() {
-    let speaker = speaker(2000);
-    let first = &speaker.messages(report(&speaker, 5))[0];
+    let encoder = encoder(2000);
+    let first = &encoder.messages(report(&encoder, 5))[0];
     let report: Report = serde_json::from_slice(&first.payload).unwrap();
     assert_eq!(report.instances.len(), 5);
     assert!(report.instances[0].mask.is_none());

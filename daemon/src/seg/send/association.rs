@@ -21,12 +21,12 @@ const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
 const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
 
 /// The library has a type for each kind of stream.
-enum Association {
+enum Transport {
     Plain(ClientAssociation<TcpStream>),
     Tls(Box<ClientAssociation<TlsStream>>),
 }
 
-impl Association {
+impl Transport {
     fn contexts(&self) -> &[PresentationContextNegotiated] {
         match self {
             Self::Plain(plain) => plain.presentation_contexts(),
@@ -69,13 +69,13 @@ impl Association {
     }
 }
 
-pub(in crate::seg) struct Line {
-    association: Association,
+pub(in crate::seg) struct Association {
+    transport: Transport,
     context: u8,
     implicit: bool,
 }
 
-impl Line {
+impl Association {
     /// To send segmentations.
     pub(in crate::seg) fn open(to: &SendTo, trust: Option<Arc<Trust>>) -> Result<Self, SendError> {
         Self::open_for(to, trust, seg::SOP_CLASS_UID)
@@ -86,36 +86,36 @@ impl Line {
         trust: Option<Arc<Trust>>,
         abstract_syntax: &str,
     ) -> Result<Self, SendError> {
-        let patience = Duration::from_secs(to.timeout_s);
+        let timeout = Duration::from_secs(to.timeout_s);
         let syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN].map(str::to_owned);
         let options = ClientAssociationOptions::new()
             .calling_ae_title(to.calling_ae_title.clone())
             .called_ae_title(to.called_ae_title.clone())
             .with_presentation_context(abstract_syntax.to_owned(), syntaxes.into())
-            .connection_timeout(patience)
-            .read_timeout(patience)
-            .write_timeout(patience);
+            .connection_timeout(timeout)
+            .read_timeout(timeout)
+            .write_timeout(timeout);
         let address = (&*to.host, to.port);
-        let association = match trust {
-            None => options.establish(address).map(Association::Plain),
+        let transport = match trust {
+            None => options.establish(address).map(Transport::Plain),
             Some(trust) => options
                 .tls_config(trust)
                 .server_name(&to.host)
                 .establish_tls(address)
-                .map(|association| Association::Tls(Box::new(association))),
+                .map(|transport| Transport::Tls(Box::new(transport))),
         };
-        let association = association.map_err(|error| refusal(&error))?;
-        let context = association.contexts().first().ok_or(SendError::NotTaken)?;
+        let transport = transport.map_err(|error| refusal(&error))?;
+        let context = transport.contexts().first().ok_or(SendError::NotAccepted)?;
         Ok(Self {
             context: context.id,
             implicit: context.transfer_syntax == IMPLICIT_VR_LITTLE_ENDIAN,
-            association,
+            transport,
         })
     }
 
     pub(in crate::seg) fn close(self) {
         // It has what it was sent.
-        let _ = self.association.release();
+        let _ = self.transport.release();
     }
 
     /// The status that answers the object.
@@ -123,7 +123,7 @@ impl Line {
         let request = dimse::store(message_id, seg::SOP_CLASS_UID, &object.sop_instance_uid);
         self.ask(request)?;
         let data_set = object.data_set(self.implicit)?;
-        self.association
+        self.transport
             .send_data(self.context, &data_set)
             .map_err(|error| SendError::Broken(error.to_string()))?;
         self.answer(C_STORE)
@@ -137,7 +137,7 @@ impl Line {
             data: command,
         };
         let pdu = Pdu::PData { data: vec![value] };
-        self.association
+        self.transport
             .send(&pdu)
             .map_err(|error| SendError::Broken(error.to_string()))
     }
@@ -148,21 +148,21 @@ impl Line {
         const COMMAND_MAX_BYTES: usize = 16 * 1024;
         let mut bytes = Vec::new();
         loop {
-            let pdu = self.association.receive();
+            let pdu = self.transport.receive();
             let Pdu::PData { data } = pdu.map_err(|error| SendError::Broken(chain(&error)))? else {
-                return Err(SendError::Answer);
+                return Err(SendError::InvalidResponse);
             };
             for value in data {
                 bytes.extend(value.data);
                 if bytes.len() > COMMAND_MAX_BYTES {
-                    return Err(SendError::Answer);
+                    return Err(SendError::InvalidResponse);
                 }
                 if value.is_last {
-                    let answer = dimse::parse(&bytes).ok_or(SendError::Answer)?;
+                    let answer = dimse::parse(&bytes).ok_or(SendError::InvalidResponse)?;
                     let status = answer
                         .status
                         .filter(|_| answer.field == field | IS_RESPONSE);
-                    return status.ok_or(SendError::Answer);
+                    return status.ok_or(SendError::InvalidResponse);
                 }
             }
         }
@@ -171,25 +171,25 @@ impl Line {
 
 /// Why there is no association.
 fn refusal(error: &association::Error) -> SendError {
-    if let Some(said) = tls::said(error) {
-        return SendError::Tls(tls::words(said, "the PACS", "seg.send_to"));
+    if let Some(error) = tls::rustls_error(error) {
+        return SendError::Tls(tls::words(error, "the PACS", "seg.send_to"));
     }
     match error {
-        association::Error::NoAcceptedPresentationContexts { .. } => SendError::NotTaken,
+        association::Error::NoAcceptedPresentationContexts { .. } => SendError::NotAccepted,
         error => SendError::Association(chain(error)),
     }
 }
 
 /// C-ECHO; gives the time to its answer.
 pub(in crate::seg) fn echo(to: &SendTo, trust: Option<Arc<Trust>>) -> Result<Duration, SendError> {
-    let mut line = Line::open_for(to, trust, VERIFICATION)?;
+    let mut association = Association::open_for(to, trust, VERIFICATION)?;
     let start = Instant::now();
-    line.ask(dimse::echo(1))?;
-    let status = line.answer(C_ECHO)?;
-    line.close();
+    association.ask(dimse::echo(1))?;
+    let status = association.answer(C_ECHO)?;
+    association.close();
     if status == 0 {
         Ok(start.elapsed())
     } else {
-        Err(SendError::Answer)
+        Err(SendError::InvalidResponse)
     }
 }

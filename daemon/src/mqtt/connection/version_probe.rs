@@ -17,69 +17,79 @@ use crate::tls::credentials::Broker;
 
 /// How a broker answers to MQTT 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::mqtt) enum Greeting {
+pub(in crate::mqtt) enum VersionReply {
     /// In MQTT 5, whatever it says.
     Five,
     /// In the form of 3.1.1.
-    Old,
+    Three,
     /// It closed the connection without an answer, or answered something else.
     Closed,
-    Mute,
+    NoReply,
     /// This port speaks TLS, and was spoken to in plain.
     Tls,
     /// This port speaks HTTP: MQTT over WebSocket, or something else.
     Http,
     /// It was not reached at all.
-    Away,
+    NotReached,
 }
 
 const CONNACK: u8 = 0x20;
 /// A CONNACK of MQTT 5 has at least the length of its properties more.
-const OLD_CONNACK_LENGTH: u8 = 2;
+const THREE_CONNACK_LENGTH: u8 = 2;
 const DISCONNECT: [u8; 2] = [0xe0, 0];
 /// First byte of a TLS record that carries an alert.
 const TLS_ALERT: u8 = 0x15;
 
 /// Under a name of its own, so that it ends no other connection of this node. No node has an underscore
 /// in its name.
-pub(in crate::mqtt) async fn hello(mqtt: &config::Mqtt, broker: &Broker, node: &str) -> Greeting {
+pub(in crate::mqtt) async fn probe_version(
+    mqtt: &config::Mqtt,
+    broker: &Broker,
+    node: &str,
+) -> VersionReply {
     let Ok(login) = login(broker) else {
         // The next attempt to connect says which file cannot be read.
-        return Greeting::Away;
+        return VersionReply::NotReached;
     };
     let connect = connect_packet(&format!("{node}_level"), login.as_ref());
-    let patience = Duration::from_secs(mqtt.connect_timeout_s);
-    let reached = timeout(patience, TcpStream::connect((&*mqtt.host, mqtt.port))).await;
+    let connect_timeout = Duration::from_secs(mqtt.connect_timeout_s);
+    let reached = timeout(
+        connect_timeout,
+        TcpStream::connect((&*mqtt.host, mqtt.port)),
+    )
+    .await;
     let Ok(Ok(stream)) = reached else {
-        return Greeting::Away;
+        return VersionReply::NotReached;
     };
     let answered = async {
         match &broker.tls {
             None => ask(stream, &connect).await,
             Some(tls) => {
                 let Ok(name) = ServerName::try_from(mqtt.host.clone()) else {
-                    return Greeting::Away;
+                    return VersionReply::NotReached;
                 };
                 let connector = TlsConnector::from(Arc::clone(tls));
                 match connector.connect(name, stream).await {
                     Ok(stream) => ask(stream, &connect).await,
-                    Err(_) => Greeting::Away,
+                    Err(_) => VersionReply::NotReached,
                 }
             }
         }
     };
-    let greeting = timeout(patience, answered).await.unwrap_or(Greeting::Mute);
+    let reply = timeout(connect_timeout, answered)
+        .await
+        .unwrap_or(VersionReply::NoReply);
     // Most servers end a plain connection at such a port without a word.
-    if greeting == Greeting::Closed && broker.tls.is_none() && speaks_tls(mqtt).await {
-        return Greeting::Tls;
+    if reply == VersionReply::Closed && broker.tls.is_none() && speaks_tls(mqtt).await {
+        return VersionReply::Tls;
     }
-    greeting
+    reply
 }
 
 /// Whether the port answers to TLS.
 async fn speaks_tls(mqtt: &config::Mqtt) -> bool {
     const TLS_HANDSHAKE: u8 = 0x16;
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const TLS_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
     let Some(hello) = tls::client_hello(&mqtt.host) else {
         return false;
     };
@@ -90,34 +100,34 @@ async fn speaks_tls(mqtt: &config::Mqtt) -> bool {
         stream.read_exact(&mut begins).await?;
         Ok::<_, std::io::Error>(matches!(begins, [TLS_HANDSHAKE | TLS_ALERT, 3]))
     };
-    matches!(timeout(PATIENCE, answered).await, Ok(Ok(true)))
+    matches!(timeout(TLS_REPLY_TIMEOUT, answered).await, Ok(Ok(true)))
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, connect: &[u8]) -> Greeting {
+async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, connect: &[u8]) -> VersionReply {
     let mut begins = [0; 2];
     if stream.write_all(connect).await.is_err()
         || stream.flush().await.is_err()
         || stream.read_exact(&mut begins).await.is_err()
     {
-        return Greeting::Closed;
+        return VersionReply::Closed;
     }
-    let greeting = read(begins);
-    if greeting == Greeting::Five {
+    let reply = read(begins);
+    if reply == VersionReply::Five {
         // It may be gone already.
         let _ = stream.write_all(&DISCONNECT).await;
         let _ = stream.shutdown().await;
     }
-    greeting
+    reply
 }
 
 /// By the first two bytes.
-fn read(begins: [u8; 2]) -> Greeting {
+fn read(begins: [u8; 2]) -> VersionReply {
     match begins {
-        [CONNACK, OLD_CONNACK_LENGTH] => Greeting::Old,
-        [CONNACK, 3..=255] => Greeting::Five,
-        [TLS_ALERT, 3] => Greeting::Tls,
-        [b'H', b'T'] => Greeting::Http,
-        _ => Greeting::Closed,
+        [CONNACK, THREE_CONNACK_LENGTH] => VersionReply::Three,
+        [CONNACK, 3..=255] => VersionReply::Five,
+        [TLS_ALERT, 3] => VersionReply::Tls,
+        [b'H', b'T'] => VersionReply::Http,
+        _ => VersionReply::Closed,
     }
 }
 
@@ -164,15 +174,15 @@ mod tests {
 
     #[test]
     fn two_bytes_tell_the_version() {
-        for (begins, greeting) in [
-            ([0x20, 2], Greeting::Old),
-            ([0x20, 3], Greeting::Five),
-            ([0x20, 0x0b], Greeting::Five),
-            ([0x15, 3], Greeting::Tls),
-            (*b"HT", Greeting::Http),
-            (*b"SS", Greeting::Closed),
+        for (begins, reply) in [
+            ([0x20, 2], VersionReply::Three),
+            ([0x20, 3], VersionReply::Five),
+            ([0x20, 0x0b], VersionReply::Five),
+            ([0x15, 3], VersionReply::Tls),
+            (*b"HT", VersionReply::Http),
+            (*b"SS", VersionReply::Closed),
         ] {
-            assert_eq!(read(begins), greeting, "{begins:?}");
+            assert_eq!(read(begins), reply, "{begins:?}");
         }
     }
 

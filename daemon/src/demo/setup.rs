@@ -22,15 +22,15 @@ const SOURCE: &str = "inbox";
 pub(super) type Sent = (u32, Instant);
 
 /// Digest of each file that was sent.
-pub(super) type Truths = Arc<Mutex<HashMap<String, Sent>>>;
+pub(super) type SentImages = Arc<Mutex<HashMap<String, Sent>>>;
 
-pub(super) struct Stage {
+pub(super) struct Setup {
     pub(super) config: Config,
     pub(super) overlays: PathBuf,
     broker: SocketAddr,
 }
 
-impl Stage {
+impl Setup {
     pub(super) fn build(
         directory: Option<PathBuf>,
         bundle: &Path,
@@ -76,14 +76,18 @@ impl Stage {
     }
 
     /// Writes the images one after the other, each complete before it has its name.
-    pub(super) fn send(&self, images: u32, truths: Truths) -> JoinHandle<Result<(), DemoError>> {
+    pub(super) fn send(
+        &self,
+        images: u32,
+        sent_images: SentImages,
+    ) -> JoinHandle<Result<(), DemoError>> {
         let inbox = self.config.folder[0].directory.clone();
         tokio::task::spawn_blocking(move || {
             for number in 0..images {
                 let bytes = patient::dicom(number)?;
                 let path = inbox.join(patient::file_name(number));
                 let part = path.with_extension("part");
-                truths
+                sent_images
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(sha256(&bytes), (number, Instant::now()));
@@ -95,7 +99,7 @@ impl Stage {
         })
     }
 
-    pub(super) fn invite(&self, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn print_hints(&self, out: &mut impl Write) -> io::Result<()> {
         let (host, port) = (self.broker.ip(), self.broker.port());
         writeln!(out, "\nBroker and daemon go on until Ctrl-C. Listen with")?;
         writeln!(
