@@ -20,6 +20,7 @@ use super::MqttError;
 use crate::backoff::Backoff;
 use crate::config::{Config, Verb, Version};
 use crate::intake::Intake;
+use crate::outbox::Message;
 use crate::shutdown::stopped;
 
 use answer::{Desk, Response};
@@ -167,23 +168,9 @@ impl Requests {
             connection.acknowledge(&request);
             return Ok(None);
         };
-        let answered = match self.last.take() {
-            Some(last) if request.repeats(&last.request) => last,
-            _ => {
-                let (desk, copy) = (self.desk.clone(), request.clone());
-                let response = spawn_blocking(move || desk.answer(verb, &copy)).await??;
-                if response.is_stopping() {
-                    // Unanswered it comes again at the next start.
-                    return Ok(None);
-                }
-                let (code, job) = (response.code(), response.job());
-                tracing::info!(%verb, code, ticket = job, "request answered");
-                AnsweredRequest {
-                    request: request.clone(),
-                    response,
-                    tries: 0,
-                }
-            }
+        let Some(answered) = self.answer(verb, &request).await? else {
+            // Unanswered it comes again at the next start.
+            return Ok(None);
         };
         let (tries, payload) = (answered.tries, answered.response.payload());
         self.last = Some(AnsweredRequest {
@@ -199,13 +186,58 @@ impl Requests {
             connection.acknowledge(&request);
             return Ok(None);
         }
-        if !connection.respond(topic.clone(), payload, &request) {
-            return Ok(Some("the client takes no response".to_owned()));
+        let response = Message { topic, payload };
+        if let Err(error) = self.respond(connection, response, &request).await {
+            return Ok(Some(error));
+        }
+        connection.acknowledge(&request);
+        self.backoff.reset();
+        if verb == Verb::Replay {
+            self.fresh.notify_one();
+        }
+        Ok(None)
+    }
+
+    /// The response to a request: the last one where the broker repeats that request. `None` when the daemon stops.
+    async fn answer(
+        &mut self,
+        verb: Verb,
+        request: &Request,
+    ) -> Result<Option<AnsweredRequest>, MqttError> {
+        if let Some(last) = self.last.take()
+            && request.repeats(&last.request)
+        {
+            return Ok(Some(last));
+        }
+        let (desk, copy) = (self.desk.clone(), request.clone());
+        let response = spawn_blocking(move || desk.answer(verb, &copy)).await??;
+        if response.is_stopping() {
+            return Ok(None);
+        }
+        let (code, job) = (response.code(), response.job());
+        tracing::info!(%verb, code, ticket = job, "request answered");
+        Ok(Some(AnsweredRequest {
+            request: request.clone(),
+            response,
+            tries: 0,
+        }))
+    }
+
+    /// Sends a response and waits for its PUBACK. An error says why the connection is of no more use.
+    async fn respond(
+        &mut self,
+        connection: &mut RequestConnection,
+        response: Message,
+        request: &Request,
+    ) -> Result<(), String> {
+        let topic = response.topic;
+        if !connection.respond(topic.clone(), response.payload, request) {
+            return Err("the client takes no response".to_owned());
         }
         let grace_ms = self.config.pipeline.shutdown_grace_ms;
         let ack_timeout = Duration::from_millis(self.config.mqtt.ack_timeout_ms.min(grace_ms));
         let mut subscribed = None;
-        let answered = async {
+        let acked = async {
             loop {
                 match connection.next_unless_request().await {
                     RequestEvent::ResponseAcked(reason) => return Ok(reason),
@@ -216,32 +248,21 @@ impl Requests {
                 }
             }
         };
-        let ended = timeout(ack_timeout, answered).await;
+        let ended = timeout(ack_timeout, acked).await;
         if let Some(granted) = subscribed {
             self.subscribed(granted);
         }
-        match ended {
-            Err(_) => {
-                return Ok(Some(
-                    "the broker does not acknowledge a response".to_owned(),
-                ));
-            }
-            Ok(Err(error)) => return Ok(Some(error)),
-            Ok(Ok(Some(reason))) => {
-                tracing::error!(
-                    topic,
-                    reason,
-                    "the broker refuses a response; allow this user to write there"
-                );
-            }
-            Ok(Ok(None)) => {}
+        let Ok(acked) = ended else {
+            return Err("the broker does not acknowledge a response".to_owned());
+        };
+        if let Some(reason) = acked? {
+            tracing::error!(
+                topic,
+                reason,
+                "the broker refuses a response; allow this user to write there"
+            );
         }
-        connection.acknowledge(&request);
-        self.backoff.reset();
-        if verb == Verb::Replay {
-            self.fresh.notify_one();
-        }
-        Ok(None)
+        Ok(())
     }
 
     fn subscribed(&mut self, granted: bool) {

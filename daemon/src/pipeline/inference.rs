@@ -12,10 +12,11 @@ use crate::failure::Failure;
 use crate::models::{Models, Shadow, ShadowInput};
 use crate::outbox::job::{Input, Job, LookupKeys, Ticket};
 use crate::outbox::slices::Slice;
-use crate::outbox::{Lease, LeaseRequest, Outbox};
+use crate::outbox::{Lease, LeaseRequest, Outbox, ResultRows};
 use crate::report::encode::{Encoder, Origin};
-use crate::report::job_id;
 use crate::report::privacy::{Key, sop_instance_uid};
+use crate::report::{Findings, Model, job_id};
+use crate::seg::SegmentedImage;
 use crate::segment::decoder::Decoder;
 use crate::segment::route::{Router, Target};
 use crate::segment::segment;
@@ -42,6 +43,17 @@ pub(super) struct Worker {
     pub(super) keeps_slices: bool,
     pub(super) queue: mpsc::Receiver<Ticket>,
     pub(super) stop: watch::Receiver<bool>,
+}
+
+/// An image that was segmented, and its job.
+struct Segmented<'a> {
+    ticket: Ticket,
+    job: &'a Job,
+    wait_ms: f64,
+    n_bytes: u64,
+    findings: Findings,
+    model: &'a Model,
+    slice: Option<Slice>,
 }
 
 /// A ticket and what its lease gave.
@@ -132,9 +144,12 @@ impl Worker {
             }
         };
         let slice = if self.keeps_slices {
-            let by = (&serving.model, serving.segmenter.manifest());
-            let noted = Slice::note(&bytes, &found, &job.source, by, &self.limits);
-            noted.unwrap_or_else(|error| {
+            let image = SegmentedImage {
+                bytes: &bytes,
+                findings: &found,
+                source: &job.source,
+            };
+            Slice::note(&image, &serving, &self.limits).unwrap_or_else(|error| {
                 tracing::warn!(ticket, code = error.kind(), %error, "an image has no segmentation");
                 let words = ["no_segmentation", error.kind()].map(str::to_owned);
                 found.warnings.extend(words);
@@ -149,25 +164,52 @@ impl Worker {
             frames: std::mem::take(&mut found.frames),
             labels: std::mem::take(&mut found.labels),
         });
-        let sop_instance_uid = found.identifiers.sop_instance_uid.as_deref();
+        let next = self.commit(Segmented {
+            ticket,
+            job,
+            wait_ms: wait.as_millis() as f64,
+            n_bytes: bytes.len() as u64,
+            findings: found,
+            model: &serving.model,
+            slice,
+        })?;
+        if let (Some(shadow), Some(shadow_input)) = (&self.shadow, shadow_input) {
+            shadow.show(shadow_input);
+        }
+        Ok(next)
+    }
+
+    /// The result with all that belongs to it, in one transaction, which is also the lease of the next job.
+    fn commit(&mut self, segmented: Segmented<'_>) -> Result<Option<Leased>, PipelineError> {
+        let Segmented {
+            ticket,
+            job,
+            findings,
+            ..
+        } = segmented;
+        let sop_instance_uid = findings.identifiers.sop_instance_uid.as_deref();
         let sop_instance_uid = sop_instance_uid.map(|uid| self.key.hash(uid));
         let origin = Origin {
             job: Some(ticket),
             source: job.source.clone(),
             received_at: job.received_at.clone(),
-            wait_ms: wait.as_millis() as f64,
+            wait_ms: segmented.wait_ms,
         };
-        let mut report = self.encoder.report(found, &origin, &serving.model);
+        let mut report = self.encoder.report(findings, &origin, segmented.model);
         let (id, timing) = (report.job_id, report.timing_ms);
         self.status.metrics.inferred(timing.infer / 1000.0);
         let input = Input {
-            bytes: bytes.len() as u64,
+            bytes: segmented.n_bytes,
             sha256: report.image.sha256.clone(),
         };
         let lookup_keys = LookupKeys {
             input: Some(input),
             job_id: Some(id),
             sop_instance_uid,
+        };
+        let rows = ResultRows {
+            lookup_keys: &lookup_keys,
+            slice: segmented.slice.as_ref(),
         };
         let next = self.next();
         let lease_request = next.map(|ticket| LeaseRequest {
@@ -177,20 +219,12 @@ impl Worker {
         });
         let lease = self
             .outbox
-            .append_with(
-                ticket,
-                (&lookup_keys, slice.as_ref()),
-                lease_request,
-                |seq| {
-                    report.seq = seq;
-                    self.encoder.messages(report)
-                },
-            )
+            .append_with(ticket, rows, lease_request, |seq| {
+                report.seq = seq;
+                self.encoder.messages(report)
+            })
             .map_err(AcceptError::from)?;
         self.fresh.notify_one();
-        if let (Some(shadow), Some(shadow_input)) = (&self.shadow, shadow_input) {
-            shadow.show(shadow_input);
-        }
         tracing::info!(
             ticket, job_id = %id, decode_ms = timing.decode, preprocess_ms = timing.preprocess,
             infer_ms = timing.infer, postprocess_ms = timing.postprocess,

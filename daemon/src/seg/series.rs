@@ -76,8 +76,12 @@ pub(super) fn make(slices: &[Slice], node: &str) -> Vec<Segmentation> {
         let of = parts.len();
         for (number, part) in (1..).zip(parts) {
             let by = part.by.iter().cloned().collect();
-            let volume = (of > 1).then_some(VolumeOf { number, of, by });
-            made.push(one(&slices, &part, (volume, warnings.clone()), node));
+            let volume = Volume {
+                part: &part,
+                number: (of > 1).then_some(VolumeOf { number, of, by }),
+                warnings: warnings.clone(),
+            };
+            made.push(one(&slices, volume, node));
         }
     }
     made
@@ -136,12 +140,20 @@ impl Warnings {
     }
 }
 
-fn one(
-    slices: &[&Slice],
-    part: &Part,
-    (volume, mut warnings): (Option<VolumeOf>, Warnings),
-    node: &str,
-) -> Segmentation {
+/// A part of a series that gets a segmentation of its own.
+struct Volume<'a> {
+    part: &'a Part,
+    /// Among those of its series, where there are several.
+    number: Option<VolumeOf>,
+    warnings: Warnings,
+}
+
+fn one(slices: &[&Slice], volume: Volume<'_>, node: &str) -> Segmentation {
+    let Volume {
+        part,
+        number,
+        mut warnings,
+    } = volume;
     let (slices, frames) = own(slices, part);
     let images: Vec<seg::Slice> = slices.iter().map(|slice| slice.image.clone()).collect();
     let first = slices[0];
@@ -152,19 +164,11 @@ fn one(
         .iter()
         .map(|(word, value)| format!("{word} {value}"));
     let by = by.collect::<Vec<String>>().join(", ");
-    let (_, rows, cols, space) = kind(first);
-    let lineage = named(&[
-        "seg-series/2",
-        first.series(),
-        &first.model.digest,
-        &format!("{rows} {cols} {}", space.unwrap_or_default()),
-        &by,
-    ]);
     // Of the images, so that a segmentation that is made again is the same to the byte.
     let made_at = slices.iter().map(|slice| &slice.finished_at).max();
     let mut about = seg::About {
         sop_instance_uid: String::new(),
-        series_instance_uid: uid(lineage),
+        series_instance_uid: uid(lineage(first, &by)),
         dimension_organization_uid: String::new(),
         // More images are the newer state of the series.
         instance_number: images.len(),
@@ -202,11 +206,23 @@ fn one(
             volumes: volumes.volumes,
             warnings: [volumes.warnings, warnings.words].concat(),
             warned_images: warnings.images,
-            volume,
+            volume: number,
             replaces: Vec::new(),
             jobs,
         },
     }
+}
+
+/// Function of what a later segmentation of the same volume has too, so that both are in one series.
+fn lineage(first: &Slice, by: &str) -> Uuid {
+    let (_, rows, cols, space) = kind(first);
+    named(&[
+        "seg-series/2",
+        first.series(),
+        &first.model.digest,
+        &format!("{rows} {cols} {}", space.unwrap_or_default()),
+        by,
+    ])
 }
 
 /// The slices of a part alone, and its frames by their numbers among these.

@@ -17,7 +17,7 @@ use tokio::time::{interval, timeout};
 
 use super::{Answer, AnswerContext, LOCK_PAUSE, LOCK_TIMEOUT, Request, SOCKET, chain, perform};
 use crate::clock;
-use crate::config::{self, Config};
+use crate::config;
 use crate::models::Models;
 use crate::outbox::job::Ticket;
 use crate::outbox::{Outbox, OutboxError};
