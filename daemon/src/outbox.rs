@@ -57,7 +57,7 @@ pub use crate::report::Message;
 pub use history::{JobHistory, Listing, Phase, Sent, Stage};
 pub use identity::Identity;
 pub use kept::Kept;
-pub use leases::{Lease, LeaseRequest};
+pub use leases::{Lease, LeaseRequest, ResultRows};
 pub use ledger::Ledger;
 pub use messages::Queued;
 pub use quarantined::Entry;

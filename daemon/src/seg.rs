@@ -39,6 +39,7 @@ use completion::Completion;
 use outgoing::SegmentationFolders;
 use series::Segmentation;
 
+pub use slice::SegmentedImage;
 pub use waiting::{Retried, Wanted, retry};
 
 /// How often series are looked at.

@@ -26,6 +26,14 @@ pub struct LeaseRequest {
     pub attempts_max: u32,
 }
 
+/// What is committed of an image with the messages of its result.
+#[derive(Debug, Clone, Copy)]
+pub struct ResultRows<'a> {
+    pub lookup_keys: &'a LookupKeys,
+    /// For the segmentation of its series.
+    pub slice: Option<&'a Slice>,
+}
+
 impl Outbox {
     /// Takes a job in hand; the attempt is on the disk before the work starts. `None` when there is
     /// nothing to do for this ticket.
@@ -54,7 +62,11 @@ impl Outbox {
             input: Some(input.clone()),
             ..LookupKeys::default()
         };
-        self.append_with(ticket, (&lookup_keys, None), None, encode)?;
+        let rows = ResultRows {
+            lookup_keys: &lookup_keys,
+            slice: None,
+        };
+        self.append_with(ticket, rows, None, encode)?;
         Ok(())
     }
 
@@ -63,12 +75,12 @@ impl Outbox {
     pub fn append_with(
         &self,
         ticket: Ticket,
-        (lookup_keys, slice): (&LookupKeys, Option<&Slice>),
+        rows: ResultRows<'_>,
         next: Option<LeaseRequest>,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<Option<Lease>, OutboxError> {
         self.write(|transaction| {
-            append(transaction, ticket, (lookup_keys, slice), encode)?;
+            append(transaction, ticket, rows, encode)?;
             next.map_or(Ok(None), |lease_request| lease(transaction, lease_request))
         })
     }
@@ -103,7 +115,7 @@ fn lease(
 fn append(
     transaction: &WriteTransaction,
     ticket: Ticket,
-    (lookup_keys, slice): (&LookupKeys, Option<&Slice>),
+    rows: ResultRows<'_>,
     encode: impl FnOnce(u64) -> Vec<Message>,
 ) -> Result<(), redb::Error> {
     let Some(mut job) = get(transaction, ticket)? else {
@@ -119,9 +131,9 @@ fn append(
     }
     job.state = State::Inferred { seq };
     put(transaction, ticket, &job)?;
-    if let Some(slice) = slice {
+    if let Some(slice) = rows.slice {
         slices::keep(transaction, ticket, slice)?;
     }
-    history::learned(transaction, ticket, lookup_keys)?;
+    history::learned(transaction, ticket, rows.lookup_keys)?;
     history::queued(transaction, ticket, (seq, &messages))
 }

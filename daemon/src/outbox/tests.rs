@@ -2,10 +2,12 @@ use redb::WriteTransaction;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::{Arrival, FORMAT, JOBS, Lease, LeaseRequest, Ledger, META, Message, Outbox};
+use super::{
+    Arrival, FORMAT, JOBS, Lease, LeaseRequest, Ledger, META, Message, Outbox, ResultRows,
+};
 use crate::failure::Reason;
 use crate::outbox::job::{Input, LookupKeys, State};
-use crate::outbox::slices;
+use crate::outbox::slices::{self, Slice};
 use crate::seg::tests::slice;
 
 const BOOT: Uuid = Uuid::from_u128(1);
@@ -42,6 +44,10 @@ fn event(seq: u64) -> Message {
         topic: "event".into(),
         payload: seq.to_string().into_bytes(),
     }
+}
+
+fn rows<'a>(lookup_keys: &'a LookupKeys, slice: Option<&'a Slice>) -> ResultRows<'a> {
+    ResultRows { lookup_keys, slice }
 }
 
 /// An outbox in a folder of its own.
@@ -220,7 +226,7 @@ fn a_result_and_the_next_lease_are_one_commit() {
         let (lookup_keys, encode) = (LookupKeys::default(), |seq| messages(seq, 1));
         let appended = site
             .outbox
-            .append_with(ticket, (&lookup_keys, None), next, encode);
+            .append_with(ticket, rows(&lookup_keys, None), next, encode);
         appended.unwrap()
     };
     let state = |site: &Site, ticket| site.outbox.job(ticket).unwrap().unwrap().state;
@@ -310,13 +316,13 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
         let lookup_keys = LookupKeys::default();
         let outbox = &site.outbox;
         outbox
-            .append_with(ticket, (&lookup_keys, Some(slice)), None, |seq| {
+            .append_with(ticket, rows(&lookup_keys, Some(slice)), None, |seq| {
                 messages(seq, 1)
             })
             .unwrap();
         // Again, it is ended already.
         outbox
-            .append_with(ticket, (&lookup_keys, Some(slice)), None, |seq| {
+            .append_with(ticket, rows(&lookup_keys, Some(slice)), None, |seq| {
                 messages(seq, 1)
             })
             .unwrap();
@@ -354,7 +360,8 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
     let mut other = slice(4, 1);
     other.image.source.series_instance_uid = "2.25.1002".into();
     site.outbox.accept(&[arrival("other")]).unwrap();
-    let keep = (&LookupKeys::default(), Some(&other));
+    let lookup_keys = LookupKeys::default();
+    let keep = rows(&lookup_keys, Some(&other));
 
     site.outbox
         .append_with(4, keep, None, |seq| messages(seq, 1))

@@ -158,7 +158,11 @@ impl Worker {
             job_id: Some(id),
             sop_instance_uid,
         };
-        let next = self.append(ticket, report, (&lookup_keys, slice.as_ref()))?;
+        let rows = ResultRows {
+            lookup_keys: &lookup_keys,
+            slice: slice.as_ref(),
+        };
+        let next = self.append(ticket, report, rows)?;
         self.fresh.notify_one();
         if let (Some(shadow), Some(shadow_input)) = (&self.shadow, shadow_input) {
             shadow.show(shadow_input);
@@ -182,8 +186,12 @@ impl Worker {
         if !self.keeps_slices {
             return None;
         }
-        let by = (&serving.model, serving.segmenter.manifest());
-        let noted = Slice::note(bytes, found, &job.source, by, &self.limits);
+        let image = SegmentedImage {
+            bytes,
+            findings: found,
+            source: &job.source,
+        };
+        let noted = Slice::note(&image, serving, &self.limits);
         noted.unwrap_or_else(|error| {
             tracing::warn!(ticket, code = error.kind(), %error, "an image has no segmentation");
             let words = ["no_segmentation", error.kind()].map(str::to_owned);
@@ -197,7 +205,7 @@ impl Worker {
         &mut self,
         ticket: Ticket,
         mut report: Report,
-        kept: (&LookupKeys, Option<&Slice>),
+        rows: ResultRows<'_>,
     ) -> Result<Option<Leased>, PipelineError> {
         let next = self.next();
         let lease_request = next.map(|ticket| LeaseRequest {
@@ -207,7 +215,7 @@ impl Worker {
         });
         let lease = self
             .outbox
-            .append_with(ticket, kept, lease_request, |seq| {
+            .append_with(ticket, rows, lease_request, |seq| {
                 report.seq = seq;
                 self.encoder.messages(report)
             })

@@ -1,23 +1,33 @@
 //! What a segmentation of its series will need of an image, in words of the outbox.
 
-use contract::Manifest;
 use segmenter::decode::Limits;
 use segmenter::decode::source::{self, SourceError};
 use segmenter::seg;
 
 use crate::clock;
+use crate::models::Serving;
 use crate::outbox::slices::Slice;
-use crate::report::{Findings, Model, job_id};
+use crate::report::{Findings, job_id};
+
+/// A file, what was found in it, and the source that it came from.
+pub struct SegmentedImage<'a> {
+    pub bytes: &'a [u8],
+    pub findings: &'a Findings,
+    pub source: &'a str,
+}
 
 impl Slice {
-    /// Of what `segmenter` found in an image; `None` for one that is not DICOM.
+    /// `None` for an image that is not DICOM.
     pub fn note(
-        bytes: &[u8],
-        found: &Findings,
-        source_name: &str,
-        serving: (&Model, &Manifest),
+        image: &SegmentedImage<'_>,
+        serving: &Serving,
         limits: &Limits,
     ) -> Result<Option<Self>, SourceError> {
+        let SegmentedImage {
+            bytes,
+            findings: found,
+            source: source_name,
+        } = *image;
         let Some(source) = source::read(bytes, limits)? else {
             return Ok(None);
         };
@@ -27,8 +37,7 @@ impl Slice {
             area_px: instance.area_px,
             mask: instance.mask.clone(),
         });
-        let (model, manifest) = serving;
-        let job_id = job_id(&found.sha256, model);
+        let job_id = job_id(&found.sha256, &serving.model);
         for problem in source::doubts(bytes, limits) {
             tracing::warn!(
                 %job_id,
@@ -41,8 +50,8 @@ impl Slice {
             job_id,
             source: source_name.to_owned(),
             finished_at: clock::now(),
-            model: model.clone(),
-            classes: manifest.classes.clone(),
+            model: serving.model.clone(),
+            classes: serving.segmenter.manifest().classes.clone(),
             image: seg::Slice {
                 source,
                 rows: found.image.rows,

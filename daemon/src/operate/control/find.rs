@@ -167,7 +167,7 @@ fn read_from_file(mut history: JobHistory, path: &Path, key: Option<&Key>) -> Op
 mod tests {
     use super::*;
     use crate::outbox::job::{LookupKeys, Sender};
-    use crate::outbox::{Arrival, Listing, Message, Stage};
+    use crate::outbox::{Arrival, Listing, Message, ResultRows, Stage};
 
     const UID: &str = "1.2.840.99.7";
 
@@ -230,9 +230,12 @@ mod tests {
             payload: vec![1],
         };
         let encode = |_| vec![message("result/ward")];
-        outbox
-            .append_with(2, (&lookup_keys(b"two"), None), None, encode)
-            .unwrap();
+        let two = lookup_keys(b"two");
+        let rows = ResultRows {
+            lookup_keys: &two,
+            slice: None,
+        };
+        outbox.append_with(2, rows, None, encode).unwrap();
         outbox.acknowledge(&[(1, 0)]).unwrap();
         outbox.forget(2);
         let reason = crate::failure::Failure::CrashLoop { attempts: 3 }.reason();
