@@ -93,8 +93,8 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<bool, DemoError> {
         source,
     })?;
     let manifest = segmenter.manifest().clone();
-    let mut heard = subscriber::subscribe(broker.address, setup.filter());
-    next(&mut heard, Instant::now() + IMAGE_TIMEOUT).await?;
+    let mut received = subscriber::subscribe(broker.address, setup.filter());
+    next(&mut received, Instant::now() + IMAGE_TIMEOUT).await?;
     let (stop, stopped) = oneshot::channel::<()>();
     drop(segmenter);
     let models = Models::open(&setup.config).map_err(RunError::from)?;
@@ -107,9 +107,15 @@ pub async fn run(args: Args, out: &mut impl Write) -> Result<bool, DemoError> {
             let _ = stopped.await;
         },
     ));
+    let mut show = Show {
+        setup: &setup,
+        images: args.images,
+        exit: args.exit,
+        received,
+    };
     let mut scoreboard = Scoreboard::new(&setup, manifest, started);
     let told = tokio::select! {
-        told = show(&mut scoreboard, &setup, (args.images, args.exit), (&mut heard, out)) => told,
+        told = run_show(&mut show, &mut scoreboard, out) => told,
         ended = &mut daemon => {
             flatten(ended)?;
             return Err(PipelineError::Panicked.into());
@@ -130,19 +136,32 @@ fn flatten(
     ended.map_err(|_| PipelineError::Panicked)?
 }
 
-/// Drops the images into the inbox and prints what the subscriber hears.
-async fn show<W: Write>(
+/// What the demo sends and where its messages come from.
+struct Show<'a> {
+    setup: &'a Setup,
+    images: u32,
+    exit: bool,
+    received: mpsc::Receiver<Received>,
+}
+
+/// Drops the images into the inbox and prints what the subscriber receives.
+async fn run_show(
+    show: &mut Show<'_>,
     scoreboard: &mut Scoreboard,
-    setup: &Setup,
-    (images, exit): (u32, bool),
-    (heard, out): (&mut mpsc::Receiver<Received>, &mut W),
+    out: &mut impl Write,
 ) -> Result<(), DemoError> {
+    let Show {
+        setup,
+        images,
+        exit,
+        ref mut received,
+    } = *show;
     let mut sending = Some(setup.send(images, scoreboard.sent_images()));
     let mut end = Box::pin(shutdown::requested());
     let mut deadline = Instant::now() + IMAGE_TIMEOUT;
     while !scoreboard.ended(images) {
         tokio::select! {
-            message = next(heard, deadline) => {
+            message = next(received, deadline) => {
                 let message = message?;
                 // Health comes for ever; it must not keep a stuck demo alive.
                 if message.ends_an_image() {
@@ -163,7 +182,7 @@ async fn show<W: Write>(
     setup.print_hints(out)?;
     loop {
         tokio::select! {
-            message = heard.recv() => {
+            message = received.recv() => {
                 scoreboard.receive(message.ok_or(DemoError::Unsubscribed)?, out)?;
             }
             () = &mut end => return Ok(()),
@@ -179,10 +198,10 @@ async fn wait(sending: &mut Option<JoinHandle<Result<(), DemoError>>>) -> Result
 }
 
 async fn next(
-    heard: &mut mpsc::Receiver<Received>,
+    received: &mut mpsc::Receiver<Received>,
     deadline: Instant,
 ) -> Result<Received, DemoError> {
-    tokio::time::timeout_at(deadline.into(), heard.recv())
+    tokio::time::timeout_at(deadline.into(), received.recv())
         .await
         .map_err(|_| DemoError::Silent(IMAGE_TIMEOUT))?
         .ok_or(DemoError::Unsubscribed)

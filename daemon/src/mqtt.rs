@@ -38,7 +38,7 @@ use crate::status::Status;
 use crate::tls::credentials::Credentials;
 
 use connection::version_probe::probe_version;
-use connection::{Connection, Lost};
+use connection::{Connection, Lost, PublisherId};
 use delivery::Delivery;
 use session::{End, Session};
 use version_choice::{DuplicateClients, VersionChoice};
@@ -246,7 +246,6 @@ impl Publisher {
         stop: &mut watch::Receiver<bool>,
         grace: Duration,
     ) -> Result<End, MqttError> {
-        let will = (self.topic("availability"), "offline");
         let (mqtt, node) = (&self.config.mqtt, &*self.config.node);
         let broker = self.credentials.borrow_and_update().mqtt.clone();
         if self.version_choice.must_probe() {
@@ -258,8 +257,13 @@ impl Publisher {
                 return Ok(End::Lost(Lost::Unsupported(words.to_owned())));
             }
         }
+        let publisher = PublisherId {
+            client_id: node.to_owned(),
+            will_topic: self.topic("availability"),
+            will_payload: "offline",
+        };
         let mut session =
-            match Connection::open(self.version_choice.level(), mqtt, (&broker, node), will) {
+            match Connection::open(self.version_choice.level(), mqtt, &broker, publisher) {
                 Ok(connection) => Session::new(connection, mqtt, self.ack_timeouts),
                 Err(error) => return Ok(End::Lost(Lost::Distrusted(error.to_string()))),
             };

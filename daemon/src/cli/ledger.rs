@@ -74,7 +74,7 @@ pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliEr
             config,
             job: Some(job),
             json,
-        } => show_job(config, (*job, *json), out),
+        } => show_job(config, *job, *json, out),
         LedgerAction::Show { config, .. } => {
             let line =
                 serde_json::to_string(&read_ledger(config)?).expect("a ledger is plain data");
@@ -85,12 +85,12 @@ pub fn ledger(action: &LedgerAction, out: &mut impl Write) -> Result<bool, CliEr
             config,
             image,
             json,
-        } => find(config, (image, *json), out),
+        } => find(config, image, *json, out),
         LedgerAction::List {
             config,
             which,
             json,
-        } => list(config, (which, *json), out),
+        } => list(config, which, *json, out),
         LedgerAction::Verify { config } => {
             let ledger = read_ledger(config)?;
             writeln!(out, "{ledger}")?;
@@ -108,7 +108,8 @@ fn read_ledger(config: &Path) -> Result<crate::outbox::Ledger, CliError> {
 
 fn show_job(
     config: &Path,
-    (job, json): (Ticket, bool),
+    job: Ticket,
+    json: bool,
     out: &mut impl Write,
 ) -> Result<bool, CliError> {
     match ask(&Config::read(config)?, &Request::History(job))? {
@@ -137,11 +138,7 @@ fn write_whole(job: &JobHistory, json: bool, out: &mut impl Write) -> Result<(),
     Ok(())
 }
 
-fn find(
-    config: &Path,
-    (image, json): (&str, bool),
-    out: &mut impl Write,
-) -> Result<bool, CliError> {
+fn find(config: &Path, image: &str, json: bool, out: &mut impl Write) -> Result<bool, CliError> {
     if SearchTerms::parse(image).is_none() {
         return Err(CliError::Term(image.to_owned()));
     }
@@ -165,11 +162,7 @@ fn find(
     Ok(!jobs.is_empty())
 }
 
-fn list(
-    config: &Path,
-    (which, json): (&Which, bool),
-    out: &mut impl Write,
-) -> Result<bool, CliError> {
+fn list(config: &Path, which: &Which, json: bool, out: &mut impl Write) -> Result<bool, CliError> {
     let since = which.since.as_deref().map(beginning).transpose()?;
     let config = Config::read(config)?;
     if let Some(name) = &which.source

@@ -1,7 +1,7 @@
 //! `scansided models`: bring a bundle in, let it serve, go back.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
@@ -63,7 +63,14 @@ pub fn models(action: &ModelsAction, out: &mut impl Write) -> Result<bool, CliEr
             slot,
             unsigned,
             ..
-        } => return install(&config, (&bundle, slot, unsigned), out),
+        } => {
+            let installation = Installation {
+                bundle,
+                slot,
+                unsigned,
+            };
+            return install(&config, installation, out);
+        }
         ModelsAction::List { .. } => Change::List,
         ModelsAction::Promote { version, slot, .. } => Change::Promote { slot, version },
         ModelsAction::Rollback { slot, .. } => Change::Rollback { slot },
@@ -72,14 +79,25 @@ pub fn models(action: &ModelsAction, out: &mut impl Write) -> Result<bool, CliEr
     write_reply(&config, change, json, out)
 }
 
-/// Who asks copies: the daemon may not see the place.
+struct Installation {
+    bundle: PathBuf,
+    slot: String,
+    unsigned: bool,
+}
+
+/// This process copies the bundle: the daemon may not see the place.
 fn install(
     config: &Config,
-    (bundle, slot, unsigned): (&Path, String, bool),
+    installation: Installation,
     out: &mut impl Write,
 ) -> Result<bool, CliError> {
+    let Installation {
+        bundle,
+        slot,
+        unsigned,
+    } = installation;
     let store = Store::new(config);
-    let staged = store.stage(&slot, bundle, unsigned)?;
+    let staged = store.stage(&slot, &bundle, unsigned)?;
     let change = Change::Install {
         slot: slot.clone(),
         staged: staged.clone(),

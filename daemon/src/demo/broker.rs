@@ -148,9 +148,12 @@ async fn serve(hub: Hub, number: u64, stream: TcpStream) {
             }
         }
     });
-    let clean = listen(&hub, number, level, (&mut reader, outgoing))
-        .await
-        .is_ok();
+    let peer = Peer {
+        number,
+        level,
+        outgoing,
+    };
+    let clean = listen(&hub, &peer, &mut reader).await.is_ok();
     hub.state().clients.remove(&number);
     write.abort();
     if let Some(will) = will.filter(|_| !clean) {
@@ -158,13 +161,20 @@ async fn serve(hub: Hub, number: u64, stream: TcpStream) {
     }
 }
 
-/// Answers packets; Ok after DISCONNECT.
-async fn listen(
-    hub: &Hub,
+/// The other end of one connection.
+struct Peer {
     number: u64,
     level: u8,
-    (reader, outgoing): (&mut OwnedReadHalf, mpsc::Sender<Vec<u8>>),
-) -> io::Result<()> {
+    outgoing: mpsc::Sender<Vec<u8>>,
+}
+
+/// Answers packets; Ok after DISCONNECT.
+async fn listen(hub: &Hub, peer: &Peer, reader: &mut OwnedReadHalf) -> io::Result<()> {
+    let Peer {
+        number,
+        level,
+        ref outgoing,
+    } = *peer;
     let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
     outgoing.send(packet::connack(level)).await.map_err(gone)?;
     loop {

@@ -72,14 +72,14 @@ impl Scoreboard {
 
     pub(super) fn receive(
         &mut self,
-        heard: Received,
+        received: Received,
         out: &mut impl Write,
     ) -> Result<(), DemoError> {
         let Received::Message {
             topic,
             payload,
             retained,
-        } = heard
+        } = received
         else {
             return Ok(());
         };

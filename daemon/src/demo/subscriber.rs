@@ -57,7 +57,7 @@ async fn listen(
         return;
     }
     loop {
-        let heard = match eventloop.poll().await {
+        let received = match eventloop.poll().await {
             Ok(Event::Incoming(Packet::SubAck(_))) => Received::Subscribed,
             Ok(Event::Incoming(Packet::Publish(publish))) => Received::Message {
                 topic: String::from_utf8_lossy(&publish.topic).into_owned(),
@@ -70,7 +70,7 @@ async fn listen(
                 return;
             }
         };
-        if messages.send(heard).await.is_err() {
+        if messages.send(received).await.is_err() {
             return;
         }
     }
@@ -89,12 +89,12 @@ mod tests {
             ("scanside/v1/demo/state", false),
             ("scanside/v1/demo/availability", false),
         ] {
-            let heard = Received::Message {
+            let received = Received::Message {
                 topic: topic.to_owned(),
                 payload: Vec::new(),
                 retained: false,
             };
-            assert_eq!(heard.ends_an_image(), ends, "{topic}");
+            assert_eq!(received.ends_an_image(), ends, "{topic}");
         }
         assert!(!Received::Subscribed.ends_an_image());
     }

@@ -34,8 +34,7 @@ impl Publisher {
                 Signal::Published(packet_id) => self.window.published(packet_id),
                 Signal::Acked(packet_id, publish_ack) => {
                     session.ack_timer.restart(Instant::now());
-                    let answer = (packet_id, publish_ack);
-                    match self.acked(session, answer).await? {
+                    match self.acked(session, packet_id, publish_ack).await? {
                         Some(MessageKey::Fresh(key)) => delivered.push(key),
                         Some(MessageKey::Replayed(key)) => session.replay.acked(key),
                         None => {}
@@ -93,7 +92,8 @@ impl Publisher {
     async fn acked(
         &mut self,
         session: &mut Session,
-        (packet_id, publish_ack): (u16, PublishAck),
+        packet_id: u16,
+        publish_ack: PublishAck,
     ) -> Result<Option<MessageKey>, MqttError> {
         match self.window.acked(packet_id, publish_ack) {
             Outcome::Delivered(message_key) => {

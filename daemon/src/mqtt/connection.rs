@@ -77,6 +77,13 @@ pub(super) enum Kind {
 /// Tells subscribers that speak MQTT 5 a replay from a first copy without a look at the payload.
 pub(super) const REPLAYED: (&str, &str) = ("replayed", "true");
 
+/// How a client that publishes presents itself in CONNECT.
+pub(super) struct PublisherId {
+    pub(super) client_id: String,
+    pub(super) will_topic: String,
+    pub(super) will_payload: &'static str,
+}
+
 pub(super) struct Connection {
     client: Client,
     signals: mpsc::Receiver<Signal>,
@@ -123,22 +130,21 @@ const SPARE_REQUESTS: usize = 16;
 const PACKET_ID_MAX: u16 = 4096;
 
 impl Connection {
-    /// `name`: the client identifier.
     pub(super) fn open(
         level: Version,
         mqtt: &config::Mqtt,
-        (broker, name): (&Broker, &str),
-        will: (String, &'static str),
+        broker: &Broker,
+        publisher: PublisherId,
     ) -> Result<Self, CredentialError> {
         let room = mqtt.window_max_messages + SPARE_REQUESTS;
         let (client, eventloop) = match level {
             Version::Five => {
-                let options = five::publisher(mqtt, (broker, name), will)?;
+                let options = five::publisher(mqtt, broker, publisher)?;
                 let (client, eventloop) = v5::AsyncClient::new(options, room);
                 (Client::Five(client), Loop::Five(Box::new(eventloop)))
             }
             Version::Three => {
-                let options = three::publisher(mqtt, (broker, name), will)?;
+                let options = three::publisher(mqtt, broker, publisher)?;
                 let (client, eventloop) = three::client(options, room, mqtt.connect_timeout_s);
                 (Client::Three(client), Loop::Three(Box::new(eventloop)))
             }

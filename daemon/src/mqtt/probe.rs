@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::connection::version_probe::probe_version;
-use super::connection::{Connection, Kind, Lost, Signal};
+use super::connection::{Connection, Kind, Lost, PublisherId, Signal};
 use super::version_choice::VersionChoice;
 use super::window::PublishAck;
 use crate::config::{Config, Version};
@@ -69,9 +69,12 @@ pub(crate) async fn probe(config: &Config, broker: &Broker) -> Result<Probe, Str
 
 async fn attempt_once(config: &Config, broker: &Broker, level: Version) -> Result<Probe, Lost> {
     let topic = format!("{}doctor", config.mqtt.root(&config.node));
-    let name = format!("{}-doctor", config.node);
-    let will = (topic.clone(), "gone");
-    let mut connection = Connection::open(level, &config.mqtt, (broker, &name), will)
+    let publisher = PublisherId {
+        client_id: format!("{}-doctor", config.node),
+        will_topic: topic.clone(),
+        will_payload: "gone",
+    };
+    let mut connection = Connection::open(level, &config.mqtt, broker, publisher)
         .map_err(|error| Lost::Distrusted(error.to_string()))?;
     let mut limits = None;
     let mut sent = Instant::now();

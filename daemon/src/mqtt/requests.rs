@@ -118,11 +118,11 @@ impl Requests {
         };
         let level = level.unwrap_or(Version::Five);
         let mqtt = &self.config.mqtt;
-        let mut connection =
-            match RequestConnection::open(level, mqtt, (&broker, &self.config.node)) {
-                Ok(connection) => connection,
-                Err(error) => return Ok(Some(error.to_string())),
-            };
+        let mut connection = match RequestConnection::open(level, mqtt, &broker, &self.config.node)
+        {
+            Ok(connection) => connection,
+            Err(error) => return Ok(Some(error.to_string())),
+        };
         loop {
             let event = tokio::select! {
                 event = connection.next() => event,

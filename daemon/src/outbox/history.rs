@@ -253,7 +253,8 @@ pub(super) fn learned(
 pub(super) fn queued(
     transaction: &WriteTransaction,
     ticket: Ticket,
-    (seq, messages): (u64, &[Message]),
+    seq: u64,
+    messages: &[Message],
 ) -> Result<(), redb::Error> {
     change(transaction, ticket, |history| {
         history.messages.retain(|sent| sent.seq != seq);

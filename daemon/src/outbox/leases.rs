@@ -135,5 +135,5 @@ fn append(
         slices::keep(transaction, ticket, slice)?;
     }
     history::learned(transaction, ticket, rows.lookup_keys)?;
-    history::queued(transaction, ticket, (seq, &messages))
+    history::queued(transaction, ticket, seq, &messages)
 }

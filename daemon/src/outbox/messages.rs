@@ -87,7 +87,7 @@ impl Outbox {
                 insert(transaction, (key.0, part), ticket, message)?;
             }
             if let Some(ticket) = ticket {
-                history::queued(transaction, ticket, (key.0, messages))?;
+                history::queued(transaction, ticket, key.0, messages)?;
             }
             Ok(())
         })

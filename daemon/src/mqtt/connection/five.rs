@@ -12,8 +12,8 @@ use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions, S
 use rumqttc::{Outgoing, TlsConfiguration, Transport};
 
 use super::{
-    CredentialError, Kind, Lost, PACKET_ID_MAX, PACKET_MAX_BYTES, REPLAYED, Signal, Step,
-    is_silence, login,
+    CredentialError, Kind, Lost, PACKET_ID_MAX, PACKET_MAX_BYTES, PublisherId, REPLAYED, Signal,
+    Step, is_silence, login,
 };
 use crate::config;
 use crate::mqtt::window::PublishAck;
@@ -29,9 +29,10 @@ const NO_QOS_1: &str = "the broker takes no messages with QoS 1, without which r
 /// How to reach the broker, and as whom.
 pub(in crate::mqtt) fn options(
     mqtt: &config::Mqtt,
-    (broker, name): (&Broker, &str),
+    broker: &Broker,
+    client_id: &str,
 ) -> Result<MqttOptions, CredentialError> {
-    let mut options = MqttOptions::new(name, mqtt.host.clone(), mqtt.port);
+    let mut options = MqttOptions::new(client_id, mqtt.host.clone(), mqtt.port);
     options
         .set_keep_alive(Duration::from_secs(mqtt.keep_alive_s))
         .set_connection_timeout(mqtt.connect_timeout_s);
@@ -47,11 +48,12 @@ pub(in crate::mqtt) fn options(
 
 pub(super) fn publisher(
     mqtt: &config::Mqtt,
-    who: (&Broker, &str),
-    will: (String, &'static str),
+    broker: &Broker,
+    publisher: PublisherId,
 ) -> Result<MqttOptions, CredentialError> {
-    let mut options = options(mqtt, who)?;
-    let will = LastWill::new(will.0, will.1, QoS::AtLeastOnce, true, None);
+    let mut options = options(mqtt, broker, &publisher.client_id)?;
+    let (topic, payload) = (publisher.will_topic, publisher.will_payload);
+    let will = LastWill::new(topic, payload, QoS::AtLeastOnce, true, None);
     options.set_clean_start(true).set_last_will(will);
     options.set_outgoing_inflight_upper_limit(PACKET_ID_MAX);
     Ok(options)

@@ -10,7 +10,8 @@ use rumqttc::{
 };
 
 use super::{
-    CredentialError, Lost, PACKET_ID_MAX, PACKET_MAX_BYTES, Signal, Step, is_silence, login,
+    CredentialError, Lost, PACKET_ID_MAX, PACKET_MAX_BYTES, PublisherId, Signal, Step, is_silence,
+    login,
 };
 use crate::config;
 use crate::mqtt::window::PublishAck;
@@ -24,9 +25,10 @@ const WRITE_TIMEOUT_S: u64 = 86_400;
 /// How to reach the broker, and as whom.
 pub(in crate::mqtt) fn options(
     mqtt: &config::Mqtt,
-    (broker, name): (&Broker, &str),
+    broker: &Broker,
+    client_id: &str,
 ) -> Result<MqttOptions, CredentialError> {
-    let mut options = MqttOptions::new(name, mqtt.host.clone(), mqtt.port);
+    let mut options = MqttOptions::new(client_id, mqtt.host.clone(), mqtt.port);
     options
         .set_keep_alive(Duration::from_secs(mqtt.keep_alive_s))
         .set_max_packet_size(PACKET_MAX_BYTES, PACKET_MAX_BYTES)
@@ -43,11 +45,12 @@ pub(in crate::mqtt) fn options(
 
 pub(super) fn publisher(
     mqtt: &config::Mqtt,
-    who: (&Broker, &str),
-    will: (String, &'static str),
+    broker: &Broker,
+    publisher: PublisherId,
 ) -> Result<MqttOptions, CredentialError> {
-    let mut options = options(mqtt, who)?;
-    let will = LastWill::new(will.0, will.1, QoS::AtLeastOnce, true);
+    let mut options = options(mqtt, broker, &publisher.client_id)?;
+    let (topic, payload) = (publisher.will_topic, publisher.will_payload);
+    let will = LastWill::new(topic, payload, QoS::AtLeastOnce, true);
     options.set_clean_session(true).set_last_will(will);
     Ok(options)
 }

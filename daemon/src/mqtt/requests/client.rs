@@ -152,14 +152,15 @@ impl RequestConnection {
     pub(super) fn open(
         level: Version,
         mqtt: &config::Mqtt,
-        (broker, node): (&Broker, &str),
+        broker: &Broker,
+        node: &str,
     ) -> Result<Self, CredentialError> {
         // No node has an underscore in its name.
-        let name = format!("{node}_requests");
+        let client_id = format!("{node}_requests");
         let packet_max = mqtt.request_max_bytes * PACKET_FACTOR + OVERHEAD_BYTES;
         let (client, eventloop) = match level {
             Version::Five => {
-                let mut options = five::options(mqtt, (broker, &name))?;
+                let mut options = five::options(mqtt, broker, &client_id)?;
                 options
                     .set_clean_start(false)
                     .set_session_expiry_interval(Some(mqtt.request_expiry_s))
@@ -170,7 +171,7 @@ impl RequestConnection {
                 (Client::Five(client), Loop::Five(Box::new(eventloop)))
             }
             Version::Three => {
-                let mut options = three::options(mqtt, (broker, &name))?;
+                let mut options = three::options(mqtt, broker, &client_id)?;
                 // The broker is told no limit: a packet above one would come again for ever.
                 options.set_clean_session(false).set_manual_acks(true);
                 let (client, eventloop) =
