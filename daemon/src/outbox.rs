@@ -54,7 +54,7 @@ use crate::failure::Reason;
 use crate::outbox::job::{Job, Sender, State, Ticket};
 
 pub use crate::report::Message;
-pub use history::{JobHistory, Listing, Phase, Sent, Stage};
+pub use history::{HistoryFilter, JobHistory, Phase, Sent, Stage};
 pub use identity::Identity;
 pub use kept::Kept;
 pub use leases::{Lease, LeaseRequest, ResultRows};
@@ -188,7 +188,7 @@ impl Outbox {
     }
 
     /// With other limits for what is kept than the default ones.
-    pub fn keeping(self, retention: config::Results) -> Self {
+    pub fn with_retention(self, retention: config::Results) -> Self {
         Self { retention, ..self }
     }
 
@@ -208,7 +208,7 @@ impl Outbox {
                 };
                 put(transaction, *ticket, &job)?;
                 if let Some(sender) = &arrival.sender {
-                    history::sent_by(transaction, *ticket, sender)?;
+                    history::record_sender(transaction, *ticket, sender)?;
                 }
             }
             Ok(tickets)
@@ -342,7 +342,7 @@ fn put(transaction: &WriteTransaction, ticket: Ticket, job: &Job) -> Result<(), 
     transaction
         .open_table(JOBS)?
         .insert(ticket, bytes.as_slice())?;
-    history::follow(transaction, ticket, job)
+    history::record_state(transaction, ticket, job)
 }
 
 fn decode(bytes: &[u8]) -> Result<Job, redb::Error> {

@@ -79,7 +79,7 @@ pub async fn run(
 ) -> Result<(), PipelineError> {
     let opened = control::open(&config.state.directory).await;
     let outbox = opened.map_err(AcceptError::from)?;
-    let outbox = outbox.keeping(config.results.clone());
+    let outbox = outbox.with_retention(config.results.clone());
     // After the outbox, whose lock says best that another scansided runs.
     let ports = Ports::open(&config)?;
     warn_exposed(&config);
@@ -89,7 +89,7 @@ pub async fn run(
     let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
     let waiting = recover(&outbox, &shelves)?;
-    models.settle()?;
+    models.take_over()?;
     let status = Status::default();
     status.set_model_fell_back(models.fell_back());
     counters::begin(&config, &status.metrics);

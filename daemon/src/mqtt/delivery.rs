@@ -1,5 +1,5 @@
-//! The outbox as the publisher sees it: what to send next, what was delivered, what cannot be sent.
-//! Every call that touches the disk runs apart from the async tasks.
+//! The outbox as the publisher uses it: what to send next, what was delivered, what cannot be sent.
+//! Every call that touches the disk runs on a blocking thread.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) async fn next(
+    pub(super) async fn next_messages(
         &self,
         after: Option<Key>,
         limit: usize,
@@ -49,7 +49,7 @@ impl Delivery {
         Ok(spawn_blocking(move || outbox.replay_page(at, limit)).await??)
     }
 
-    /// How far a replay came; without a place it is at its end.
+    /// Notes how far a replay came; without a key it is at its end.
     pub(super) async fn replayed(&self, number: u64, done: Option<Key>) -> Result<(), MqttError> {
         let outbox = Arc::clone(&self.outbox);
         let note = move || match done {
@@ -59,7 +59,7 @@ impl Delivery {
         Ok(spawn_blocking(note).await??)
     }
 
-    /// Rows go, and with the last message of a job its input.
+    /// Removes the rows of delivered messages, and the input of a job with its last message.
     pub(super) async fn delivered(&self, keys: Vec<Key>) -> Result<(), MqttError> {
         let delivery = self.clone();
         spawn_blocking(move || {
@@ -79,7 +79,11 @@ impl Delivery {
     }
 
     /// A message that the broker will never take.
-    pub(super) async fn dead(&self, key: Key, failure: Failure) -> Result<(), MqttError> {
+    pub(super) async fn give_up_message(
+        &self,
+        key: Key,
+        failure: Failure,
+    ) -> Result<(), MqttError> {
         let delivery = self.clone();
         spawn_blocking(move || {
             let row = delivery.outbox.message(key)?;
@@ -96,12 +100,16 @@ impl Delivery {
         Ok(bytes.max().unwrap_or(0))
     }
 
-    /// Spills a result into parts of at most `room` bytes, or ends its job when that cannot help.
-    pub(super) async fn too_large(&self, row: Queued, room: usize) -> Result<(), MqttError> {
+    /// Splits a result into parts of at most `room` bytes, or quarantines its job when that cannot help.
+    pub(super) async fn split_or_quarantine(
+        &self,
+        row: Queued,
+        room: usize,
+    ) -> Result<(), MqttError> {
         let delivery = self.clone();
         spawn_blocking(move || {
             let limit = room.saturating_sub(TOPIC_SPARE_BYTES);
-            if let Some(parts) = spill(&delivery.outbox.parts(row.key.0)?, limit) {
+            if let Some(parts) = split_smaller(&delivery.outbox.parts(row.key.0)?, limit) {
                 tracing::info!(
                     seq = row.key.0,
                     parts = parts.len(),
@@ -143,7 +151,7 @@ impl Delivery {
 
 /// The result in smaller messages. `None` when this is no result, does not fit, or is no longer whole:
 /// parts that were delivered have left the outbox.
-fn spill(rows: &[Queued], limit: usize) -> Option<Vec<Message>> {
+fn split_smaller(rows: &[Queued], limit: usize) -> Option<Vec<Message>> {
     let (first, parts) = rows.split_first()?;
     first.ticket?;
     if first.key.1 != 0 {
@@ -225,11 +233,11 @@ mod tests {
     fn a_split_result_is_split_anew_while_it_is_whole() {
         // The larger first split says the instances twice, the small one leaves them to the parts.
         let first = encode::split(report(30), 6000);
-        let again = spill(&queued(first.clone()), 2000).unwrap();
+        let again = split_smaller(&queued(first.clone()), 2000).unwrap();
         assert!(again.len() > first.len());
         assert!(again.iter().all(|part| part.payload.len() <= 2000));
         assert_eq!(joined(&again), joined(&first));
-        let third = spill(&queued(again.clone()), 1500).unwrap();
+        let third = split_smaller(&queued(again.clone()), 1500).unwrap();
         let head: Report = serde_json::from_slice(&third[0].payload).unwrap();
         assert_eq!(head.warnings, [IN_PARTS]);
         assert_eq!(head.masks.unwrap().parts, third.len() - 1);
@@ -237,9 +245,9 @@ mod tests {
 
         let mut rest = queued(first.clone());
         rest.remove(2);
-        assert_eq!(spill(&rest, 2000), None, "a part was delivered");
+        assert_eq!(split_smaller(&rest, 2000), None, "a part was delivered");
         assert_eq!(
-            spill(&queued(first)[1..], 2000),
+            split_smaller(&queued(first)[1..], 2000),
             None,
             "part 0 was delivered"
         );
@@ -252,11 +260,11 @@ mod tests {
             payload: serde_json::to_vec(&report(3)).unwrap(),
         };
         let rows = queued(vec![whole]);
-        assert!(spill(&rows, 1500).unwrap().len() > 1);
-        assert_eq!(spill(&rows, 100), None, "part 0 does not fit");
+        assert!(split_smaller(&rows, 1500).unwrap().len() > 1);
+        assert_eq!(split_smaller(&rows, 100), None, "part 0 does not fit");
         let mut event = rows;
         event[0].ticket = None;
-        assert_eq!(spill(&event, 1500), None);
-        assert_eq!(spill(&[], 1500), None);
+        assert_eq!(split_smaller(&event, 1500), None);
+        assert_eq!(split_smaller(&[], 1500), None);
     }
 }

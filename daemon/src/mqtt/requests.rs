@@ -23,7 +23,7 @@ use crate::intake::Intake;
 use crate::outbox::Message;
 use crate::shutdown::stopped;
 
-use answer::{Desk, Response};
+use answer::{Responder, Response};
 use client::{Request, RequestConnection, RequestEvent};
 
 /// Reasons for which the metrics count an image that was not taken.
@@ -34,14 +34,14 @@ pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {
 /// Everything that an answer needs.
 pub struct Requests {
     config: Arc<Config>,
-    desk: Desk,
+    responder: Responder,
     /// Wakes the publisher.
     fresh: Arc<Notify>,
     backoff: Backoff,
     root: String,
-    /// What was answered last, in case that it was not heard.
+    /// The last answer, for a request that the broker repeats.
     last: Option<AnsweredRequest>,
-    /// What the outage at hand was last said to come from.
+    /// The cause of the present outage that was logged last.
     outage: String,
 }
 
@@ -55,7 +55,7 @@ struct AnsweredRequest {
 /// A longer response topic is not used: the response has to fit into the broker's packets.
 const TOPIC_MAX_BYTES: usize = 1024;
 
-/// Why a connection was given up that works.
+/// The reason when a connection that works was given up.
 const RECONNECT: &str = "requests were left at the broker";
 
 impl Requests {
@@ -65,7 +65,7 @@ impl Requests {
             config: Arc::new(config.clone()),
             backoff: Backoff::new(mqtt.backoff_min_ms, mqtt.backoff_max_ms),
             root: mqtt.root(&config.node),
-            desk: Desk {
+            responder: Responder {
                 node: config.node.clone(),
                 image_max_bytes: mqtt.request_max_bytes,
                 intake,
@@ -108,9 +108,9 @@ impl Requests {
         &mut self,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<String>, MqttError> {
-        let broker = self.desk.intake.credentials.borrow().mqtt.clone();
+        let broker = self.responder.intake.credentials.borrow().mqtt.clone();
         // As the publisher: it finds out what the broker speaks.
-        let mut known = self.desk.intake.status.mqtt_level();
+        let mut known = self.responder.intake.status.mqtt_level();
         let level = tokio::select! {
             level = known.wait_for(Option::is_some) => level.ok().and_then(|level| *level),
             () = stopped(stop) => return Ok(None),
@@ -209,8 +209,8 @@ impl Requests {
         {
             return Ok(Some(last));
         }
-        let (desk, copy) = (self.desk.clone(), request.clone());
-        let response = spawn_blocking(move || desk.answer(verb, &copy)).await??;
+        let (responder, copy) = (self.responder.clone(), request.clone());
+        let response = spawn_blocking(move || responder.answer(verb, &copy)).await??;
         if response.is_stopping() {
             return Ok(None);
         }

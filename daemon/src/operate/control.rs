@@ -1,5 +1,5 @@
-//! What people ask of the box: the outbox, where nobody has it open, or the daemon that has, through
-//! a socket in the state directory. Either answers by the same function.
+//! What people ask of the box. The command opens the outbox itself where no daemon has it open, and else asks that
+//! daemon through a socket in the state directory. Both answer by the same function.
 //!
 //! One request a connection: a line of JSON each way. Who may connect is a matter of the rights of
 //! the state directory; the socket itself is its owner's.
@@ -21,7 +21,7 @@ use crate::failure::{Stage, chain};
 use crate::models::{self, Change, Models, Reply, Store};
 use crate::outbox::job::{Input, Ticket};
 use crate::outbox::{
-    self, Entry, JobHistory, Ledger, Listing, Outbox, OutboxError, ReplayAnswer, ReplayRange,
+    self, Entry, HistoryFilter, JobHistory, Ledger, Outbox, OutboxError, ReplayAnswer, ReplayRange,
 };
 use crate::seg;
 use crate::spool::quarantine::{self, Retried};
@@ -40,7 +40,7 @@ pub enum Request {
     History(Ticket),
     /// By whatever people know of an image.
     Find(String),
-    List(Listing),
+    List(HistoryFilter),
     /// What lies in quarantine.
     Quarantined,
     Retry(Choice),
@@ -48,7 +48,7 @@ pub enum Request {
     Models(Change),
     Replay(ReplayRange),
     Segmentations,
-    RetrySegmentations(seg::Wanted),
+    RetrySegmentations(seg::RetryChoice),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +87,7 @@ pub struct QuarantinedFile {
     pub code: String,
     pub words: String,
     pub remedy: String,
-    /// `None` when somebody took the file away.
+    /// `None` when the file is gone.
     pub bytes: Option<u64>,
     /// Refused at the door; counts as rejected.
     pub refused: bool,
@@ -120,9 +120,9 @@ pub enum AskError {
 }
 
 const SOCKET: &str = "control.sock";
-/// Many files take their time on a slow disk.
+/// How long a command waits for its answer: many files take their time on a slow disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
-/// For an outbox that somebody has open who does not listen.
+/// How long a command waits for an outbox that another process has open without listening on the socket.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -158,7 +158,7 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
         // As at a start: no file is on its way any more.
         recover(&outbox, &shelves)?;
     }
-    let outbox = outbox.keeping(config.results.clone());
+    let outbox = outbox.with_retention(config.results.clone());
     let context = AnswerContext {
         outbox: &outbox,
         shelves: &shelves,
@@ -191,7 +191,7 @@ struct AnswerContext<'a> {
     pacs: Option<&'a Pacs>,
 }
 
-/// Blocking: reads and writes outbox and shelves.
+/// Blocking: reads and writes outbox and spool.
 fn perform(context: &AnswerContext<'_>, request: &Request) -> Result<Answer, AcceptError> {
     let AnswerContext {
         outbox, shelves, ..
@@ -204,12 +204,12 @@ fn perform(context: &AnswerContext<'_>, request: &Request) -> Result<Answer, Acc
         Request::History(ticket) => Answer::History(
             outbox
                 .history(*ticket)?
-                .map(|history| measured(outbox, shelves, history))
+                .map(|history| with_input(outbox, shelves, history))
                 .transpose()?
                 .map(Box::new),
         ),
         Request::Find(word) => Answer::Found(find::find(outbox, shelves, word)?),
-        Request::List(listing) => Answer::Listed(outbox.list(listing)?),
+        Request::List(filter) => Answer::Listed(outbox.list(filter)?),
         Request::Quarantined => {
             let entries = outbox.quarantined()?;
             Answer::Quarantined(entries.into_iter().map(|e| item(shelves, e)).collect())
@@ -247,7 +247,7 @@ fn perform(context: &AnswerContext<'_>, request: &Request) -> Result<Answer, Acc
         Request::RetrySegmentations(wanted) => {
             let retried = seg::retry(shelves.state(), wanted)?;
             if let Some(pacs) = context.pacs {
-                pacs.try_again();
+                pacs.request_retry();
             }
             Answer::Retried(retried)
         }
@@ -283,7 +283,7 @@ fn item(shelves: &Shelves, entry: Entry) -> QuarantinedFile {
 
 /// With size and digest of a file that was not segmented but lies here. One that is on its way at
 /// this moment has none.
-fn measured(
+fn with_input(
     outbox: &Outbox,
     shelves: &Shelves,
     mut history: JobHistory,

@@ -1,6 +1,5 @@
-//! What became of each job, for `scansided ledger show JOB`: kept up in the transactions that change
-//! the job, so it tells no other story, and kept when the job's own row is gone, until
-//! [`Outbox::forget_history`].
+//! What became of each job, for `scansided ledger show JOB`: written in the transactions that change
+//! the job, so the two always agree, and kept when the job's own row is gone, until [`Outbox::forget_history`].
 
 use clap::ValueEnum;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -105,7 +104,7 @@ impl From<Phase> for Stage {
 
 /// Which jobs to list, the newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listing {
+pub struct HistoryFilter {
     pub state: Option<Stage>,
     pub source: Option<String>,
     /// Accepted then or later: the beginning of a time as the outbox writes it.
@@ -113,8 +112,8 @@ pub struct Listing {
     pub limit: usize,
 }
 
-impl Listing {
-    fn takes(&self, history: &JobHistory) -> bool {
+impl HistoryFilter {
+    fn matches(&self, history: &JobHistory) -> bool {
         self.state.is_none_or(|state| state == history.state.into())
             && self
                 .source
@@ -144,24 +143,28 @@ impl Outbox {
         })
     }
 
-    pub fn list(&self, listing: &Listing) -> Result<Vec<JobHistory>, OutboxError> {
+    pub fn list(&self, filter: &HistoryFilter) -> Result<Vec<JobHistory>, OutboxError> {
         self.read(|| {
             let table = self.database.begin_read()?.open_table(HISTORIES)?;
             let mut histories = Vec::new();
             for row in table.iter()?.rev() {
-                if histories.len() == listing.limit {
+                if histories.len() == filter.limit {
                     break;
                 }
                 let history = decode(row?.1.value())?;
-                histories.extend(listing.takes(&history).then_some(history));
+                histories.extend(filter.matches(&history).then_some(history));
             }
             Ok(histories)
         })
     }
 
     /// What was learned of a job that will have no result.
-    pub fn note(&self, ticket: Ticket, lookup_keys: &LookupKeys) -> Result<(), OutboxError> {
-        self.write(|transaction| learned(transaction, ticket, lookup_keys))
+    pub fn record_lookup_keys(
+        &self,
+        ticket: Ticket,
+        lookup_keys: &LookupKeys,
+    ) -> Result<(), OutboxError> {
+        self.write(|transaction| record_lookup_keys(transaction, ticket, lookup_keys))
     }
 
     /// `None` for a number that was never given, or so long ago that it is forgotten.
@@ -175,7 +178,7 @@ impl Outbox {
 }
 
 /// Follows a change of the job's row.
-pub(super) fn follow(
+pub(super) fn record_state(
     transaction: &WriteTransaction,
     ticket: Ticket,
     job: &Job,
@@ -212,16 +215,16 @@ pub(super) fn follow(
 }
 
 /// A job that begins in quarantine.
-pub(super) fn refused(
+pub(super) fn record_refused(
     transaction: &WriteTransaction,
     ticket: Ticket,
     job: &Job,
 ) -> Result<(), redb::Error> {
-    follow(transaction, ticket, job)?;
+    record_state(transaction, ticket, job)?;
     change(transaction, ticket, |history| history.refused = true)
 }
 
-pub(super) fn sent_by(
+pub(super) fn record_sender(
     transaction: &WriteTransaction,
     ticket: Ticket,
     sender: &Sender,
@@ -232,7 +235,7 @@ pub(super) fn sent_by(
 }
 
 /// What is not known this time stays.
-pub(super) fn learned(
+pub(super) fn record_lookup_keys(
     transaction: &WriteTransaction,
     ticket: Ticket,
     lookup_keys: &LookupKeys,
@@ -250,7 +253,7 @@ pub(super) fn learned(
 }
 
 /// The messages of a result, in place of those of the same number.
-pub(super) fn queued(
+pub(super) fn record_messages(
     transaction: &WriteTransaction,
     ticket: Ticket,
     seq: u64,
@@ -269,7 +272,7 @@ pub(super) fn queued(
     })
 }
 
-pub(super) fn acknowledged(
+pub(super) fn record_ack(
     transaction: &WriteTransaction,
     ticket: Ticket,
     (seq, part): Key,
@@ -282,7 +285,7 @@ pub(super) fn acknowledged(
     })
 }
 
-/// Nothing happens to a life that began before lives were written.
+/// Does nothing to a job that was accepted before histories were written.
 fn change(
     transaction: &WriteTransaction,
     ticket: Ticket,
@@ -302,7 +305,7 @@ fn get(transaction: &WriteTransaction, ticket: Ticket) -> Result<Option<JobHisto
 }
 
 fn put(transaction: &WriteTransaction, history: &JobHistory) -> Result<(), redb::Error> {
-    let bytes = serde_json::to_vec(history).expect("a life is plain data");
+    let bytes = serde_json::to_vec(history).expect("a history is plain data");
     transaction
         .open_table(HISTORIES)?
         .insert(history.job, bytes.as_slice())?;
@@ -344,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_tells_what_happened() {
+    fn a_history_tells_what_happened() {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(folder.path()).unwrap();
         let history = || outbox.history(1).unwrap().unwrap();
@@ -404,7 +407,7 @@ mod tests {
         assert_eq!(outbox.history(3).unwrap(), None);
     }
 
-    /// What `state.history_max_jobs` keeps by default is looked through while somebody waits.
+    /// What `state.history_max_jobs` keeps by default is looked through while a user waits.
     #[test]
     fn a_whole_history_is_searched_in_a_moment() {
         const JOBS: usize = 10_000;
@@ -416,12 +419,12 @@ mod tests {
         let found = outbox.search(|history| (history.job == 9999).then_some(history));
         let took = start.elapsed();
         assert_eq!(found.unwrap().len(), 1);
-        eprintln!("{JOBS} lives searched in {} ms", took.as_millis());
+        eprintln!("{JOBS} histories searched in {} ms", took.as_millis());
         assert!(took < std::time::Duration::from_secs(10), "{took:?}");
     }
 
     #[test]
-    fn the_oldest_lives_are_forgotten_but_not_of_who_is_here() {
+    fn the_oldest_histories_are_forgotten_but_not_of_jobs_that_are_here() {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(folder.path()).unwrap();
         let files = ["a", "b", "c", "d", "e"];

@@ -22,7 +22,7 @@ const IDENTITY: TableDefinition<'_, &str, &str> = TableDefinition::new("identity
 pub struct Identity {
     pub id: Uuid,
     pub created_at: Option<String>,
-    /// Who works with it, once somebody did.
+    /// The node that works with it, once one did.
     pub node: Option<String>,
     /// Who did before, and until when.
     pub node_before: Option<String>,
@@ -50,7 +50,7 @@ impl Outbox {
     }
 
     /// Notes that this node works with the directory from now on. `say`: the event about a notice, from its number.
-    pub fn belongs_to(
+    pub fn record_node(
         &self,
         node: &str,
         say: impl FnOnce(&Notice, u64) -> Message,
@@ -127,7 +127,7 @@ mod tests {
             topic: "event".into(),
             payload: seq.to_string().into_bytes(),
         };
-        outbox.belongs_to(node, event).unwrap()
+        outbox.record_node(node, event).unwrap()
     }
 
     #[test]

@@ -174,7 +174,7 @@ mod tests {
             max_bytes: 599,
             ..Results::default()
         };
-        let outbox = Outbox::open(folder.path()).unwrap().keeping(limits);
+        let outbox = Outbox::open(folder.path()).unwrap().with_retention(limits);
         assert_eq!(outbox.kept().unwrap(), None);
         published(&outbox, 10);
         let kept = Kept {
@@ -200,7 +200,7 @@ mod tests {
             keep_days: 0,
             ..Results::default()
         };
-        let outbox = Outbox::open(folder.path()).unwrap().keeping(limits);
+        let outbox = Outbox::open(folder.path()).unwrap().with_retention(limits);
         published(&outbox, 1);
         assert_eq!(outbox.kept().unwrap(), None);
         let asked = format!("{:?}", outbox.replay(&EVERYTHING).unwrap());

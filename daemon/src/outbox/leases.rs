@@ -134,6 +134,6 @@ fn append(
     if let Some(slice) = rows.slice {
         slices::keep(transaction, ticket, slice)?;
     }
-    history::learned(transaction, ticket, rows.lookup_keys)?;
-    history::queued(transaction, ticket, seq, &messages)
+    history::record_lookup_keys(transaction, ticket, rows.lookup_keys)?;
+    history::record_messages(transaction, ticket, seq, &messages)
 }

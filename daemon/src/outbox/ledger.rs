@@ -93,7 +93,7 @@ impl Outbox {
         })
     }
 
-    /// Forgets the oldest lives beyond `max`, but none of a job that is pending or in quarantine.
+    /// Forgets the oldest histories beyond `max`, but none of a job that is pending or in quarantine.
     pub fn forget_history(&self, max: u64) -> Result<(), OutboxError> {
         let over = self.read(|| {
             let transaction = self.database.begin_read()?;

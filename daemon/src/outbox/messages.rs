@@ -87,7 +87,7 @@ impl Outbox {
                 insert(transaction, (key.0, part), ticket, message)?;
             }
             if let Some(ticket) = ticket {
-                history::queued(transaction, ticket, key.0, messages)?;
+                history::record_messages(transaction, ticket, key.0, messages)?;
             }
             Ok(())
         })
@@ -124,7 +124,7 @@ impl Outbox {
                     kept::keep(transaction, *key, &message, now_ms)?;
                 }
                 if let Some(ticket) = ticket {
-                    history::acknowledged(transaction, ticket, *key)?;
+                    history::record_ack(transaction, ticket, *key)?;
                 }
                 let ticket = ticket.filter(|_| !rest);
                 let Some(ticket) = ticket else { continue };

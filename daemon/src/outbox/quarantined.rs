@@ -71,7 +71,7 @@ impl Outbox {
             let state = State::Quarantined {
                 reason: reason.clone(),
             };
-            history::refused(transaction, entry.ticket, &entry.into_job(state))
+            history::record_refused(transaction, entry.ticket, &entry.into_job(state))
         })
     }
 

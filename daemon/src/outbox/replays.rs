@@ -15,7 +15,7 @@ use super::{Key, Message, Outbox, OutboxError, take_numbers};
 pub(super) const REPLAYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("replays");
 
 /// Rows that one look at what is kept goes through, so that no transaction is open for long.
-const STRIDE: usize = 1000;
+const ROWS_PER_READ: usize = 1000;
 
 /// What a subscriber did not get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -204,7 +204,7 @@ impl Replay {
                 _ => self.wants(table, key.0)?,
             };
             known = Some((key.0, wanted));
-            if (wanted && enough(key, topic, payload)) || count == STRIDE {
+            if (wanted && enough(key, topic, payload)) || count == ROWS_PER_READ {
                 return Ok(Some(key));
             }
         }
@@ -268,7 +268,7 @@ mod tests {
             replays_max: 2,
             ..Results::default()
         };
-        let outbox = Outbox::open(folder.path()).unwrap().keeping(limits);
+        let outbox = Outbox::open(folder.path()).unwrap().with_retention(limits);
         for number in 0..=results {
             let source = ["ward", "ct"][number % 2];
             let arrival = Arrival {

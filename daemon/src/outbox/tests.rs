@@ -236,7 +236,7 @@ fn a_result_and_the_next_lease_are_one_commit() {
     assert_eq!(state(&site, tickets[0]), State::Inferred { seq: 1 });
     assert_eq!(state(&site, tickets[1]), State::Leased { boot: BOOT });
 
-    // Whoever took the job away meanwhile does not take the next one's lease along.
+    // A job that was taken away meanwhile does not take the lease of the next one along.
     site.outbox
         .quarantine(tickets[1], &reason(), event)
         .unwrap();

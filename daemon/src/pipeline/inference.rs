@@ -34,12 +34,12 @@ pub(super) struct Worker {
     pub(super) limits: Limits,
     pub(super) decoder: Decoder,
     pub(super) encoder: Encoder,
-    /// Under which jobs are found by a UID.
+    /// Hashes the UIDs under which jobs are found.
     pub(super) key: Key,
     pub(super) status: Arc<Status>,
     pub(super) attempts_max: u32,
     pub(super) fresh: Arc<Notify>,
-    /// For segmentations of series.
+    /// Whether segmentations of series are made, for which slices are kept.
     pub(super) keeps_slices: bool,
     pub(super) queue: mpsc::Receiver<Ticket>,
     pub(super) stop: watch::Receiver<bool>,
@@ -56,7 +56,7 @@ struct Segmented<'a> {
     slice: Option<Slice>,
 }
 
-/// A ticket and what its lease gave.
+/// A job number and what its lease gave.
 type Leased = (Ticket, Option<Lease>);
 
 pub(super) type Ended = oneshot::Receiver<Result<(), PipelineError>>;
@@ -65,7 +65,7 @@ pub(super) fn start(mut worker: Worker) -> Result<Ended, PipelineError> {
     let (done, ended) = oneshot::channel();
     let run = move || {
         let result = worker.run();
-        // Who hears that the daemon ended may open its outbox at once.
+        // Another process may open the outbox as soon as it knows that the daemon ended.
         drop(worker);
         // The receiver is gone only when the daemon has ended already.
         let _ = done.send(result);
@@ -78,7 +78,7 @@ pub(super) fn start(mut worker: Worker) -> Result<Ended, PipelineError> {
 }
 
 impl Worker {
-    /// What is still queued when it stops is in the outbox and comes back at the next start.
+    /// Jobs that are still queued when it stops are in the outbox and come back at the next start.
     fn run(&mut self) -> Result<(), PipelineError> {
         while let Some(ticket) = self.queue.blocking_recv() {
             if *self.stop.borrow() {
@@ -103,7 +103,7 @@ impl Worker {
             None => Ok(None),
             Some(Lease::CrashLoop { attempts }) => {
                 let failure = Failure::CrashLoop { attempts };
-                // By its bytes alone: nobody knows what of it broke the process.
+                // It is found by its bytes alone: reading more of it may be what broke the process.
                 let job = self.outbox.job(ticket).map_err(AcceptError::from)?;
                 let input = job.map(|job| Input::of_file(&self.shelves.input(&job)));
                 let lookup_keys = LookupKeys {
@@ -158,7 +158,7 @@ impl Worker {
         } else {
             None
         };
-        let shadow_input = self.models.compares(slot).then(|| ShadowInput {
+        let shadow_input = self.models.has_candidate(slot).then(|| ShadowInput {
             slot,
             digest: serving.model.digest.clone(),
             frames: std::mem::take(&mut found.frames),
@@ -174,7 +174,7 @@ impl Worker {
             slice,
         })?;
         if let (Some(shadow), Some(shadow_input)) = (&self.shadow, shadow_input) {
-            shadow.show(shadow_input);
+            shadow.enqueue(shadow_input);
         }
         Ok(next)
     }
@@ -253,7 +253,7 @@ impl Worker {
         }
     }
 
-    /// Of an image that is not segmented. What cannot be decoded may still say which object it is.
+    /// The lookup keys of an image that is not segmented. A file that cannot be decoded may still name its object.
     fn lookup_keys(&self, bytes: &[u8]) -> LookupKeys {
         let uid = sop_instance_uid(bytes, &self.limits);
         LookupKeys {
@@ -271,7 +271,7 @@ impl Worker {
     ) -> Result<Option<Leased>, PipelineError> {
         let (outbox, encoder) = (&*self.outbox, &self.encoder);
         outbox
-            .note(ticket, lookup_keys)
+            .record_lookup_keys(ticket, lookup_keys)
             .map_err(AcceptError::from)?;
         let job_id = lookup_keys.job_id;
         quarantine::end(

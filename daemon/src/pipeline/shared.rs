@@ -78,7 +78,8 @@ impl Shared {
     /// begins anew without any other sign.
     pub(super) fn announce_identity(&self, state: &Path) -> Result<(), AcceptError> {
         let (outbox, encoder) = (&self.outbox, &self.encoder);
-        let notice = outbox.belongs_to(&encoder.node, |notice, seq| encoder.notice(notice, seq))?;
+        let notice =
+            outbox.record_node(&encoder.node, |notice, seq| encoder.notice(notice, seq))?;
         if let Some(notice) = notice {
             let (words, remedy) = notice.words(&encoder.node);
             let path = state.display();

@@ -1,8 +1,8 @@
-//! When a series is complete. A guess, by its nature: nobody says how many images a series has.
+//! When a series is complete. This is a guess: DICOM does not say how many images a series has.
 //!
 //! It is released, or quiet, or large. Released: the association that delivered all of its images has
 //! ended; one image says nothing, because some senders take an association for each, and with images
-//! from elsewhere nobody knows what else is on its way. Quiet: none
+//! from elsewhere it is unknown what else is on its way. Quiet: none
 //! of its images came for `quiet_s`. In both cases what had been accepted by then must be through the
 //! inference thread, so a backlog splits no series. Counted from this start: a clock that jumps changes
 //! nothing, and a restart begins the quiet time anew.
@@ -19,13 +19,13 @@ pub(super) struct Completion {
     on_release: bool,
     series_max_images: usize,
     open_max_series: usize,
-    seen: HashMap<String, Seen>,
+    seen: HashMap<String, SeriesState>,
     releases: Vec<BTreeSet<Ticket>>,
 }
 
 /// A series as it was when it was looked at last.
 #[derive(Debug)]
-struct Seen {
+struct SeriesState {
     tickets: BTreeSet<Ticket>,
     since: Instant,
     /// It was quiet, and these jobs were not through yet.
@@ -94,11 +94,14 @@ impl Completion {
         tickets: &BTreeSet<Ticket>,
         unfinished: &BTreeSet<Ticket>,
     ) -> bool {
-        let seen = self.seen.entry(series.to_owned()).or_insert_with(|| Seen {
-            tickets: tickets.clone(),
-            since: now,
-            awaited: None,
-        });
+        let seen = self
+            .seen
+            .entry(series.to_owned())
+            .or_insert_with(|| SeriesState {
+                tickets: tickets.clone(),
+                since: now,
+                awaited: None,
+            });
         if seen.tickets != *tickets {
             seen.tickets.clone_from(tickets);
             seen.since = now;

@@ -63,7 +63,7 @@ impl SegmentationFolders {
 
     /// Puts a segmentation where it belongs; again, it changes nothing. Trouble of the reader's folder
     /// is told in words, trouble of the state directory is the daemon's.
-    pub(super) fn place(&self, uid: &str, bytes: &[u8]) -> Result<Option<String>, ShelfError> {
+    pub(super) fn store(&self, uid: &str, bytes: &[u8]) -> Result<Option<String>, ShelfError> {
         let name = format!("{uid}.dcm");
         if let Some(directory) = &self.directory
             && let Err(error) = write(directory, &name, bytes, MODE)
@@ -91,7 +91,7 @@ impl Outgoing {
 
     /// The PACS has it.
     pub(super) fn sent(&self, path: &Path) -> Result<(), ShelfError> {
-        unless_gone(fs::remove_file(path)).map_err(failed("remove from", &self.waiting))?;
+        ignore_not_found(fs::remove_file(path)).map_err(failed("remove from", &self.waiting))?;
         sync_folder(&self.waiting)
     }
 
@@ -103,13 +103,13 @@ impl Outgoing {
 
     fn set_aside(&self, path: &Path) -> Result<(), ShelfError> {
         let to = self.refused.join(path.file_name().unwrap_or_default());
-        unless_gone(fs::rename(path, to)).map_err(failed("move to", &self.refused))?;
+        ignore_not_found(fs::rename(path, to)).map_err(failed("move to", &self.refused))?;
         sync_folder(&self.refused)?;
         sync_folder(&self.waiting)
     }
 
     fn limit(&self) -> Result<(), ShelfError> {
-        for path in over(&self.waiting, self.waiting_max_bytes)? {
+        for path in oldest_beyond(&self.waiting, self.waiting_max_bytes)? {
             let key = "seg.send_to.waiting_max_bytes";
             tracing::error!(
                 key,
@@ -117,20 +117,21 @@ impl Outgoing {
             );
             self.set_aside(&path)?;
         }
-        for path in over(&self.refused, self.refused_max_bytes)? {
+        for path in oldest_beyond(&self.refused, self.refused_max_bytes)? {
             let key = "seg.send_to.refused_max_bytes";
             tracing::error!(
                 key,
                 "refused segmentations are above the limit, the oldest is removed"
             );
-            unless_gone(fs::remove_file(&path)).map_err(failed("remove from", &self.refused))?;
+            ignore_not_found(fs::remove_file(&path))
+                .map_err(failed("remove from", &self.refused))?;
         }
         Ok(())
     }
 }
 
 /// Two threads are at work here: the other one may have done it.
-fn unless_gone(done: io::Result<()>) -> io::Result<()> {
+fn ignore_not_found(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
@@ -138,19 +139,19 @@ fn unless_gone(done: io::Result<()>) -> io::Result<()> {
 }
 
 /// The oldest files, as many as are too many; never the last one.
-fn over(folder: &Path, max_bytes: u64) -> Result<Vec<PathBuf>, ShelfError> {
+fn oldest_beyond(folder: &Path, max_bytes: u64) -> Result<Vec<PathBuf>, ShelfError> {
     let mut files = files(folder, "dcm")?;
     let mut total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
-    let mut over = Vec::new();
+    let mut oldest_beyond = Vec::new();
     files.pop();
     for (path, bytes) in files {
         if total <= max_bytes {
             break;
         }
         total -= bytes;
-        over.push(path);
+        oldest_beyond.push(path);
     }
-    Ok(over)
+    Ok(oldest_beyond)
 }
 
 /// Files with this extension and their sizes, oldest first.
@@ -223,7 +224,7 @@ mod tests {
         }
         config.directory = Some(state.path().join("absent"));
         let folders = SegmentationFolders::open(&config, state.path()).unwrap();
-        let trouble = folders.place(&made[0].0, &made[0].1).unwrap().unwrap();
+        let trouble = folders.store(&made[0].0, &made[0].1).unwrap().unwrap();
         assert!(
             trouble.contains("seg.directory") && trouble.contains("create it"),
             "{trouble}"
@@ -234,7 +235,7 @@ mod tests {
         let folders = SegmentationFolders::open(&config, state.path()).unwrap();
         let uid = |index: usize| made[index].0.clone();
         for (uid, bytes) in &made {
-            assert_eq!(folders.place(uid, bytes).unwrap(), None);
+            assert_eq!(folders.store(uid, bytes).unwrap(), None);
             // Files of one moment have no order.
             std::thread::sleep(std::time::Duration::from_millis(20));
         }

@@ -17,7 +17,7 @@ use crate::clock;
 /// A PACS that takes nothing is no longer passing trouble after so many of the longest pauses between two tries.
 const PAUSES: u32 = 2;
 
-/// The PACS as the sending thread finds it, for who asks.
+/// What the sending thread knows of the PACS.
 #[derive(Debug, Default)]
 pub struct Pacs {
     site: OnceLock<Site>,
@@ -51,7 +51,7 @@ pub struct Counts {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsent {
-    /// `series` of its event, or the file's name where somebody else put it there.
+    /// `series` of its event, or the file's name where it is none of ours.
     pub series: String,
     pub refused: bool,
     pub made_at: String,
@@ -84,7 +84,7 @@ impl Pacs {
     }
 
     /// Something waits and cannot be sent; the beginning of the trouble stays.
-    pub(crate) fn in_trouble(&self, why: &str) {
+    pub(crate) fn record_trouble(&self, why: &str) {
         let mut trouble = self.trouble();
         let before = trouble.take();
         let (began, since) = match before {
@@ -98,7 +98,7 @@ impl Pacs {
         });
     }
 
-    pub(crate) fn takes(&self) {
+    pub(crate) fn record_success(&self) {
         *self.trouble() = None;
     }
 
@@ -110,12 +110,12 @@ impl Pacs {
         matches!((patience, began), (Some(patience), Some(began)) if began.elapsed() > patience)
     }
 
-    pub(crate) fn try_again(&self) {
+    pub(crate) fn request_retry(&self) {
         self.retry.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody asked for another try since the last call.
-    pub(crate) fn is_asked(&self) -> bool {
+    /// Whether another try was asked for since the last call.
+    pub(crate) fn take_retry_request(&self) -> bool {
         self.retry.swap(false, Ordering::Relaxed)
     }
 
@@ -250,17 +250,17 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let pacs = pacs(state.path(), 20);
         assert_eq!(pacs.words().unwrap(), "0 wait for PACS at pacs:104");
-        pacs.in_trouble("nobody answers");
+        pacs.record_trouble("nobody answers");
         assert!(!pacs.is_away(), "not yet");
         std::thread::sleep(Duration::from_millis(60));
-        pacs.in_trouble("it wants TLS");
+        pacs.record_trouble("it wants TLS");
         assert!(pacs.is_away(), "the trouble is the same");
         let words = pacs.words().unwrap();
         assert!(
             words.contains("; since 2") && words.ends_with(": it wants TLS"),
             "{words}"
         );
-        pacs.takes();
+        pacs.record_success();
         assert!(!pacs.is_away() && pacs.why().is_none());
     }
 }

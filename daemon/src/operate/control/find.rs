@@ -27,7 +27,7 @@ const UID_MAX_BYTES: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SearchResult {
     pub jobs: Vec<JobHistory>,
-    /// Files that nobody has looked into yet, because there are too many.
+    /// Files that were not read, because there are too many.
     pub unread: u64,
 }
 
@@ -75,7 +75,7 @@ impl SearchTerms {
         self
     }
 
-    fn fit(&self, history: &JobHistory) -> bool {
+    fn matches(&self, history: &JobHistory) -> bool {
         let input = history.input.as_ref();
         let hash = history.sop_instance_uid.as_ref();
         self.job == Some(history.job)
@@ -106,7 +106,7 @@ pub(super) fn find(
     let terms = terms.hashed(key.as_ref());
     let mut unknown = Vec::new();
     let mut jobs = outbox.search(|history| {
-        if terms.fit(&history) {
+        if terms.matches(&history) {
             return Some(history);
         }
         let lies_here = !matches!(history.state, Phase::Published | Phase::Dropped);
@@ -134,7 +134,7 @@ pub(super) fn find(
             let Some(history) = read_from_file(history, path, key.as_ref()) else {
                 continue;
             };
-            jobs.extend(terms.fit(&history).then_some(history));
+            jobs.extend(terms.matches(&history).then_some(history));
         }
     }
     jobs.sort_by_key(|history| history.job);
@@ -167,7 +167,7 @@ fn read_from_file(mut history: JobHistory, path: &Path, key: Option<&Key>) -> Op
 mod tests {
     use super::*;
     use crate::outbox::job::{LookupKeys, Sender};
-    use crate::outbox::{Arrival, Listing, Message, ResultRows, Stage};
+    use crate::outbox::{Arrival, HistoryFilter, Message, ResultRows, Stage};
 
     const UID: &str = "1.2.840.99.7";
 
@@ -203,9 +203,9 @@ mod tests {
         let outbox = Outbox::open(folder.path()).unwrap();
         let shelves = Shelves::create(folder.path(), 0).unwrap();
         let key = Key::of(folder.path()).unwrap();
-        let shelf = shelves.accepted.join("ward");
-        fs::create_dir(&shelf).unwrap();
-        fs::write(shelf.join("1"), dicom(UID)).unwrap();
+        let accepted = shelves.accepted.join("ward");
+        fs::create_dir(&accepted).unwrap();
+        fs::write(accepted.join("1"), dicom(UID)).unwrap();
         let arrival = |number: u64| Arrival {
             source: if number == 3 {
                 "ct".into()
@@ -240,7 +240,9 @@ mod tests {
         outbox.forget(2);
         let reason = crate::failure::Failure::CrashLoop { attempts: 3 }.reason();
         for ticket in [3, 4] {
-            outbox.note(ticket, &lookup_keys(b"three")).unwrap();
+            outbox
+                .record_lookup_keys(ticket, &lookup_keys(b"three"))
+                .unwrap();
             outbox
                 .quarantine(ticket, &reason, |_| message("event"))
                 .unwrap();
@@ -279,7 +281,7 @@ mod tests {
             (" 1.2.3\0", &[2, 3, 4]),
             (&hash, &[2, 3, 4]),
             (&format!("{hash}{hash}"), &[2, 3, 4]),
-            // It waits, and nobody has looked into it.
+            // It waits, and was not read yet.
             (UID, &[1]),
             (&site.key.hash(UID), &[1]),
             (&Input::of(&dicom(UID)).sha256, &[1]),
@@ -306,19 +308,19 @@ mod tests {
     #[test]
     fn jobs_are_listed_newest_first_as_far_as_asked_for() {
         let site = site();
-        let all = Listing {
+        let all = HistoryFilter {
             state: None,
             source: None,
             since: None,
             limit: 10,
         };
-        let list = |listing: &Listing| -> Vec<Ticket> {
-            let histories = site.outbox.list(listing).unwrap();
+        let list = |filter: &HistoryFilter| -> Vec<Ticket> {
+            let histories = site.outbox.list(filter).unwrap();
             histories.iter().map(|history| history.job).collect()
         };
         assert_eq!(list(&all), [4, 3, 2, 1]);
         assert_eq!(
-            list(&Listing {
+            list(&HistoryFilter {
                 limit: 2,
                 ..all.clone()
             }),
@@ -332,7 +334,7 @@ mod tests {
         ] {
             let state = Some(stage);
             assert_eq!(
-                list(&Listing {
+                list(&HistoryFilter {
                     state,
                     ..all.clone()
                 }),
@@ -341,19 +343,19 @@ mod tests {
         }
         let source = Some("ct".to_owned());
         assert_eq!(
-            list(&Listing {
+            list(&HistoryFilter {
                 source,
                 ..all.clone()
             }),
             [3]
         );
         let since = Some("2026-11-23".to_owned());
-        assert_eq!(list(&Listing { since, ..all }), [4, 3]);
+        assert_eq!(list(&HistoryFilter { since, ..all }), [4, 3]);
     }
 
     /// What a version without marks and senders wrote.
     #[test]
-    fn a_life_of_an_earlier_version_is_read() {
+    fn a_history_of_an_earlier_version_is_read() {
         let text = r#"{"job":1,"source":"ward","accepted_at":"2026-11-24T00:00:00Z","refused":false,
             "input":{"bytes":2,"sha256":"ab"},"state":"published","since":"","attempts":1,"reason":null,
             "messages":[]}"#;
