@@ -44,7 +44,7 @@ pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
     rights::hand_over(&File::open(path)?, parent)
 }
 
-/// Makes the state directory itself, which is its maker's whoever owns the folder above it.
+/// Makes the state directory itself, which belongs to the user that makes it, not to the owner of the folder above it.
 pub(crate) fn create_outermost(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());

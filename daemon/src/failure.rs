@@ -142,7 +142,7 @@ impl Failure {
     }
 
     /// What a peer sends back of our own is counted, and its file goes at once: a PACS that sends on everything would
-    /// fill the quarantine with it and push out what somebody has to look at.
+    /// fill the quarantine with it and push out what people have to look at.
     pub fn is_own_object(&self) -> bool {
         matches!(self, Self::Decode(DecodeError::OwnObject { .. }))
     }

@@ -1,4 +1,4 @@
-//! Where images come from. Each source accepts durably and hands tickets to the inference thread, all of them through
+//! Where images come from. Each source accepts durably and hands job numbers to the inference thread, all of them through
 //! [`Intake`].
 
 pub mod folder;
@@ -15,9 +15,9 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
 use crate::disk;
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 use crate::outbox::{Arrival, Outbox, OutboxError};
-use crate::spool::{AcceptError, Incoming, PartError, Shelves};
+use crate::spool::{AcceptError, Incoming, PartError, Spool};
 use crate::status::Status;
 use crate::tls::credentials::Credentials;
 
@@ -31,12 +31,12 @@ const RELEASES_MAX: usize = 256;
 #[derive(Debug, Clone)]
 pub struct Intake {
     pub outbox: Arc<Outbox>,
-    pub shelves: Shelves,
+    pub spool: Spool,
     pub status: Arc<Status>,
     pub credentials: watch::Receiver<Credentials>,
     pub min_free_bytes: u64,
     /// The queue of the inference thread.
-    pub tickets: mpsc::Sender<Ticket>,
+    pub job_numbers: mpsc::Sender<JobNumber>,
     /// Who wants to know what an association delivered.
     pub releases: Option<Releases>,
 }
@@ -79,7 +79,7 @@ impl<R: From<Busy>> From<PartError> for NotTaken<R> {
     fn from(error: PartError) -> Self {
         match error {
             PartError::NoRoom => Busy::DiskLow.into(),
-            PartError::Shelf(error) => Self::Failed(error.into()),
+            PartError::Spool(error) => Self::Failed(error.into()),
         }
     }
 }
@@ -93,15 +93,15 @@ impl<R> From<OutboxError> for NotTaken<R> {
 impl Intake {
     /// Whether the disk is below `min_free_bytes`.
     pub(crate) fn is_disk_low(&self) -> bool {
-        disk::below(&self.shelves.accepted, self.min_free_bytes)
+        disk::below(&self.spool.accepted, self.min_free_bytes)
     }
 
     /// Whether the queue takes another image: asked before the image comes.
     pub(crate) fn queue_has_room(&self) -> Result<(), Busy> {
-        if self.tickets.is_closed() {
+        if self.job_numbers.is_closed() {
             return Err(Busy::Stopping);
         }
-        if self.tickets.capacity() == 0 {
+        if self.job_numbers.capacity() == 0 {
             return Err(Busy::QueueFull);
         }
         Ok(())
@@ -109,65 +109,71 @@ impl Intake {
 
     /// A file is complete: reserves a place in the queue, gives the file its place, commits its row, and only then
     /// hands it on.
-    pub(crate) fn take<R: From<Busy>>(&self, incoming: Incoming) -> Result<Ticket, NotTaken<R>> {
-        let place_in_queue = self.tickets.try_reserve().map_err(|error| match error {
-            TrySendError::Full(()) => Busy::QueueFull,
-            TrySendError::Closed(()) => Busy::Stopping,
-        })?;
+    pub(crate) fn take<R: From<Busy>>(&self, incoming: Incoming) -> Result<JobNumber, NotTaken<R>> {
+        let place_in_queue = self
+            .job_numbers
+            .try_reserve()
+            .map_err(|error| match error {
+                TrySendError::Full(()) => Busy::QueueFull,
+                TrySendError::Closed(()) => Busy::Stopping,
+            })?;
         let arrival = incoming.place()?;
         let source = arrival.source.clone();
-        let ticket = self.accept(&source, &[arrival])?[0];
-        place_in_queue.send(ticket);
-        Ok(ticket)
+        let job_number = self.accept(&source, &[arrival])?[0];
+        place_in_queue.send(job_number);
+        Ok(job_number)
     }
 
-    /// Commits rows for what lies on the shelf of `source`.
+    /// Commits rows for what lies in the spool's folder of `source`.
     pub(crate) fn accept(
         &self,
         source: &str,
         arrivals: &[Arrival],
-    ) -> Result<Vec<Ticket>, OutboxError> {
-        let tickets = self.outbox.accept(arrivals)?;
-        for (ticket, arrival) in tickets.iter().zip(arrivals) {
+    ) -> Result<Vec<JobNumber>, OutboxError> {
+        let job_numbers = self.outbox.accept(arrivals)?;
+        for (job_number, arrival) in job_numbers.iter().zip(arrivals) {
             if let Some(sender) = &arrival.sender {
-                tracing::info!(ticket, source, %sender, "image accepted");
+                tracing::info!(job = job_number, source, %sender, "image accepted");
             }
         }
-        let count = tickets.len() as u64;
+        let count = job_numbers.len() as u64;
         self.status.metrics.accepted(source, count);
-        Ok(tickets)
+        Ok(job_numbers)
     }
 
     /// With a state directory of its own and a queue of so many places.
     #[cfg(test)]
-    pub(crate) fn of(state: &std::path::Path, queue_max: usize) -> (Self, mpsc::Receiver<Ticket>) {
-        let (tickets, queue) = mpsc::channel(queue_max);
+    pub(crate) fn of(
+        state: &std::path::Path,
+        queue_max: usize,
+    ) -> (Self, mpsc::Receiver<JobNumber>) {
+        let (job_numbers, queue) = mpsc::channel(queue_max);
         let intake = Self {
             outbox: Arc::new(Outbox::open(state).unwrap()),
-            shelves: Shelves::create(state, 0).unwrap(),
+            spool: Spool::create(state, 0).unwrap(),
             status: Arc::new(Status::default()),
             credentials: watch::channel(Credentials::default()).1,
             min_free_bytes: 0,
-            tickets,
+            job_numbers,
             releases: None,
         };
         (intake, queue)
     }
 }
 
-/// Tells that an association was released, with the tickets of what it delivered.
+/// Tells that an association was released, with the job numbers of what it delivered.
 #[derive(Debug, Clone)]
-pub struct Releases(mpsc::Sender<Vec<Ticket>>);
+pub struct Releases(mpsc::Sender<Vec<JobNumber>>);
 
 impl Releases {
-    pub fn new() -> (Self, mpsc::Receiver<Vec<Ticket>>) {
+    pub fn new() -> (Self, mpsc::Receiver<Vec<JobNumber>>) {
         let (sender, receiver) = mpsc::channel(RELEASES_MAX);
         (Self(sender), receiver)
     }
 
-    pub(crate) fn tell(&self, tickets: Vec<Ticket>) {
+    pub(crate) fn tell(&self, job_numbers: Vec<JobNumber>) {
         // Full or closed: quiet time ends the series.
-        let _ = self.0.try_send(tickets);
+        let _ = self.0.try_send(job_numbers);
     }
 }
 

@@ -54,7 +54,7 @@ pub enum RunError {
 /// The daemon from open bundle to clean stop. The bundle's golden pair runs first.
 pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let started = Instant::now();
-    operate::reload::survive_hangup(&config);
+    operate::reload::catch_hangup(&config);
     for folder in &config.folder {
         disk::writable(&folder.directory).map_err(|problem| RunError::Inbox {
             name: folder.name.clone(),

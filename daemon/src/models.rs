@@ -1,6 +1,6 @@
 //! Which bundle serves in each slot. The inference thread takes what serves anew for each image, so a
-//! swap falls between two images and holds up none; whoever still works with the old one keeps it until
-//! the image is done.
+//! swap falls between two images and holds up none; an image that is under way keeps the old one
+//! until it is done.
 
 mod change;
 mod error;
@@ -47,7 +47,7 @@ impl Serving {
 pub struct Models {
     pub store: Store,
     slots: Vec<Slot>,
-    compares: bool,
+    compares_candidates: bool,
     /// Moves when there is something to publish.
     revision: AtomicU64,
 }
@@ -116,7 +116,7 @@ impl Models {
         Ok(Self {
             store,
             slots,
-            compares: config.models.shadow == config::Shadow::Candidate,
+            compares_candidates: config.models.shadow == config::Shadow::Candidate,
             revision: AtomicU64::new(1),
         })
     }
@@ -127,21 +127,21 @@ impl Models {
         Self {
             store: Store::new(config),
             slots: Vec::new(),
-            compares: false,
+            compares_candidates: false,
             revision: AtomicU64::new(1),
         }
     }
 
-    /// Takes possession once the outbox is open, and nobody else writes: a command may have changed what
+    /// Reads the disk again once the outbox is open and no other process writes: a command may have changed what
     /// serves since `open`, and what it left is cleared away.
-    pub fn settle(&self) -> Result<(), ModelsError> {
+    pub fn take_over(&self) -> Result<(), ModelsError> {
         for slot in &self.slots {
             self.store.recover(&slot.name)?;
             let mut state = slot.lock();
             if self.store.record(&slot.name)? != state.record {
                 *state = State::open(&self.store, &slot.name)?;
             }
-            state.settle(&self.store, &slot.name)?;
+            state.record_configured(&self.store, &slot.name)?;
             let digest = &state.serving.model.digest;
             tracing::info!(
                 slot = slot.name,
@@ -162,13 +162,13 @@ impl Models {
     /// The candidate of a slot and what serves there, where images are compared.
     fn candidate(&self, slot: usize) -> Option<Version> {
         let wanted = self
-            .compares
+            .compares_candidates
             .then(|| self.slots[slot].lock().candidate.clone());
         wanted.flatten()
     }
 
-    /// Is there somebody to compare with?
-    pub fn compares(&self, slot: usize) -> bool {
+    /// Whether this slot has a candidate to compare with.
+    pub fn has_candidate(&self, slot: usize) -> bool {
         self.candidate(slot).is_some()
     }
 
@@ -239,9 +239,9 @@ impl Models {
         self.find(slot).is_some_and(|slot| slot.lock().fell_back)
     }
 
-    /// Are there figures that change with every image?
-    pub fn shadows(&self) -> bool {
-        self.compares
+    /// Whether there are figures that change with every image.
+    pub fn has_shadow_figures(&self) -> bool {
+        self.compares_candidates
     }
 
     /// Digest of what serves, by slot.
@@ -259,7 +259,7 @@ impl Models {
     /// Topic and payload of the retained message of each slot.
     pub fn messages(&self) -> Vec<(&'static str, Vec<u8>)> {
         let message = |slot: &Slot| {
-            let report = slot.lock().report(&slot.name, self.compares);
+            let report = slot.lock().report(&slot.name, self.compares_candidates);
             (slot.topic, object(&report).to_string().into_bytes())
         };
         self.slots.iter().map(message).collect()
@@ -303,7 +303,7 @@ impl State {
     }
 
     /// Puts a configured bundle that came without a command into the record.
-    fn settle(&mut self, store: &Store, slot: &str) -> Result<(), ModelsError> {
+    fn record_configured(&mut self, store: &Store, slot: &str) -> Result<(), ModelsError> {
         let active = self.record.active.as_ref().map(|stand| &stand.version);
         if active.is_some_and(|version| !version.configured) {
             return Ok(());
@@ -312,7 +312,7 @@ impl State {
         if active == Some(&version) {
             return Ok(());
         }
-        // Whoever may write there unsigned may as well write an older one.
+        // A user who may put an unsigned bundle there may put an older one there as well.
         if store.asks_for_signatures() {
             self.record.check(slot, &version)?;
         }
@@ -323,14 +323,14 @@ impl State {
         Ok(())
     }
 
-    fn report(&self, slot: &str, compares: bool) -> SlotModel {
+    fn report(&self, slot: &str, compares_candidates: bool) -> SlotModel {
         let serving = &self.serving.model;
         let active = self.record.active.as_ref();
         let active = active.filter(|stand| stand.version.digest == serving.digest);
         let stand = active.or(self.record.previous.as_ref());
         let candidate = self.candidate.as_ref();
         let shadow = candidate
-            .filter(|_| compares)
+            .filter(|_| compares_candidates)
             .map(|candidate| self.figures.report(candidate));
         SlotModel {
             schema: model::SCHEMA,

@@ -1,6 +1,6 @@
-//! Outbox to broker: MQTT 5, or 3.1.1 where the broker has no 5, QoS 1. The client library is a pipe here, nothing more: every connection
-//! gets a client of its own, the [`Window`] knows what is in flight, and the outbox keeps every
-//! message until its PUBACK.
+//! Outbox to broker: MQTT 5, or 3.1.1 where the broker has no 5, QoS 1. The client library only carries
+//! bytes: every connection gets a client of its own, the [`Window`] knows what is in flight, and the outbox keeps
+//! every message until its PUBACK.
 //!
 //! Topics below `<base>/v1/<node>/`: `availability` (retained, will `offline`), `state`, `info` and
 //! `model/<slot>` (retained), `health`, and from the outbox `result/<source>`, `mask/<job>/<part>`, `event`;
@@ -33,7 +33,7 @@ use crate::models::Models;
 use crate::outbox::{Outbox, OutboxError};
 use crate::report::encode::Encoder;
 use crate::shutdown::stopped;
-use crate::spool::{AcceptError, Shelves};
+use crate::spool::{AcceptError, Spool};
 use crate::status::Status;
 use crate::tls::credentials::Credentials;
 
@@ -61,13 +61,13 @@ pub enum MqttError {
 pub struct PublisherContext {
     pub encoder: Encoder,
     pub outbox: Arc<Outbox>,
-    pub shelves: Shelves,
+    pub spool: Spool,
     pub models: Arc<Models>,
     pub status: Arc<Status>,
     pub credentials: watch::Receiver<Credentials>,
 }
 
-/// Owns the broker's side of the outbox.
+/// Sends what the outbox holds to the broker.
 pub struct Publisher {
     config: Arc<Config>,
     encoder: Encoder,
@@ -79,12 +79,12 @@ pub struct Publisher {
     window: Window,
     backoff: Backoff,
     root: String,
-    /// What the outage at hand was last said to come from.
+    /// The cause of the present outage that was logged last.
     outage: String,
-    /// Connections in a row that ended in silence before anything was delivered.
+    /// Connections in a row that ended by an ack timeout before anything was delivered.
     ack_timeouts: u32,
     version_choice: VersionChoice,
-    /// Since when the broker talks to this node; of the connection at hand, or the last one until it is judged.
+    /// Since when the broker has accepted the present connection, or the last one until its end is handled.
     connected_at: Option<Instant>,
     duplicate_clients: DuplicateClients,
     started: std::time::Instant,
@@ -100,7 +100,7 @@ impl Publisher {
         let PublisherContext {
             encoder,
             outbox,
-            shelves,
+            spool,
             models,
             status,
             credentials,
@@ -108,7 +108,7 @@ impl Publisher {
         let mqtt = &config.mqtt;
         let delivery = Delivery {
             outbox: Arc::clone(&outbox),
-            shelves,
+            spool,
             encoder: encoder.clone(),
             status: Arc::clone(&status),
         };
@@ -147,14 +147,14 @@ impl Publisher {
             let wait = self.backoff.wait();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                // An operator has done something about it.
+                // An operator has exchanged the credentials, which may be the remedy.
                 Ok(()) = self.credentials.changed() => self.backoff.reset(),
                 () = stopped(&mut stop) => return Ok(()),
             }
         }
     }
 
-    /// Says why, and lets the window judge whether a message is at fault.
+    /// Logs why the connection ended, and lets the window decide whether a message is at fault.
     async fn connection_lost(&mut self, lost: Lost) -> Result<(), MqttError> {
         let lived = self.connected_at.take().map(|since| since.elapsed());
         self.version_choice.ended(&lost, lived.is_some());
@@ -164,7 +164,7 @@ impl Publisher {
                 self.status.disconnected(None);
                 self.log_outage(words);
             }
-            // What comes next knows better.
+            // The next attempt speaks the other version, so this is no outage yet.
             Lost::Version(words) if self.config.mqtt.protocol == Protocol::Auto => {
                 self.window.connection_ended();
                 self.status.disconnected(None);
@@ -192,7 +192,9 @@ impl Publisher {
                 let strikes = self.config.mqtt.strikes_max;
                 match self.window.connection_broke() {
                     Some(MessageKey::Fresh(key)) => {
-                        self.delivery.dead(key, Failure::Poison { strikes }).await?;
+                        self.delivery
+                            .give_up_message(key, Failure::Poison { strikes })
+                            .await?;
                     }
                     Some(MessageKey::Replayed(key)) => self.skip_replayed(key).await?,
                     None => {}
@@ -207,14 +209,14 @@ impl Publisher {
         format!("is there another client called {node}? Give every box a `node` of its own")
     }
 
-    /// What only an operator can change.
+    /// The broker refuses the connection until an operator changes something.
     fn refused_by_broker(&mut self, words: String) {
         self.window.connection_ended();
         self.status.disconnected(Some(words.clone()));
         self.log_refused(words);
     }
 
-    /// One warning for one outage.
+    /// Warns once of each outage.
     fn log_outage(&mut self, error: String) {
         self.status.away(&error);
         if error == self.outage {
@@ -225,7 +227,7 @@ impl Publisher {
         self.outage = error;
     }
 
-    /// As [`Self::log_outage`], of what does not pass by itself.
+    /// As [`Self::log_outage`], for an outage that only an operator can end.
     fn log_refused(&mut self, error: String) {
         self.status.away(&error);
         if error == self.outage {
@@ -239,7 +241,7 @@ impl Publisher {
         self.outage = error;
     }
 
-    /// One connection.
+    /// Runs one connection to its end.
     async fn session(
         &mut self,
         fresh: &Notify,
@@ -272,7 +274,7 @@ impl Publisher {
         let mut deadline: Option<Instant> = None;
         loop {
             let mut signals = Vec::new();
-            // In this order: answers that have come in are read before the tick judges the silence.
+            // In this order: acknowledgements that have come in are read before the tick checks the ack timeout.
             tokio::select! {
                 biased;
                 () = stopped(stop), if deadline.is_none() => {
@@ -317,7 +319,7 @@ impl Publisher {
         owed && session.ack_timer.has_expired(Instant::now())
     }
 
-    /// A node with nothing to publish has only the time to show that its connection is good.
+    /// The connection has stood for long enough to be called good; a node may have nothing to publish that proves it.
     fn is_stable(&self, session: &Session) -> bool {
         let enough = Duration::from_millis(self.config.mqtt.backoff_max_ms);
         session

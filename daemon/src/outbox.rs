@@ -3,11 +3,11 @@
 //! Format 1. Tables:
 //! - `meta`: name -> number: `format`, `next_ticket`, `next_seq`, and the ledger's `received`,
 //!   `published`, `quarantined`, `rejected`, `dropped`.
-//! - `jobs`: ticket -> [`Job`] as JSON. Tickets ascend in the order of acceptance.
-//! - `messages`: (seq, part) -> (ticket of its job or none for an event, topic below the node's root,
+//! - `jobs`: job number -> [`Job`] as JSON. Tickets ascend in the order of acceptance.
+//! - `messages`: (seq, part) -> (job number of its job or none for an event, topic below the node's root,
 //!   payload). Part 0 is a result or an event, parts from 1 are the masks of a result too large for
 //!   one message. `seq` numbers the durable messages of this node, so a subscriber sees a gap.
-//! - `histories`: ticket -> [`JobHistory`] as JSON, for people; it outlives the job's row.
+//! - `histories`: job number -> [`JobHistory`] as JSON, for people; it outlives the job's row.
 //! - `identity`: name -> text, see [`identity`]: when the state directory was made, and whose it is.
 //! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
 //! - `slices`: images whose series has no DICOM segmentation yet, see [`slices`].
@@ -51,10 +51,10 @@ use crate::config;
 use crate::disk;
 use crate::disk::rights::create_file;
 use crate::failure::Reason;
-use crate::outbox::job::{Job, Sender, State, Ticket};
+use crate::outbox::job::{Job, JobNumber, Sender, State};
 
 pub use crate::report::Message;
-pub use history::{JobHistory, Listing, Phase, Sent, Stage};
+pub use history::{HistoryFilter, JobHistory, Phase, Sent, Stage};
 pub use identity::Identity;
 pub use kept::Kept;
 pub use leases::{Lease, LeaseRequest, ResultRows};
@@ -66,7 +66,7 @@ pub use replays::{ReplayAnswer, ReplayPage, ReplayRange, ReplaySummary};
 const FORMAT: u64 = 1;
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const JOBS: TableDefinition<'_, Ticket, &[u8]> = TableDefinition::new("jobs");
+const JOBS: TableDefinition<'_, JobNumber, &[u8]> = TableDefinition::new("jobs");
 
 /// Sequence number and part.
 pub type Key = (u64, u32);
@@ -97,7 +97,7 @@ pub struct Outbox {
     path: PathBuf,
     retention: config::Results,
     /// Jobs whose files have gone where they belong; their rows go with the next commit.
-    departed: Mutex<Vec<Ticket>>,
+    departed: Mutex<Vec<JobNumber>>,
 }
 
 /// An input that lies in `accepted/` and waits for its row.
@@ -188,17 +188,17 @@ impl Outbox {
     }
 
     /// With other limits for what is kept than the default ones.
-    pub fn keeping(self, retention: config::Results) -> Self {
+    pub fn with_retention(self, retention: config::Results) -> Self {
         Self { retention, ..self }
     }
 
     /// Commits rows for inputs that lie in `accepted/`. Only now are they accepted.
-    pub fn accept(&self, arrivals: &[Arrival]) -> Result<Vec<Ticket>, OutboxError> {
+    pub fn accept(&self, arrivals: &[Arrival]) -> Result<Vec<JobNumber>, OutboxError> {
         self.write(|transaction| {
             let first = take_numbers(transaction, "next_ticket", arrivals.len() as u64)?;
             add(transaction, "received", arrivals.len() as u64)?;
-            let tickets: Vec<Ticket> = (first..).take(arrivals.len()).collect();
-            for (ticket, arrival) in tickets.iter().zip(arrivals) {
+            let job_numbers: Vec<JobNumber> = (first..).take(arrivals.len()).collect();
+            for (job_number, arrival) in job_numbers.iter().zip(arrivals) {
                 let job = Job {
                     source: arrival.source.clone(),
                     file: arrival.file.clone(),
@@ -206,12 +206,12 @@ impl Outbox {
                     attempts: 0,
                     state: State::Accepted,
                 };
-                put(transaction, *ticket, &job)?;
+                put(transaction, *job_number, &job)?;
                 if let Some(sender) = &arrival.sender {
-                    history::sent_by(transaction, *ticket, sender)?;
+                    history::record_sender(transaction, *job_number, sender)?;
                 }
             }
-            Ok(tickets)
+            Ok(job_numbers)
         })
     }
 
@@ -224,22 +224,22 @@ impl Outbox {
     }
 
     /// Every job with its row, in the order of acceptance.
-    pub fn jobs(&self) -> Result<Vec<(Ticket, Job)>, OutboxError> {
+    pub fn jobs(&self) -> Result<Vec<(JobNumber, Job)>, OutboxError> {
         self.read(|| {
             let table = self.database.begin_read()?.open_table(JOBS)?;
             let mut jobs = Vec::new();
             for row in table.iter()? {
-                let (ticket, job) = row?;
-                jobs.push((ticket.value(), decode(job.value())?));
+                let (job_number, job) = row?;
+                jobs.push((job_number.value(), decode(job.value())?));
             }
             Ok(jobs)
         })
     }
 
-    pub fn job(&self, ticket: Ticket) -> Result<Option<Job>, OutboxError> {
+    pub fn job(&self, job_number: JobNumber) -> Result<Option<Job>, OutboxError> {
         self.read(|| {
             let table = self.database.begin_read()?.open_table(JOBS)?;
-            let row = table.get(ticket)?;
+            let row = table.get(job_number)?;
             row.map(|row| decode(row.value())).transpose()
         })
     }
@@ -248,12 +248,12 @@ impl Outbox {
     /// follow, see `quarantine::store`. `None` when the job had ended before.
     pub fn quarantine(
         &self,
-        ticket: Ticket,
+        job_number: JobNumber,
         reason: &Reason,
         event: impl FnOnce(u64) -> Message,
     ) -> Result<Option<Job>, OutboxError> {
         self.write(|transaction| {
-            let Some(mut job) = get(transaction, ticket)? else {
+            let Some(mut job) = get(transaction, job_number)? else {
                 return Ok(None);
             };
             if !job.state.is_pending() {
@@ -266,9 +266,9 @@ impl Outbox {
             job.state = State::Quarantined {
                 reason: reason.clone(),
             };
-            put(transaction, ticket, &job)?;
+            put(transaction, job_number, &job)?;
             let entry = Entry {
-                ticket,
+                job_number,
                 source: job.source.clone(),
                 file: job.file.clone(),
                 received_at: job.received_at.clone(),
@@ -285,27 +285,27 @@ impl Outbox {
 
     /// The job's file is where it belongs. The row goes with the next commit: if that never comes,
     /// the next start finds nothing left to move and drops it.
-    pub fn forget(&self, ticket: Ticket) {
+    pub fn forget(&self, job_number: JobNumber) {
         self.departed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(ticket);
+            .push(job_number);
     }
 
     fn write<T>(
         &self,
         change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, OutboxError> {
-        let departed: Vec<Ticket> =
+        let departed: Vec<JobNumber> =
             std::mem::take(&mut *self.departed.lock().unwrap_or_else(PoisonError::into_inner));
         let run = || {
             let mut transaction = self.database.begin_write()?;
             transaction.set_durability(Durability::Immediate)?;
-            // Before the change, which may bring a ticket back.
+            // Before the change, which may bring a job number back.
             if !departed.is_empty() {
                 let mut jobs = transaction.open_table(JOBS)?;
-                for ticket in &departed {
-                    jobs.remove(ticket)?;
+                for job_number in &departed {
+                    jobs.remove(job_number)?;
                 }
             }
             let value = change(&transaction)?;
@@ -331,18 +331,22 @@ fn database() -> redb::Builder {
     builder
 }
 
-fn get(transaction: &WriteTransaction, ticket: Ticket) -> Result<Option<Job>, redb::Error> {
+fn get(transaction: &WriteTransaction, job_number: JobNumber) -> Result<Option<Job>, redb::Error> {
     let table = transaction.open_table(JOBS)?;
-    let row = table.get(ticket)?;
+    let row = table.get(job_number)?;
     row.map(|row| decode(row.value())).transpose()
 }
 
-fn put(transaction: &WriteTransaction, ticket: Ticket, job: &Job) -> Result<(), redb::Error> {
+fn put(
+    transaction: &WriteTransaction,
+    job_number: JobNumber,
+    job: &Job,
+) -> Result<(), redb::Error> {
     let bytes = serde_json::to_vec(job).expect("a job is plain data");
     transaction
         .open_table(JOBS)?
-        .insert(ticket, bytes.as_slice())?;
-    history::follow(transaction, ticket, job)
+        .insert(job_number, bytes.as_slice())?;
+    history::record_state(transaction, job_number, job)
 }
 
 fn decode(bytes: &[u8]) -> Result<Job, redb::Error> {

@@ -1,6 +1,6 @@
 //! The chain on one screen:
 //!
-//! source task -> bounded channel of tickets -> thread `inference` (decode .. encode as plain
+//! source task -> bounded channel of job numbers -> thread `inference` (decode .. encode as plain
 //! functions) -> outbox append (flushed) -> wake -> mqtt task -> outbox acknowledge
 //!
 //! Stopping goes the same way: sources, the image in hand, the window in flight.
@@ -28,14 +28,14 @@ use crate::mqtt::{self, Publisher};
 use crate::operate::control::{self, ControlError};
 use crate::operate::reload;
 use crate::operate::systemd;
-use crate::outbox::job::{Ticket, boot_id};
+use crate::outbox::job::{JobNumber, boot_id};
 use crate::report::encode::Encoder;
 use crate::report::privacy::{Key, Privacy, PrivacyError};
 use crate::seg::{self, SeriesError, SeriesTask};
 use crate::segment::decoder::Decoder;
 use crate::segment::route::Router;
 use crate::spool::recover::recover;
-use crate::spool::{AcceptError, Shelves};
+use crate::spool::{AcceptError, Spool};
 use crate::status::Status;
 use crate::tls::credentials::{CredentialError, Credentials, warn_exposed};
 use shared::Shared;
@@ -79,24 +79,24 @@ pub async fn run(
 ) -> Result<(), PipelineError> {
     let opened = control::open(&config.state.directory).await;
     let outbox = opened.map_err(AcceptError::from)?;
-    let outbox = outbox.keeping(config.results.clone());
+    let outbox = outbox.with_retention(config.results.clone());
     // After the outbox, whose lock says best that another scansided runs.
     let ports = Ports::open(&config)?;
     warn_exposed(&config);
     let (renewed, credentials) = watch::channel(Credentials::load(&config)?);
     credentials.borrow().expiries.warn();
     rights::tighten(&config.state.directory);
-    let shelves = Shelves::create(&config.state.directory, config.state.keep_inputs_days)
+    let spool = Spool::create(&config.state.directory, config.state.keep_inputs_days)
         .map_err(AcceptError::from)?;
-    let waiting = recover(&outbox, &shelves)?;
-    models.settle()?;
+    let waiting = recover(&outbox, &spool)?;
+    models.take_over()?;
     let status = Status::default();
     status.set_model_fell_back(models.fell_back());
     counters::begin(&config, &status.metrics);
     let shared = Shared {
         encoder: encoder(&config)?,
         outbox: Arc::new(outbox),
-        shelves,
+        spool,
         models: Arc::new(models),
         status: Arc::new(status),
         credentials,
@@ -139,19 +139,19 @@ impl Tasks {
         config: &Config,
         shared: &Shared,
         ports: Ports,
-        waiting: Vec<Ticket>,
+        waiting: Vec<JobNumber>,
     ) -> Result<Self, PipelineError> {
         let shadow = shared.start_shadow(config)?;
         let key = Key::of(&config.state.directory)?;
         shared.announce_identity(&config.state.directory)?;
         let (stop_sources, sources_stopped) = watch::channel(false);
         let (stop_publisher, publisher_stopped) = watch::channel(false);
-        let (tickets, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
+        let (job_numbers, queue) = mpsc::channel(config.pipeline.queue_max_jobs);
         let (releases, released) = Releases::new();
         let series_task = SeriesTask::open(config, shared.series_context())?;
         let inference = inference::start(inference::Worker {
             outbox: Arc::clone(&shared.outbox),
-            shelves: shared.shelves.clone(),
+            spool: shared.spool.clone(),
             models: Arc::clone(&shared.models),
             router: Router::new(config),
             shadow,
@@ -168,11 +168,11 @@ impl Tasks {
         })?;
         let intake = Intake {
             outbox: Arc::clone(&shared.outbox),
-            shelves: shared.shelves.clone(),
+            spool: shared.spool.clone(),
             status: Arc::clone(&shared.status),
             credentials: shared.credentials.clone(),
             min_free_bytes: config.state.min_free_bytes,
-            tickets: tickets.clone(),
+            job_numbers: job_numbers.clone(),
             releases: series_task.is_some().then_some(releases),
         };
         let sources = Sources {
@@ -185,7 +185,12 @@ impl Tasks {
         let series = task(seg::run(series_task, released, sources_stopped.clone()));
         let sources = task(sources.run(sources_stopped.clone()));
         let listener = control::listen(&config.state.directory);
-        let control = control::run(shared.control(config), listener, tickets, sources_stopped);
+        let control = control::run(
+            shared.control(config),
+            listener,
+            job_numbers,
+            sources_stopped,
+        );
         let publisher = Publisher::new(config, shared.publisher_context());
         let publishing = publisher.run(Arc::clone(&shared.fresh), publisher_stopped, grace(config));
         Ok(Self {

@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 pub use event::{SeriesFacts, VolumeOf};
-pub use result::{Image, Model, Report, Ticket};
+pub use result::{Image, JobNumber, Model, Report};
 
 /// Topic below the node's root, and payload.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -26,12 +26,12 @@ use uuid::Uuid;
 
 use crate::config;
 use crate::failure::chain;
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 use crate::outbox::slices::{ClosedSeries, SegmentationRecord, Slice};
 use crate::outbox::{Outbox, OutboxError};
 use crate::report::encode::Encoder;
 use crate::shutdown::stopped;
-use crate::spool::ShelfError;
+use crate::spool::SpoolError;
 use crate::status::Status;
 use crate::tls::credentials::Credentials;
 use crate::{clock, disk, tls};
@@ -40,7 +40,7 @@ use outgoing::SegmentationFolders;
 use series::Segmentation;
 
 pub use slice::SegmentedImage;
-pub use waiting::{Retried, Wanted, retry};
+pub use waiting::{Retried, RetryChoice, retry};
 
 /// How often series are looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -52,7 +52,7 @@ pub enum SeriesError {
     #[error(transparent)]
     Outbox(#[from] OutboxError),
     #[error(transparent)]
-    Shelf(#[from] ShelfError),
+    Spool(#[from] SpoolError),
     #[error("cannot start the thread that sends segmentations: {0}")]
     Thread(std::io::Error),
     #[error("the thread that makes segmentations ended by a panic; see the log above")]
@@ -90,11 +90,11 @@ struct SeriesOutput {
     closed: ClosedSeries,
 }
 
-/// Closes complete series until `stop`; what is open then is open at the next start. Without a keeper
+/// Closes complete series until `stop`; what is open then is open at the next start. Without a task
 /// nothing happens.
 pub async fn run(
     series_task: Option<SeriesTask>,
-    releases: mpsc::Receiver<Vec<Ticket>>,
+    releases: mpsc::Receiver<Vec<JobNumber>>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), SeriesError> {
     if let Some(series_task) = series_task {
@@ -118,7 +118,7 @@ impl SeriesTask {
         if let Some(to) = &seg.send_to {
             let retry_max = Duration::from_millis(to.retry_max_ms);
             let pacs = &context.status.pacs;
-            pacs.configure(&config.state.directory, place(to), retry_max);
+            pacs.configure(&config.state.directory, pacs_address(to), retry_max);
         }
         Ok(Some(Self {
             context,
@@ -133,7 +133,7 @@ impl SeriesTask {
 
     async fn run(
         mut self,
-        mut releases: mpsc::Receiver<Vec<Ticket>>,
+        mut releases: mpsc::Receiver<Vec<JobNumber>>,
         mut stop: watch::Receiver<bool>,
     ) -> Result<(), SeriesError> {
         let wake_sender = match &self.config.send_to {
@@ -154,8 +154,8 @@ impl SeriesTask {
                 () = tokio::time::sleep(TICK) => {}
                 () = stopped(&mut stop) => return Ok(()),
             }
-            while let Ok(tickets) = releases.try_recv() {
-                completion.released(tickets);
+            while let Ok(job_numbers) = releases.try_recv() {
+                completion.released(job_numbers);
             }
             let looked = tokio::task::spawn_blocking(move || {
                 let made = self.close_complete(&mut completion);
@@ -207,7 +207,7 @@ impl SeriesTask {
             .iter()
             .filter_map(|made| Some((made, made.bytes.as_ref()?)));
         for (made, bytes) in with_bytes {
-            if let Some(trouble) = self.folders.place(&made.sop_instance_uid, bytes)? {
+            if let Some(trouble) = self.folders.store(&made.sop_instance_uid, bytes)? {
                 self.log_once(&trouble);
                 return Ok(false);
             }
@@ -230,10 +230,10 @@ impl SeriesTask {
         let max = self.config.series_max_images;
         // An endless series must not make an endless segmentation.
         let is_first = before.slices.is_empty();
-        let mut whole = series::join(before.slices, fresh);
+        let mut whole = series::merge_images(before.slices, fresh);
         let is_full = !is_first && whole.len() > max;
         if is_full {
-            whole = series::join(Vec::new(), fresh);
+            whole = series::merge_images(Vec::new(), fresh);
         }
         let mut made = series::make(&whole, &self.context.encoder.node);
         let of = |made: &Segmentation| SegmentationRecord {
@@ -266,7 +266,7 @@ impl SeriesTask {
         })
     }
 
-    /// Once for each trouble.
+    /// Warns once of each trouble.
     fn log_once(&mut self, trouble: &str) {
         if self.logged.as_deref() != Some(trouble) {
             tracing::warn!(why = trouble, "segmentations wait");
@@ -282,8 +282,8 @@ pub fn check(config: &config::Seg) -> Vec<Result<String, String>> {
         written.map_err(|problem| format!("seg: {problem}"))
     });
     let pacs = config.send_to.as_ref().map(|to| {
-        let place = place(to);
-        let association = trust(to)
+        let place = pacs_address(to);
+        let association = tls_trust(to)
             .and_then(|tls| send::Association::open(to, tls).map_err(|error| error.to_string()));
         match association {
             Ok(association) => {
@@ -299,8 +299,8 @@ pub fn check(config: &config::Seg) -> Vec<Result<String, String>> {
 /// C-ECHO to the PACS, for `doctor`.
 pub fn echo(config: &config::Seg) -> Option<Result<String, String>> {
     let to = config.send_to.as_ref()?;
-    let place = place(to);
-    let echo = trust(to).and_then(|tls| send::echo(to, tls).map_err(|error| error.to_string()));
+    let place = pacs_address(to);
+    let echo = tls_trust(to).and_then(|tls| send::echo(to, tls).map_err(|error| error.to_string()));
     Some(match echo {
         Ok(time) => Ok(format!(
             "seg: {place} answers C-ECHO after {} ms",
@@ -310,12 +310,12 @@ pub fn echo(config: &config::Seg) -> Option<Result<String, String>> {
     })
 }
 
-fn place(to: &config::SendTo) -> String {
+fn pacs_address(to: &config::SendTo) -> String {
     let over = if to.tls.is_some() { " over TLS" } else { "" };
     format!("{} at {}:{}{over}", to.called_ae_title, to.host, to.port)
 }
 
-fn trust(to: &config::SendTo) -> Result<Option<Arc<tls::Trust>>, String> {
+fn tls_trust(to: &config::SendTo) -> Result<Option<Arc<tls::Trust>>, String> {
     let client = to.tls.as_ref().map(tls::client).transpose();
     client.map_err(|error| chain(&error))
 }

@@ -22,7 +22,7 @@ pub fn requested() -> impl Future<Output = ()> {
     }
 }
 
-/// The watched flag is up, or nobody is left to raise it.
+/// Waits until the flag is up, or its sender is gone.
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }

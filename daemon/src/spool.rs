@@ -25,13 +25,13 @@ use crate::outbox::{Arrival, OutboxError};
 
 use name::{STAMP_DIGITS, nameless, stamp};
 pub use part::{Incoming, PartError};
-pub use take::Found;
+pub use take::InboxFile;
 use take::Stay;
 pub(crate) use take::{broken, claimed};
 
 /// Where inputs lie. All on the file system of the outbox.
 #[derive(Debug, Clone)]
-pub struct Shelves {
+pub struct Spool {
     pub accepted: PathBuf,
     pub quarantine: PathBuf,
     kept: PathBuf,
@@ -43,7 +43,7 @@ pub struct Shelves {
 /// Trouble of the state directory. Without the original name of a file: it may be a patient's.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}", nameless(path).display())]
-pub struct ShelfError {
+pub struct SpoolError {
     pub action: &'static str,
     pub path: PathBuf,
     pub source: io::Error,
@@ -52,7 +52,7 @@ pub struct ShelfError {
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
     #[error(transparent)]
-    Shelf(#[from] ShelfError),
+    Spool(#[from] SpoolError),
     #[error(transparent)]
     Outbox(#[from] OutboxError),
 }
@@ -61,25 +61,25 @@ pub enum AcceptError {
 pub(crate) fn failed(
     action: &'static str,
     path: &Path,
-) -> impl FnOnce(io::Error) -> ShelfError + use<> {
+) -> impl FnOnce(io::Error) -> SpoolError + use<> {
     let path = path.to_owned();
-    move |source| ShelfError {
+    move |source| SpoolError {
         action,
         path,
         source,
     }
 }
 
-impl Shelves {
-    pub fn create(state: &Path, keep_days: u32) -> Result<Self, ShelfError> {
-        let shelves = Self {
+impl Spool {
+    pub fn create(state: &Path, keep_days: u32) -> Result<Self, SpoolError> {
+        let spool = Self {
             accepted: state.join("accepted"),
             quarantine: state.join("quarantine"),
             kept: state.join("kept"),
             keep: Duration::from_secs(u64::from(keep_days) * 86_400),
             moving: Arc::default(),
         };
-        for path in [&shelves.accepted, &shelves.quarantine, &shelves.kept] {
+        for path in [&spool.accepted, &spool.quarantine, &spool.kept] {
             disk::create_folder(path).map_err(failed("create", path))?;
             let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev());
             if device(path).map_err(failed("read", path))?
@@ -90,10 +90,10 @@ impl Shelves {
             }
         }
         // A kill may have come between a folder and the flush of its name.
-        for path in [state, &shelves.accepted] {
+        for path in [state, &spool.accepted] {
             sync_folder(path)?;
         }
-        Ok(shelves)
+        Ok(spool)
     }
 
     /// The state directory.
@@ -110,16 +110,16 @@ impl Shelves {
     pub fn claim(
         &self,
         source: &str,
-        files: &[Found],
+        files: &[InboxFile],
         min_free_bytes: u64,
-    ) -> Result<Claimed, ShelfError> {
-        let shelf = self.accepted.join(source);
-        disk::create_folder(&shelf).map_err(failed("create", &shelf))?;
+    ) -> Result<Claimed, SpoolError> {
+        let folder = self.accepted.join(source);
+        disk::create_folder(&folder).map_err(failed("create", &folder))?;
         let mut claimed = Claimed::default();
         let mut folders = HashSet::new();
         for file in files {
-            let name = take::name_on_shelf(&file.path);
-            match take::take(file, &shelf.join(&name), min_free_bytes) {
+            let name = take::spooled_name(&file.path);
+            match take::take(file, &folder.join(&name), min_free_bytes) {
                 Ok(()) => {
                     folders.extend(file.path.parent());
                     claimed.arrivals.push(Arrival {
@@ -139,16 +139,16 @@ impl Shelves {
                     why,
                     error,
                 }),
-                Err(Stay::Shelf(error)) => return Err(error),
+                Err(Stay::Spool(error)) => return Err(error),
             }
         }
-        sync_folder(&shelf)?;
+        sync_folder(&folder)?;
         claimed.left.extend(flush(folders));
         Ok(claimed)
     }
 
     /// Removes or keeps the input of a published job.
-    pub fn depart(&self, job: &Job) -> Result<(), ShelfError> {
+    pub fn depart(&self, job: &Job) -> Result<(), SpoolError> {
         let input = self.input(job);
         let gone = if self.keep.is_zero() {
             fs::remove_file(&input)
@@ -165,7 +165,7 @@ impl Shelves {
     }
 
     /// Removes kept inputs whose time is over; their names start with the time of the move.
-    pub fn expire(&self) -> Result<(), ShelfError> {
+    pub fn expire(&self) -> Result<(), SpoolError> {
         let now = Duration::from_millis(clock::unix_ms(clock::for_expiry()));
         let limit = now.saturating_sub(self.keep).as_nanos() as u64;
         for entry in fs::read_dir(&self.kept).map_err(failed("read", &self.kept))? {
@@ -202,7 +202,7 @@ pub struct Left {
 fn flush<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Vec<Left> {
     let mut left = Vec::new();
     for folder in folders {
-        let Err(ShelfError { source: error, .. }) = sync_folder(folder) else {
+        let Err(SpoolError { source: error, .. }) = sync_folder(folder) else {
             continue;
         };
         if error.kind() != io::ErrorKind::NotFound {
@@ -216,13 +216,13 @@ fn flush<'a>(folders: impl IntoIterator<Item = &'a Path>) -> Vec<Left> {
     left
 }
 
-pub(crate) fn sync_folder(folder: &Path) -> Result<(), ShelfError> {
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), SpoolError> {
     disk::sync_folder(folder).map_err(failed("flush", folder))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::name::shelf_name;
+    use super::name::new_name;
     use super::*;
     use crate::outbox::job::State;
 
@@ -237,8 +237,8 @@ mod tests {
     #[test]
     fn kept_inputs_expire_after_their_publication() {
         let folder = tempfile::tempdir().unwrap();
-        let shelves = Shelves::create(folder.path(), 1).unwrap();
-        fs::write(shelves.kept.join(format!("{:016x}-0-old", 1)), b"").unwrap();
+        let spool = Spool::create(folder.path(), 1).unwrap();
+        fs::write(spool.kept.join(format!("{:016x}-0-old", 1)), b"").unwrap();
         // Accepted long ago, published now.
         let job = Job {
             source: "ward".into(),
@@ -247,18 +247,18 @@ mod tests {
             attempts: 1,
             state: State::Published,
         };
-        fs::create_dir(shelves.accepted.join("ward")).unwrap();
-        fs::write(shelves.input(&job), b"").unwrap();
-        shelves.depart(&job).unwrap();
-        shelves.expire().unwrap();
-        let kept: Vec<_> = fs::read_dir(&shelves.kept).unwrap().flatten().collect();
+        fs::create_dir(spool.accepted.join("ward")).unwrap();
+        fs::write(spool.input(&job), b"").unwrap();
+        spool.depart(&job).unwrap();
+        spool.expire().unwrap();
+        let kept: Vec<_> = fs::read_dir(&spool.kept).unwrap().flatten().collect();
         assert_eq!(kept.len(), 1, "{kept:?}");
         assert!(kept[0].file_name().to_str().unwrap().ends_with("-0-slow"));
     }
 
     #[test]
     fn errors_do_not_name_patients() {
-        let name = shelf_name(Path::new("DOE^JANE.dcm"));
+        let name = new_name(Path::new("DOE^JANE.dcm"));
         let path = Path::new("/state/accepted/ward").join(&name);
         for path in [path.clone(), path.with_file_name(format!("{name}.part"))] {
             let text = failed("move", &path)(io::Error::other("no")).to_string();

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use daemon::outbox::Outbox;
-use daemon::spool::Shelves;
+use daemon::spool::Spool;
 use daemon::spool::recover::recover;
 use disk::{Disk, Operation};
 
@@ -136,8 +136,8 @@ impl Run {
 fn recover_files(root: &Path) -> Vec<Vec<u8>> {
     let state = root.join("state");
     let outbox = Outbox::open(&state).unwrap_or_else(|error| panic!("{error}"));
-    let shelves = Shelves::create(&state, 0).unwrap();
-    recover(&outbox, &shelves).unwrap();
+    let spool = Spool::create(&state, 0).unwrap();
+    recover(&outbox, &spool).unwrap();
     let ledger = outbox.ledger().unwrap();
     assert!(ledger.balances(), "{ledger}");
     let accepted = files(&state.join("accepted"));

@@ -129,7 +129,7 @@ fn what_a_user_sees_and_does_beside_a_running_daemon() {
     let (code, text) = daemon.cli(&["quarantine", "retry", "1"]);
     assert_eq!((code, &*text), (0, "job 1 is a job again\n"));
     wait_for("the second try", || {
-        daemon.n_log_lines(&["image quarantined", "ticket=1"]) == 2
+        daemon.n_log_lines(&["image quarantined", "job=1"]) == 2
     });
     wait_for_quarantine(&daemon, 2);
 

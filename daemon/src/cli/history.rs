@@ -1,4 +1,4 @@
-//! The life of one job in words, whole or in a line.
+//! The history of one job in words, whole or in a line.
 
 use std::io::{self, Write};
 

@@ -8,17 +8,17 @@ use clap::Subcommand;
 use super::{CliError, history};
 use crate::config::Config;
 use crate::operate::control::{Answer, Request, SearchResult, SearchTerms, ask};
-use crate::outbox::job::Ticket;
-use crate::outbox::{JobHistory, Listing, Stage};
+use crate::outbox::job::JobNumber;
+use crate::outbox::{HistoryFilter, JobHistory, Stage};
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum LedgerAction {
-    /// Print the counters, or the life of one job.
+    /// Print the counters, or the history of one job.
     Show {
         #[arg(long)]
         config: PathBuf,
-        /// Its number (`ticket` in the log, `job` in results).
-        job: Option<Ticket>,
+        /// Its number (`job_number` in the log, `job` in results).
+        job: Option<JobNumber>,
         /// Print the job as a JSON object.
         #[arg(long, requires = "job")]
         json: bool,
@@ -40,7 +40,7 @@ pub enum LedgerAction {
         #[arg(long)]
         config: PathBuf,
         #[command(flatten)]
-        which: Which,
+        which: FilterArgs,
         /// Print each job as a JSON object.
         #[arg(long)]
         json: bool,
@@ -53,7 +53,7 @@ pub enum LedgerAction {
 }
 
 #[derive(Debug, Clone, clap::Args)]
-pub struct Which {
+pub struct FilterArgs {
     #[arg(long, value_enum)]
     state: Option<Stage>,
     /// Only images of this source.
@@ -108,7 +108,7 @@ fn read_ledger(config: &Path) -> Result<crate::outbox::Ledger, CliError> {
 
 fn show_job(
     config: &Path,
-    job: Ticket,
+    job: JobNumber,
     json: bool,
     out: &mut impl Write,
 ) -> Result<bool, CliError> {
@@ -130,7 +130,7 @@ const UNKNOWN_JOB: &str = "there was none, or it ended more than `state.history_
 
 fn write_whole(job: &JobHistory, json: bool, out: &mut impl Write) -> Result<(), CliError> {
     if json {
-        let line = serde_json::to_string(job).expect("a life is plain data");
+        let line = serde_json::to_string(job).expect("a history is plain data");
         writeln!(out, "{line}")?;
     } else {
         history::write_history(job, out)?;
@@ -162,8 +162,13 @@ fn find(config: &Path, image: &str, json: bool, out: &mut impl Write) -> Result<
     Ok(!jobs.is_empty())
 }
 
-fn list(config: &Path, which: &Which, json: bool, out: &mut impl Write) -> Result<bool, CliError> {
-    let since = which.since.as_deref().map(beginning).transpose()?;
+fn list(
+    config: &Path,
+    which: &FilterArgs,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<bool, CliError> {
+    let since = which.since.as_deref().map(parse_since).transpose()?;
     let config = Config::read(config)?;
     if let Some(name) = &which.source
         && !config.sources().any(|known| known == name)
@@ -173,13 +178,13 @@ fn list(config: &Path, which: &Which, json: bool, out: &mut impl Write) -> Resul
             "the configuration has no source of this name; an earlier one may have had it"
         );
     }
-    let listing = Listing {
+    let filter = HistoryFilter {
         state: which.state,
         source: which.source.clone(),
         since,
         limit: which.limit,
     };
-    let Answer::Listed(jobs) = ask(&config, &Request::List(listing))? else {
+    let Answer::Listed(jobs) = ask(&config, &Request::List(filter))? else {
         return Err(CliError::Answer);
     };
     for job in &jobs {
@@ -199,7 +204,7 @@ fn list(config: &Path, which: &Which, json: bool, out: &mut impl Write) -> Resul
 }
 
 /// The beginning of a time as the outbox writes them, which sort like text.
-fn beginning(time: &str) -> Result<String, CliError> {
+fn parse_since(time: &str) -> Result<String, CliError> {
     const FORM: &str = "0000-00-00T00:00:00.000";
     let text = time
         .strip_suffix(['Z', 'z'])
@@ -235,7 +240,7 @@ mod tests {
             ("yesterday", None),
             ("", None),
         ] {
-            assert_eq!(beginning(time).ok().as_deref(), expected, "{time}");
+            assert_eq!(parse_since(time).ok().as_deref(), expected, "{time}");
         }
     }
 }

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::CliError;
 use crate::config::Config;
 use crate::operate::control::{Answer, Choice, MoveOutcome, QuarantinedFile, Request, ask};
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum QuarantineAction {
@@ -30,9 +30,9 @@ pub enum QuarantineAction {
 pub struct Selection {
     #[arg(long)]
     pub config: PathBuf,
-    /// Numbers of jobs as `list` prints them (`ticket` in the log).
+    /// Numbers of jobs as `list` prints them (`job_number` in the log).
     #[arg(value_name = "JOB", required_unless_present = "all")]
-    pub jobs: Vec<Ticket>,
+    pub jobs: Vec<JobNumber>,
     /// Everything that lies in quarantine.
     #[arg(long, conflicts_with = "jobs")]
     pub all: bool,

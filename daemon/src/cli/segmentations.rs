@@ -8,7 +8,7 @@ use clap::Subcommand;
 use super::CliError;
 use crate::config::Config;
 use crate::operate::control::{Answer, Request, ask};
-use crate::seg::{Retried, Wanted};
+use crate::seg::{Retried, RetryChoice};
 use crate::status::pacs::Unsent;
 
 #[derive(Debug, Clone, Subcommand)]
@@ -44,9 +44,9 @@ pub fn segmentations(action: &SegmentationsAction, out: &mut impl Write) -> Resu
             all,
         } => {
             let wanted = if *all {
-                Wanted::All
+                RetryChoice::All
             } else {
-                Wanted::These(series.clone())
+                RetryChoice::These(series.clone())
             };
             (config, Request::RetrySegmentations(wanted))
         }

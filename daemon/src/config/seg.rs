@@ -50,10 +50,10 @@ pub struct SendTo {
     #[serde(default = "attempts_max")]
     pub attempts_max: u32,
     /// Of the objects that wait, together; beyond it the oldest go to the refused ones.
-    #[serde(default = "shelf_max_bytes")]
+    #[serde(default = "outgoing_max_bytes")]
     pub waiting_max_bytes: u64,
     /// Of the refused ones; beyond it the oldest are removed.
-    #[serde(default = "shelf_max_bytes")]
+    #[serde(default = "outgoing_max_bytes")]
     pub refused_max_bytes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -75,7 +75,7 @@ fn attempts_max() -> u32 {
     10
 }
 
-fn shelf_max_bytes() -> u64 {
+fn outgoing_max_bytes() -> u64 {
     1024 * 1024 * 1024
 }
 

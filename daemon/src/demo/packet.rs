@@ -115,7 +115,7 @@ fn connect(rest: &mut Reader<'_>) -> io::Result<Packet> {
     }
     let level = rest.u8()?;
     let flags = rest.u8()?;
-    rest.u16()?; // keep alive: the demo watches nobody
+    rest.u16()?; // keep alive, which the demo does not enforce
     if level == 5 {
         rest.skip_properties()?;
     }

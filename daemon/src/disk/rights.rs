@@ -9,7 +9,7 @@ use std::path::Path;
 pub(crate) const FILE_MODE: u32 = 0o600;
 pub(crate) const FOLDER_MODE: u32 = 0o750;
 
-/// What [`tighten`] looks at. Somebody else's files may lie beside it: a bundle, certificates.
+/// What [`tighten`] looks at. Files of others may lie beside it: a bundle, certificates.
 const OURS: [&str; 10] = [
     "outbox.redb",
     "outbox.redb.part",
@@ -120,7 +120,7 @@ fn walk_state(state: &Path) -> Tightened {
 }
 
 impl Tightened {
-    /// From the top: in a closed folder nobody can exchange what is closed next.
+    /// From the top: in a closed folder no other user can exchange what is closed next.
     fn walk(&mut self, path: &Path) {
         if !self.one(path) {
             return;

@@ -17,10 +17,10 @@ use tokio::sync::{Notify, watch};
 
 use super::{Intake, Watermark};
 use crate::config;
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 use crate::shutdown::stopped;
 use crate::spool::quarantine;
-use crate::spool::{AcceptError, Claimed, Found, Left, claimed};
+use crate::spool::{AcceptError, Claimed, InboxFile, Left, claimed};
 
 /// Files accepted in one commit.
 const BATCH: usize = 64;
@@ -55,9 +55,9 @@ pub async fn run(
         })
         .await?;
         inbox = back;
-        for ticket in accepted? {
+        for job_number in accepted? {
             tokio::select! {
-                sent = intake.tickets.send(ticket) => if sent.is_err() { return Ok(()) },
+                sent = intake.job_numbers.send(job_number) => if sent.is_err() { return Ok(()) },
                 // The rest of the batch is in the outbox and comes back at the next start.
                 () = stopped(&mut stop) => return Ok(()),
             }
@@ -126,7 +126,7 @@ pub struct Inbox {
 
 #[derive(Debug, Clone)]
 struct Sighting {
-    file: Found,
+    file: InboxFile,
     since: Instant,
 }
 
@@ -146,7 +146,7 @@ impl Inbox {
     }
 
     /// One sweep: refuses what is too large, accepts what stands still, up to a batch.
-    pub fn accept(&mut self, intake: &Intake) -> Result<Vec<Ticket>, AcceptError> {
+    pub fn accept(&mut self, intake: &Intake) -> Result<Vec<JobNumber>, AcceptError> {
         let ready = self.sweep(Instant::now());
         if intake.is_disk_low() {
             self.watermark.set(intake, true);
@@ -159,14 +159,13 @@ impl Inbox {
             for _ in &oversized {
                 intake.status.metrics.refused(&self.config.name, TOO_LARGE);
             }
-            let left =
-                quarantine::refuse(&intake.shelves, &intake.outbox, &oversized, &self.config)?;
+            let left = quarantine::refuse(&intake.spool, &intake.outbox, &oversized, &self.config)?;
             self.warn_of(left);
         }
         let mut claimed = Claimed::default();
         if !ready.is_empty() {
             let name = &self.config.name;
-            claimed = intake.shelves.claim(name, &ready, intake.min_free_bytes)?;
+            claimed = intake.spool.claim(name, &ready, intake.min_free_bytes)?;
         }
         // What was left stands still for a while again before the next attempt; for room every
         // sweep asks, so that the state lasts as long as the trouble.
@@ -184,7 +183,7 @@ impl Inbox {
     }
 
     /// Files that stood still for `stable_ms` as of `now`, oldest first.
-    fn sweep(&mut self, now: Instant) -> Vec<Found> {
+    fn sweep(&mut self, now: Instant) -> Vec<InboxFile> {
         let mut found = Vec::new();
         let root = self.config.directory.clone();
         match self.walk(&root, 0, &mut found) {
@@ -223,7 +222,7 @@ impl Inbox {
         ready
     }
 
-    fn walk(&mut self, folder: &Path, depth: usize, found: &mut Vec<Found>) -> io::Result<()> {
+    fn walk(&mut self, folder: &Path, depth: usize, found: &mut Vec<InboxFile>) -> io::Result<()> {
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             if under_way(&entry.file_name().to_string_lossy()) {
@@ -236,7 +235,7 @@ impl Inbox {
             };
             let kind = metadata.file_type();
             if kind.is_file() {
-                found.push(Found {
+                found.push(InboxFile {
                     path,
                     bytes: metadata.len(),
                     modified: metadata.modified().ok(),

@@ -71,7 +71,7 @@ pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {
 }
 
 /// What the requests share.
-struct Desk {
+struct Context {
     config: config::Http,
     intake: Intake,
     /// The first trouble of the state directory's disk.
@@ -89,7 +89,7 @@ struct Desk {
 struct Peer(Option<IpAddr>);
 
 /// `full`: this connection has no place for an image.
-fn router(desk: Arc<Desk>, full: bool, peer: Peer) -> Router {
+fn router(context: Arc<Context>, full: bool, peer: Peer) -> Router {
     let images = if full {
         post(images::no_place)
     } else {
@@ -102,7 +102,7 @@ fn router(desk: Arc<Desk>, full: bool, peer: Peer) -> Router {
         .route("/readyz", get(probes::ready))
         .fallback(refusal::unknown_path)
         .layer(Extension(peer))
-        .with_state(desk)
+        .with_state(context)
 }
 
 #[cfg(test)]

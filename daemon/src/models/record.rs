@@ -86,8 +86,8 @@ impl Record {
         }
     }
 
-    /// What may serve when the active version does not open: what it replaced, but nothing that somebody
-    /// rolled back from.
+    /// What may serve when the active version does not open: what it replaced, but nothing that was rolled
+    /// back from.
     pub(super) fn fallback(&self) -> Option<&Version> {
         let (active, previous) = (self.active.as_ref()?, self.previous.as_ref()?);
         let older = previous.version.counter <= active.version.counter;

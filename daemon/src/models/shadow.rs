@@ -50,7 +50,7 @@ impl Shadow {
         Ok(Self { inputs, models })
     }
 
-    pub fn show(&self, shadow_input: ShadowInput) {
+    pub fn enqueue(&self, shadow_input: ShadowInput) {
         let slot = shadow_input.slot;
         if let Err(TrySendError::Full(_)) = self.inputs.try_send(shadow_input) {
             self.models.slots[slot].lock().figures.skipped += 1;

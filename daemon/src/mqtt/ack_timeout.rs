@@ -1,5 +1,5 @@
-//! How long the broker has owed an answer. Time that this program spent on its own work, a flush to a
-//! slow disk for one, is not the broker's silence.
+//! How long the broker has owed a PUBACK. The time that this program spent on work of its own, on a flush to a
+//! slow disk for example, does not count.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ pub(super) struct AckTimer {
     since: Instant,
 }
 
-/// Twice as long after each silence in a row, up to eight times: the message at the head may be too
-/// large for the line, and given up every time at the same point it would hold back the rest for ever.
+/// The timeout doubles after each one that expires in a row, up to eight times: the first message may be too large
+/// for a slow link, and given up at the same point every time it would hold back all others for ever.
 pub(super) fn ack_timeout(ack_timeout_ms: u64, ack_timeouts: u32) -> Duration {
     Duration::from_millis(ack_timeout_ms) * (1 << ack_timeouts.min(3))
 }
@@ -25,12 +25,12 @@ impl AckTimer {
         }
     }
 
-    /// The broker answered, or was asked for the first time.
+    /// The broker acknowledged something, or the first message went out.
     pub(super) fn restart(&mut self, now: Instant) {
         self.since = now;
     }
 
-    /// This program looked away from `began` to `now`.
+    /// This program read nothing from `began` to `now`.
     pub(super) fn exclude(&mut self, began: Instant, now: Instant) {
         self.since = now.min(self.since + (now - began));
     }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patience_doubles_up_to_eight_times() {
+    fn the_ack_timeout_doubles_up_to_eight_times() {
         for (ack_timeouts, expected_s) in [(0, 10), (1, 20), (2, 40), (3, 80), (4, 80), (99, 80)] {
             let expected = Duration::from_secs(expected_s);
             assert_eq!(
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn own_work_is_no_silence() {
+    fn own_work_does_not_count() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut timer = AckTimer::new(Duration::from_secs(10), start);

@@ -1,4 +1,4 @@
-//! What the broker's answers mean for the outbox.
+//! What the broker's acknowledgements mean for the outbox.
 
 use tokio::time::Instant;
 
@@ -40,9 +40,9 @@ impl Publisher {
                         None => {}
                     }
                 }
-                // Of the doctor's connection.
+                // Only the connection of `scansided doctor` subscribes.
                 Signal::Subscribed(_) | Signal::Received(_) => {}
-                // Both ends trusted each other already.
+                // Both ends trusted each other when the connection began, so trust is not the trouble.
                 Signal::Lost(Lost::Distrusted(words)) if session.is_connected() => {
                     end = Some(End::Lost(Lost::Broken(words)));
                 }
@@ -58,7 +58,7 @@ impl Publisher {
         Ok(end)
     }
 
-    /// After CONNACK. Why the connection is not used, if so.
+    /// After CONNACK. Gives the reason when the connection is not to be used.
     async fn begin_session(&mut self, session: &mut Session) -> Result<Option<Lost>, MqttError> {
         let (mqtt, node) = (&self.config.mqtt, &self.config.node);
         if self.version_choice.connected() {
@@ -88,7 +88,7 @@ impl Publisher {
         Ok(None)
     }
 
-    /// One answer; the letter when nothing more is to be done for it.
+    /// Handles one PUBACK. Gives the message when it is done with.
     async fn acked(
         &mut self,
         session: &mut Session,
@@ -115,7 +115,7 @@ impl Publisher {
                 let topic = session.sent.remove(&message_key).map(|sent| sent.topic);
                 let again = matches!(message_key, MessageKey::Replayed(_));
                 self.refused(session, &topic.unwrap_or_default(), !again, reason);
-                // Whoever asked for it can ask anew.
+                // A replay does not insist: the subscriber can ask for it again.
                 return Ok(again.then_some(message_key));
             }
             Outcome::PresenceRefused(topic, reason) => {
@@ -126,7 +126,9 @@ impl Publisher {
                 let code = reason.to_owned();
                 match message_key {
                     MessageKey::Fresh(key) => {
-                        self.delivery.dead(key, Failure::Refused { code }).await?;
+                        self.delivery
+                            .give_up_message(key, Failure::Refused { code })
+                            .await?;
                     }
                     MessageKey::Replayed(_) => return Ok(Some(message_key)),
                 }
@@ -152,7 +154,7 @@ impl Publisher {
     }
 }
 
-/// Its topic.
+/// Forgets the message and gives its topic.
 fn acknowledged(session: &mut Session, message_key: MessageKey) -> String {
     let sent = session.sent.remove(&message_key);
     let publish_ms = sent

@@ -1,5 +1,5 @@
-//! One connection from CONNECT to its end, in MQTT 5 or 3.1.1. This folder and `requests::wire` alone name
-//! rumqttc.
+//! One connection from CONNECT to its end, in MQTT 5 or 3.1.1. This folder and `requests::client` alone
+//! name rumqttc.
 
 pub(super) mod five;
 pub(super) mod version_probe;
@@ -35,16 +35,16 @@ pub(super) enum Signal {
     Lost(Lost),
 }
 
-/// Why a connection ended, or never stood.
+/// Why a connection ended, or did not come about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Lost {
     /// The peer broke it; a message may be at fault.
     Broken(String),
-    /// No answer in time, no way to the broker, or it has no time for anybody; no message's fault.
+    /// No answer came in time, there is no way to the broker, or it is too busy; no message is at fault.
     Unreachable(String),
     /// One end does not trust the other.
     Distrusted(String),
-    /// The broker will not have it so, whatever is sent: an operator has to change something.
+    /// The broker lacks what this node needs, or does not allow it: an operator has to change something.
     Unsupported(String),
     /// The broker does not speak this version of MQTT.
     Version(String),
@@ -179,7 +179,7 @@ impl Connection {
         }
     }
 
-    /// At most once; for what is outdated soon.
+    /// With QoS 0, for messages that the next one replaces.
     pub(super) fn publish_at_most_once(&self, topic: String, payload: Vec<u8>) -> bool {
         match &self.client {
             Client::Five(client) => {
@@ -247,7 +247,7 @@ async fn poll(mut eventloop: Loop, sender: mpsc::Sender<Signal>) {
             Step::Left => return,
         };
         for signal in signals {
-            // Nobody listens any more when the publisher has left too.
+            // The receiver is gone when the publisher has left too.
             if sender.send(signal).await.is_err() {
                 return;
             }
@@ -258,7 +258,7 @@ async fn poll(mut eventloop: Loop, sender: mpsc::Sender<Signal>) {
     }
 }
 
-/// The way to the broker is at fault.
+/// Whether the way to the broker is at fault.
 fn is_silence(kind: ErrorKind) -> bool {
     matches!(
         kind,
@@ -269,7 +269,7 @@ fn is_silence(kind: ErrorKind) -> bool {
     )
 }
 
-/// As whom, where the broker asks for it.
+/// User name and password, where the configuration names them.
 fn login(broker: &Broker) -> Result<Option<Login>, CredentialError> {
     let Some(user) = &broker.username_file else {
         return Ok(None);

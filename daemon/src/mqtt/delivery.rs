@@ -1,5 +1,5 @@
-//! The outbox as the publisher sees it: what to send next, what was delivered, what cannot be sent.
-//! Every call that touches the disk runs apart from the async tasks.
+//! The outbox as the publisher uses it: what to send next, what was delivered, what cannot be sent.
+//! Every call that touches the disk runs on a blocking thread.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::outbox::{Key, Message, Outbox, Queued, ReplayPage};
 use crate::report::Report;
 use crate::report::encode::{self, Encoder};
 use crate::spool::quarantine::{self, Ending};
-use crate::spool::{Shelves, name};
+use crate::spool::{Spool, name};
 use crate::status::Status;
 
 /// Room that the topics of a split result may need beyond the result's own.
@@ -24,13 +24,13 @@ const IN_PARTS: &str = "instances_in_parts";
 #[derive(Clone)]
 pub(super) struct Delivery {
     pub(super) outbox: Arc<Outbox>,
-    pub(super) shelves: Shelves,
+    pub(super) spool: Spool,
     pub(super) encoder: Encoder,
     pub(super) status: Arc<Status>,
 }
 
 impl Delivery {
-    pub(super) async fn next(
+    pub(super) async fn next_messages(
         &self,
         after: Option<Key>,
         limit: usize,
@@ -49,7 +49,7 @@ impl Delivery {
         Ok(spawn_blocking(move || outbox.replay_page(at, limit)).await??)
     }
 
-    /// How far a replay came; without a place it is at its end.
+    /// Notes how far a replay came; without a key it is at its end.
     pub(super) async fn replayed(&self, number: u64, done: Option<Key>) -> Result<(), MqttError> {
         let outbox = Arc::clone(&self.outbox);
         let note = move || match done {
@@ -59,17 +59,19 @@ impl Delivery {
         Ok(spawn_blocking(note).await??)
     }
 
-    /// Rows go, and with the last message of a job its input.
+    /// Removes the rows of delivered messages, and the input of a job with its last message.
     pub(super) async fn delivered(&self, keys: Vec<Key>) -> Result<(), MqttError> {
         let delivery = self.clone();
         spawn_blocking(move || {
-            for (ticket, job) in delivery.outbox.acknowledge(&keys)? {
+            for (job_number, job) in delivery.outbox.acknowledge(&keys)? {
                 let total_ms = name::waited(&job.file).as_millis() as u64;
-                tracing::info!(ticket, total_ms, "published");
-                match delivery.shelves.depart(&job) {
-                    Ok(()) => delivery.outbox.forget(ticket),
+                tracing::info!(job = job_number, total_ms, "published");
+                match delivery.spool.depart(&job) {
+                    Ok(()) => delivery.outbox.forget(job_number),
                     // The row stays and the next start tries again.
-                    Err(error) => tracing::error!(ticket, %error, "a published input stays"),
+                    Err(error) => {
+                        tracing::error!(job = job_number, %error, "a published input stays");
+                    }
                 }
             }
             delivery.status.count_acknowledged(keys.len() as u64);
@@ -79,7 +81,11 @@ impl Delivery {
     }
 
     /// A message that the broker will never take.
-    pub(super) async fn dead(&self, key: Key, failure: Failure) -> Result<(), MqttError> {
+    pub(super) async fn give_up_message(
+        &self,
+        key: Key,
+        failure: Failure,
+    ) -> Result<(), MqttError> {
         let delivery = self.clone();
         spawn_blocking(move || {
             let row = delivery.outbox.message(key)?;
@@ -96,12 +102,16 @@ impl Delivery {
         Ok(bytes.max().unwrap_or(0))
     }
 
-    /// Spills a result into parts of at most `room` bytes, or ends its job when that cannot help.
-    pub(super) async fn too_large(&self, row: Queued, room: usize) -> Result<(), MqttError> {
+    /// Splits a result into parts of at most `room` bytes, or quarantines its job when that cannot help.
+    pub(super) async fn split_or_quarantine(
+        &self,
+        row: Queued,
+        room: usize,
+    ) -> Result<(), MqttError> {
         let delivery = self.clone();
         spawn_blocking(move || {
             let limit = room.saturating_sub(TOPIC_SPARE_BYTES);
-            if let Some(parts) = spill(&delivery.outbox.parts(row.key.0)?, limit) {
+            if let Some(parts) = split_smaller(&delivery.outbox.parts(row.key.0)?, limit) {
                 tracing::info!(
                     seq = row.key.0,
                     parts = parts.len(),
@@ -116,7 +126,7 @@ impl Delivery {
     }
 
     fn quarantine_message(&self, row: &Queued, failure: &Failure) -> Result<(), MqttError> {
-        let Some(ticket) = row.ticket else {
+        let Some(job_number) = row.job_number else {
             tracing::error!(
                 seq = row.key.0,
                 code = failure.code(),
@@ -127,11 +137,11 @@ impl Delivery {
         let job_id = job_id(&row.message);
         let (outbox, encoder) = (&*self.outbox, &self.encoder);
         quarantine::end(
-            &self.shelves,
+            &self.spool,
             &Ending {
                 outbox,
                 encoder,
-                ticket,
+                job_number,
                 job_id,
                 failure,
             },
@@ -143,9 +153,9 @@ impl Delivery {
 
 /// The result in smaller messages. `None` when this is no result, does not fit, or is no longer whole:
 /// parts that were delivered have left the outbox.
-fn spill(rows: &[Queued], limit: usize) -> Option<Vec<Message>> {
+fn split_smaller(rows: &[Queued], limit: usize) -> Option<Vec<Message>> {
     let (first, parts) = rows.split_first()?;
-    first.ticket?;
+    first.job_number?;
     if first.key.1 != 0 {
         return None;
     }
@@ -210,7 +220,7 @@ mod tests {
     fn queued(messages: Vec<Message>) -> Vec<Queued> {
         let row = |(part, message)| Queued {
             key: (7, part),
-            ticket: Some(1),
+            job_number: Some(1),
             message,
         };
         (0..).zip(messages).map(row).collect()
@@ -225,11 +235,11 @@ mod tests {
     fn a_split_result_is_split_anew_while_it_is_whole() {
         // The larger first split says the instances twice, the small one leaves them to the parts.
         let first = encode::split(report(30), 6000);
-        let again = spill(&queued(first.clone()), 2000).unwrap();
+        let again = split_smaller(&queued(first.clone()), 2000).unwrap();
         assert!(again.len() > first.len());
         assert!(again.iter().all(|part| part.payload.len() <= 2000));
         assert_eq!(joined(&again), joined(&first));
-        let third = spill(&queued(again.clone()), 1500).unwrap();
+        let third = split_smaller(&queued(again.clone()), 1500).unwrap();
         let head: Report = serde_json::from_slice(&third[0].payload).unwrap();
         assert_eq!(head.warnings, [IN_PARTS]);
         assert_eq!(head.masks.unwrap().parts, third.len() - 1);
@@ -237,9 +247,9 @@ mod tests {
 
         let mut rest = queued(first.clone());
         rest.remove(2);
-        assert_eq!(spill(&rest, 2000), None, "a part was delivered");
+        assert_eq!(split_smaller(&rest, 2000), None, "a part was delivered");
         assert_eq!(
-            spill(&queued(first)[1..], 2000),
+            split_smaller(&queued(first)[1..], 2000),
             None,
             "part 0 was delivered"
         );
@@ -252,11 +262,11 @@ mod tests {
             payload: serde_json::to_vec(&report(3)).unwrap(),
         };
         let rows = queued(vec![whole]);
-        assert!(spill(&rows, 1500).unwrap().len() > 1);
-        assert_eq!(spill(&rows, 100), None, "part 0 does not fit");
+        assert!(split_smaller(&rows, 1500).unwrap().len() > 1);
+        assert_eq!(split_smaller(&rows, 100), None, "part 0 does not fit");
         let mut event = rows;
-        event[0].ticket = None;
-        assert_eq!(spill(&event, 1500), None);
-        assert_eq!(spill(&[], 1500), None);
+        event[0].job_number = None;
+        assert_eq!(split_smaller(&event, 1500), None);
+        assert_eq!(split_smaller(&[], 1500), None);
     }
 }

@@ -1,5 +1,4 @@
-//! From the outbox into the window: fresh rows first, refused ones with what room is left, then what is
-//! asked for again.
+//! From the outbox into the window: fresh rows first, then refused rows in the room that is left, then replays.
 
 use tokio::time::Instant;
 
@@ -14,7 +13,7 @@ use crate::outbox::{Key, Message, Queued};
 /// PUBLISH beside topic and payload: fixed header (at most 5), topic length, packet id, no properties.
 const PACKET_OVERHEAD_BYTES: usize = 5 + 2 + 2 + 1;
 
-/// How a walk over the outbox ended.
+/// How far a walk over the outbox came.
 struct Walk {
     /// Last row handed over or passed.
     cursor: Option<Key>,
@@ -54,7 +53,7 @@ impl Publisher {
         let limit = self.config.mqtt.window_max_messages;
         let ended = |cursor, finished| Ok(Walk { cursor, finished });
         while self.window.has_room() {
-            let rows = self.delivery.next(cursor, limit).await?;
+            let rows = self.delivery.next_messages(cursor, limit).await?;
             let exhausted = rows.len() < limit;
             let mut rows = rows.into_iter().peekable();
             while let Some(row) = rows.next() {
@@ -74,8 +73,8 @@ impl Publisher {
                 if self.largest_bytes(&row, more).await? > session.packet_max_bytes {
                     let overhead = self.packet_bytes(row.message.topic.len());
                     let room = session.packet_max_bytes.saturating_sub(overhead);
-                    self.delivery.too_large(row, room).await?;
-                    // The place now holds other messages or none.
+                    self.delivery.split_or_quarantine(row, room).await?;
+                    // The row was replaced by others, or is gone.
                     return ended(cursor, false);
                 }
                 if !self.send_message(session, MessageKey::Fresh(key), row.message) {
@@ -94,7 +93,7 @@ impl Publisher {
     /// the result cannot be split anew.
     async fn largest_bytes(&self, row: &Queued, more: bool) -> Result<usize, MqttError> {
         let own = row.message.bytes();
-        let largest = if more && row.key.1 == 0 && row.ticket.is_some() {
+        let largest = if more && row.key.1 == 0 && row.job_number.is_some() {
             self.delivery.largest_bytes(row.key.0).await?.max(own)
         } else {
             own

@@ -1,4 +1,4 @@
-//! What the broker refused on one connection, without any I/O: each topic is said once, and after a
+//! The negative acknowledgements of one connection, without any I/O: each topic is logged once, and after a
 //! while the refused rows are sent again.
 //!
 //! No list of them is kept. A row behind the cursor that is still in the outbox and not in flight was
@@ -19,7 +19,7 @@ pub(super) struct Nacks {
     retry_pass: Option<RetryPass>,
 }
 
-/// One walk over the rows behind the cursor.
+/// One pass over the rows behind the cursor, which sends the refused ones again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RetryPass {
     pub(super) after: Option<Key>,
@@ -36,7 +36,7 @@ impl Nacks {
         }
     }
 
-    /// True when nobody was told about this topic yet.
+    /// True when this topic was not logged before.
     pub(super) fn refused(&mut self, topic: &str, durable: bool, now: Instant) -> bool {
         if durable {
             self.due.get_or_insert(now + self.period);
@@ -50,7 +50,7 @@ impl Nacks {
         self.logged.insert(rule.to_owned())
     }
 
-    /// The round under way, or one that begins now. `cursor`: last row handed over.
+    /// The pass under way, or one that begins now. `cursor`: the row that was handed over last.
     pub(super) fn retry_pass(&mut self, cursor: Option<Key>, now: Instant) -> Option<RetryPass> {
         if self.retry_pass.is_none() && self.due.is_some_and(|due| now >= due) {
             self.due = None;
@@ -59,7 +59,7 @@ impl Nacks {
         self.retry_pass
     }
 
-    /// How far it came; none when it is done.
+    /// How far the pass came; `None` when it is done.
     pub(super) fn set_retry_pass(&mut self, retry_pass: Option<RetryPass>) {
         self.retry_pass = retry_pass;
     }
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_begins_after_the_period_and_goes_to_the_cursor() {
+    fn a_retry_pass_begins_after_the_period_and_goes_to_the_cursor() {
         let start = Instant::now();
         let at = |s| start + Duration::from_secs(s);
         let mut nacks = Nacks::new(Duration::from_secs(30));

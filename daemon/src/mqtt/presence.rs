@@ -170,7 +170,7 @@ impl Publisher {
     /// serves stands in `info` and `state` too.
     fn publish_models(&mut self, session: &mut Session, healthy: bool) {
         let revision = self.models.revision();
-        let figures = healthy && self.models.shadows();
+        let figures = healthy && self.models.has_shadow_figures();
         if session.models_published == Some(revision) && !figures {
             return;
         }

@@ -1,5 +1,5 @@
-//! Results that subscribers ask for again, one replay after the other: only while nothing fresh waits,
-//! and never in more than half of the window, so that what comes new finds room.
+//! Results that subscribers ask for again, one replay after the other: only while no fresh message waits, and in at
+//! most half of the window, so that fresh messages find room.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,19 +15,19 @@ pub(super) const NOTE_INTERVAL: Duration = Duration::from_secs(1);
 /// User properties of a replayed PUBLISH: identifier and two lengths beside the words.
 pub(super) const PROPERTY_BYTES: usize = 1 + 2 + REPLAYED.0.len() + 2 + REPLAYED.1.len();
 
-/// The replay at hand, as far as this connection sent it.
+/// The present replay, as far as this connection has sent it.
 #[derive(Debug)]
 pub(super) struct ReplayProgress {
-    /// There may be one.
+    /// The outbox may have a replay.
     pub(super) wanted: bool,
     pub(super) number: Option<u64>,
     /// Last message handed over or passed.
     pub(super) cursor: Option<Key>,
-    /// Handed over and not answered.
+    /// Handed over and not acknowledged.
     pub(super) in_flight: BTreeSet<Key>,
     /// Nothing is left to hand over.
     pub(super) exhausted: bool,
-    /// Answers have come since the outbox was told.
+    /// Acknowledgements have come since the outbox was told how far the replay is.
     pub(super) moved: bool,
     pub(super) noted_at: Instant,
     pub(super) sent: u64,
@@ -53,13 +53,13 @@ impl ReplayProgress {
         self.wanted = true;
     }
 
-    /// The broker has answered it, one way or the other.
+    /// The broker has acknowledged or refused this message.
     pub(super) fn acked(&mut self, key: Key) {
         self.in_flight.remove(&key);
         self.moved = true;
     }
 
-    /// Up to here everything was answered.
+    /// Everything up to this key was acknowledged.
     pub(super) fn done(&self) -> Option<Key> {
         self.in_flight.first().copied().map(before).or(self.cursor)
     }

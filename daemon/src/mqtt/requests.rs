@@ -24,7 +24,7 @@ use crate::intake::Intake;
 use crate::report::response::{Code, Response};
 use crate::shutdown::stopped;
 
-use answer::Desk;
+use answer::Responder;
 use client::{Request, RequestConnection, RequestEvent};
 
 /// Reasons for which the metrics count an image that was not taken.
@@ -35,14 +35,14 @@ pub(crate) fn refusal_reasons() -> impl Iterator<Item = &'static str> {
 /// Everything that an answer needs.
 pub struct Requests {
     config: Arc<Config>,
-    desk: Desk,
+    responder: Responder,
     /// Wakes the publisher.
     fresh: Arc<Notify>,
     backoff: Backoff,
     root: String,
-    /// What was answered last, in case that it was not heard.
+    /// The last answer, for a request that the broker repeats.
     last: Option<AnsweredRequest>,
-    /// What the outage at hand was last said to come from.
+    /// The cause of the present outage that was logged last.
     outage: String,
 }
 
@@ -56,7 +56,7 @@ struct AnsweredRequest {
 /// A longer response topic is not used: the response has to fit into the broker's packets.
 const TOPIC_MAX_BYTES: usize = 1024;
 
-/// Why a connection was given up that works.
+/// The reason when a connection that works was given up.
 const RECONNECT: &str = "requests were left at the broker";
 
 impl Requests {
@@ -66,7 +66,7 @@ impl Requests {
             config: Arc::new(config.clone()),
             backoff: Backoff::new(mqtt.backoff_min_ms, mqtt.backoff_max_ms),
             root: mqtt.root(&config.node),
-            desk: Desk {
+            responder: Responder {
                 node: config.node.clone(),
                 image_max_bytes: mqtt.request_max_bytes,
                 intake,
@@ -109,9 +109,9 @@ impl Requests {
         &mut self,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<String>, MqttError> {
-        let broker = self.desk.intake.credentials.borrow().mqtt.clone();
+        let broker = self.responder.intake.credentials.borrow().mqtt.clone();
         // As the publisher: it finds out what the broker speaks.
-        let mut known = self.desk.intake.status.mqtt_level();
+        let mut known = self.responder.intake.status.mqtt_level();
         let level = tokio::select! {
             level = known.wait_for(Option::is_some) => level.ok().and_then(|level| *level),
             () = stopped(stop) => return Ok(None),
@@ -172,14 +172,14 @@ impl Requests {
         let answered = match self.last.take() {
             Some(last) if request.repeats(&last.request) => last,
             _ => {
-                let (desk, copy) = (self.desk.clone(), request.clone());
-                let response = spawn_blocking(move || desk.answer(verb, &copy)).await??;
+                let (responder, copy) = (self.responder.clone(), request.clone());
+                let response = spawn_blocking(move || responder.answer(verb, &copy)).await??;
                 if response.is_stopping() {
                     // Unanswered it comes again at the next start.
                     return Ok(None);
                 }
                 let (code, job) = (response.code().map(Code::word), response.job());
-                tracing::info!(%verb, code, ticket = job, "request answered");
+                tracing::info!(%verb, code, job, "request answered");
                 AnsweredRequest {
                     request: request.clone(),
                     response,

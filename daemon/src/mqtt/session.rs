@@ -1,4 +1,4 @@
-//! One connection's share of the publisher's state.
+//! The state of the publisher that lasts for one connection.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,24 +16,24 @@ use crate::report::state::Readiness;
 
 pub(super) struct Session {
     pub(super) connection: Connection,
-    /// Since when the broker talks to this node.
+    /// When CONNACK came.
     pub(super) connected_at: Option<Instant>,
     pub(super) packet_max_bytes: usize,
     /// Last message handed to the client.
     pub(super) cursor: Option<Key>,
     pub(super) ack_timer: AckTimer,
     pub(super) nacks: Nacks,
-    /// Nobody subscribes to the results; said once.
+    /// That a topic has no subscribers was logged on this connection.
     pub(super) no_subscribers_logged: bool,
-    /// Each message in flight.
+    /// When each message in flight was sent, and its topic.
     pub(super) sent: HashMap<MessageKey, Sent>,
     pub(super) replay: ReplayProgress,
-    /// What is in flight is the last.
+    /// The daemon stops: nothing more is sent than what is in flight.
     pub(super) draining: bool,
     pub(super) health_due: Instant,
-    /// State as last published.
+    /// The state that was published last.
     pub(super) state_published: Option<(Readiness, Vec<&'static str>)>,
-    /// Revision of the models as last published.
+    /// The revision of the models that was published last.
     pub(super) models_published: Option<u64>,
 }
 

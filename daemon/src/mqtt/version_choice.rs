@@ -17,7 +17,7 @@ use crate::config::{Protocol, Version};
 pub(super) struct VersionChoice {
     protocol: Protocol,
     level: Version,
-    /// The broker said itself that it has no MQTT 5.
+    /// The broker itself said that it has no MQTT 5.
     certain: bool,
     /// It has spoken MQTT 5 since this program started.
     has_five: bool,
@@ -93,7 +93,7 @@ impl VersionChoice {
         Ok(())
     }
 
-    /// What it answered while a connection in 3.1.1 stands. True when that one is to be given up.
+    /// Takes the reply that came while a connection in 3.1.1 stands. True when that connection is to be given up.
     pub(super) fn confirmed(&mut self, reply: VersionReply) -> bool {
         if reply == VersionReply::Five {
             (self.level, self.has_five) = (Version::Five, true);
@@ -142,7 +142,7 @@ pub(super) struct DuplicateClients {
     short_connections: u32,
 }
 
-/// What "soon" is.
+/// A connection that lives less than this counts as short.
 const SHORT_CONNECTION_S: u64 = 5;
 
 impl DuplicateClients {
@@ -154,7 +154,7 @@ impl DuplicateClients {
         self.short_connections >= 2
     }
 
-    /// The connection at hand is good.
+    /// The present connection is good.
     pub(super) fn connection_held(&mut self) {
         self.short_connections = 0;
     }
@@ -259,7 +259,7 @@ mod tests {
         }
         let (five, three) = (Version::Five, Version::Three);
         assert_eq!(levels, [five, three, five, three]);
-        // Nobody was there to ask.
+        // The broker was not reached.
         version_choice.replied(VersionReply::NotReached).unwrap();
         assert_eq!(version_choice.level(), five);
     }
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn two_short_lives_in_a_row_look_like_a_rival() {
+    fn two_short_connections_in_a_row_look_like_another_client() {
         let mut duplicate_clients = DuplicateClients::default();
         let short_connections = Duration::from_millis(300);
         assert!(!duplicate_clients.ended(short_connections));

@@ -8,8 +8,8 @@
 //! A message can end its connection (a broker that cuts off what is too large for it). Everything in
 //! flight when the peer breaks a connection becomes a suspect; a suspect is sent alone, and only after
 //! the broker answered something else on this connection. If it breaks `strikes_max` such
-//! connections, it is the culprit. An outage strikes nobody: nothing is in flight then. Nor does
-//! silence: a slow link looks the same.
+//! connections, it is the culprit. An outage counts against no message: nothing is in flight then. Nor
+//! does an ack timeout: a slow link looks the same.
 //!
 //! What the broker refuses leaves the window and nothing else: the row stays in the outbox, and the
 //! messages behind it go on.
@@ -18,7 +18,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::outbox::Key;
 
-/// A message with a row.
+/// A message that has a row in the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum MessageKey {
     /// From the outbox.
@@ -34,15 +34,15 @@ pub(super) enum Item {
     Presence(&'static str),
 }
 
-/// The broker's answer to one message.
+/// The broker's acknowledgement of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PublishAck {
     Accepted,
-    /// Accepted, but nobody subscribes to the topic.
+    /// Accepted, but the topic has no subscribers.
     NoSubscribers,
-    /// Not now or not for this user: the message stays. With the broker's reason.
+    /// The broker does not take it now, or not from this user: the message stays. With the broker's reason.
     Refused(&'static str),
-    /// Never: the message itself is at fault. With the broker's reason.
+    /// The broker will never take it: the message itself is at fault. With the broker's reason.
     Invalid(&'static str),
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Window {
     /// Handed to the client, packet id not known yet.
     handed: VecDeque<Item>,
     in_flight: HashMap<u16, Item>,
-    /// The broker answered something on this connection.
+    /// The broker has acknowledged or refused something on this connection.
     has_acked: bool,
     /// Strikes of each suspect.
     suspects: HashMap<MessageKey, u32>,
@@ -129,7 +129,7 @@ impl Window {
         let Some(item) = self.in_flight.remove(&packet_id) else {
             return Outcome::Unknown;
         };
-        // Even a no proves that the connection carries messages.
+        // Even a refusal proves that the connection carries messages.
         self.has_acked = true;
         if let Item::Durable(message_key) = item {
             self.suspects.remove(&message_key);
@@ -154,7 +154,7 @@ impl Window {
         }
     }
 
-    /// The peer broke the connection. Gives the culprit when its last strike fell.
+    /// The peer broke the connection. Gives the message that is at fault when it has had its last strike.
     pub(super) fn connection_broke(&mut self) -> Option<MessageKey> {
         let delivery: Vec<MessageKey> = self
             .items()
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_strikes_nobody() {
+    fn a_timeout_counts_against_no_message() {
         let mut window = Window::new(16, 1);
         for _ in 0..9 {
             window.handed(Item::Presence("state"));

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_free_or_somebody_has_it() {
+    fn a_port_is_free_or_in_use() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let taken = listener.local_addr().unwrap();
         let words = port(taken, "port", false).unwrap_err();

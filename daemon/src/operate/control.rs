@@ -1,5 +1,5 @@
-//! What people ask of the box: the outbox, where nobody has it open, or the daemon that has, through
-//! a socket in the state directory. Either answers by the same function.
+//! What people ask of the box. The command opens the outbox itself where no daemon has it open, and else asks that
+//! daemon through a socket in the state directory. Both answer by the same function.
 //!
 //! One request a connection: a line of JSON each way. Who may connect is a matter of the rights of
 //! the state directory; the socket itself is its owner's.
@@ -19,14 +19,14 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::failure::{Stage, chain};
 use crate::models::{self, Change, Models, Reply, Store};
-use crate::outbox::job::{Input, Ticket};
+use crate::outbox::job::{Input, JobNumber};
 use crate::outbox::{
-    self, Entry, JobHistory, Ledger, Listing, Outbox, OutboxError, ReplayAnswer, ReplayRange,
+    self, Entry, HistoryFilter, JobHistory, Ledger, Outbox, OutboxError, ReplayAnswer, ReplayRange,
 };
 use crate::seg;
 use crate::spool::quarantine::{self, Retried};
 use crate::spool::recover::recover;
-use crate::spool::{AcceptError, Shelves};
+use crate::spool::{AcceptError, Spool};
 use crate::status::pacs::{self, Pacs, Unsent};
 
 pub use find::{SearchResult, SearchTerms};
@@ -37,10 +37,10 @@ pub use serve::{Control, ControlError, listen, open, run};
 pub enum Request {
     Ledger,
     #[serde(rename = "life")]
-    History(Ticket),
+    History(JobNumber),
     /// By whatever people know of an image.
     Find(String),
-    List(Listing),
+    List(HistoryFilter),
     /// What lies in quarantine.
     Quarantined,
     Retry(Choice),
@@ -48,14 +48,14 @@ pub enum Request {
     Models(Change),
     Replay(ReplayRange),
     Segmentations,
-    RetrySegmentations(seg::Wanted),
+    RetrySegmentations(seg::RetryChoice),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Choice {
     All,
-    Jobs(Vec<Ticket>),
+    Jobs(Vec<JobNumber>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +79,7 @@ pub enum Answer {
 /// A file in quarantine, without the name that its sender gave it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantinedFile {
-    pub job: Ticket,
+    pub job: JobNumber,
     pub quarantined_at: String,
     pub received_at: String,
     pub source: String,
@@ -87,7 +87,7 @@ pub struct QuarantinedFile {
     pub code: String,
     pub words: String,
     pub remedy: String,
-    /// `None` when somebody took the file away.
+    /// `None` when the file is gone.
     pub bytes: Option<u64>,
     /// Refused at the door; counts as rejected.
     pub refused: bool,
@@ -96,11 +96,11 @@ pub struct QuarantinedFile {
 /// What came of a retry or a drop.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveOutcome {
-    pub done: Vec<Ticket>,
+    pub done: Vec<JobNumber>,
     /// Not in quarantine.
-    pub unknown: Vec<Ticket>,
+    pub unknown: Vec<JobNumber>,
     /// Their files are gone, so that there is nothing to try.
-    pub missing: Vec<Ticket>,
+    pub missing: Vec<JobNumber>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,9 +120,9 @@ pub enum AskError {
 }
 
 const SOCKET: &str = "control.sock";
-/// Many files take their time on a slow disk.
+/// How long a command waits for its answer: many files take their time on a slow disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
-/// For an outbox that somebody has open who does not listen.
+/// How long a command waits for an outbox that another process has open without listening on the socket.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -152,16 +152,15 @@ pub fn ask(config: &Config, request: &Request) -> Result<Answer, AskError> {
             Err(error) => return Err(silent(error)),
         }
     };
-    let shelves =
-        Shelves::create(state, config.state.keep_inputs_days).map_err(AcceptError::from)?;
+    let spool = Spool::create(state, config.state.keep_inputs_days).map_err(AcceptError::from)?;
     if matches!(request, Request::Retry(_) | Request::Drop(_)) {
         // As at a start: no file is on its way any more.
-        recover(&outbox, &shelves)?;
+        recover(&outbox, &spool)?;
     }
-    let outbox = outbox.keeping(config.results.clone());
+    let outbox = outbox.with_retention(config.results.clone());
     let context = AnswerContext {
         outbox: &outbox,
-        shelves: &shelves,
+        spool: &spool,
         store: &Store::new(config),
         live: None,
         pacs: None,
@@ -183,7 +182,7 @@ fn send(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
 /// What an answer is made with.
 struct AnswerContext<'a> {
     outbox: &'a Outbox,
-    shelves: &'a Shelves,
+    spool: &'a Spool,
     store: &'a Store,
     /// The daemon's models.
     live: Option<&'a Models>,
@@ -191,63 +190,61 @@ struct AnswerContext<'a> {
     pacs: Option<&'a Pacs>,
 }
 
-/// Blocking: reads and writes outbox and shelves.
+/// Blocking: reads and writes outbox and spool.
 fn perform(context: &AnswerContext<'_>, request: &Request) -> Result<Answer, AcceptError> {
-    let AnswerContext {
-        outbox, shelves, ..
-    } = *context;
+    let AnswerContext { outbox, spool, .. } = *context;
     Ok(match request {
         Request::Models(change) => {
             Answer::Models(models::perform(context.store, context.live, change))
         }
         Request::Ledger => Answer::Ledger(outbox.ledger()?),
-        Request::History(ticket) => Answer::History(
+        Request::History(job_number) => Answer::History(
             outbox
-                .history(*ticket)?
-                .map(|history| measured(outbox, shelves, history))
+                .history(*job_number)?
+                .map(|history| with_input(outbox, spool, history))
                 .transpose()?
                 .map(Box::new),
         ),
-        Request::Find(word) => Answer::Found(find::find(outbox, shelves, word)?),
-        Request::List(listing) => Answer::Listed(outbox.list(listing)?),
+        Request::Find(word) => Answer::Found(find::find(outbox, spool, word)?),
+        Request::List(filter) => Answer::Listed(outbox.list(filter)?),
         Request::Quarantined => {
             let entries = outbox.quarantined()?;
-            Answer::Quarantined(entries.into_iter().map(|e| item(shelves, e)).collect())
+            Answer::Quarantined(entries.into_iter().map(|e| item(spool, e)).collect())
         }
         Request::Retry(choice) => {
             let (chosen, mut moved) = choose(outbox, choice)?;
             for entry in chosen {
-                let list = match quarantine::retry(outbox, shelves, &entry)? {
+                let list = match quarantine::retry(outbox, spool, &entry)? {
                     Retried::Job => &mut moved.done,
                     Retried::Left => &mut moved.unknown,
                     Retried::FileMissing => &mut moved.missing,
                 };
-                list.push(entry.ticket);
+                list.push(entry.job_number);
             }
             Answer::Moved(moved)
         }
         Request::Drop(choice) => {
             let (chosen, mut moved) = choose(outbox, choice)?;
             for entry in chosen {
-                let done = quarantine::discard(outbox, shelves, &entry)?;
+                let done = quarantine::discard(outbox, spool, &entry)?;
                 let list = if done {
                     &mut moved.done
                 } else {
                     &mut moved.unknown
                 };
-                list.push(entry.ticket);
+                list.push(entry.job_number);
             }
             Answer::Moved(moved)
         }
         Request::Replay(range) => Answer::Replay(outbox.replay(range)?),
         Request::Segmentations => {
             let why = context.pacs.and_then(Pacs::why);
-            Answer::Segmentations(pacs::segmentations(shelves.state(), why.as_deref()))
+            Answer::Segmentations(pacs::segmentations(spool.state(), why.as_deref()))
         }
         Request::RetrySegmentations(wanted) => {
-            let retried = seg::retry(shelves.state(), wanted)?;
+            let retried = seg::retry(spool.state(), wanted)?;
             if let Some(pacs) = context.pacs {
-                pacs.try_again();
+                pacs.request_retry();
             }
             Answer::Retried(retried)
         }
@@ -257,18 +254,19 @@ fn perform(context: &AnswerContext<'_>, request: &Request) -> Result<Answer, Acc
 fn choose(outbox: &Outbox, choice: &Choice) -> Result<(Vec<Entry>, MoveOutcome), OutboxError> {
     let mut entries = outbox.quarantined()?;
     let mut moved = MoveOutcome::default();
-    if let Choice::Jobs(tickets) = choice {
-        entries.retain(|entry| tickets.contains(&entry.ticket));
-        let found = |ticket: &Ticket| entries.iter().any(|entry| entry.ticket == *ticket);
-        moved.unknown = tickets.iter().copied().filter(|t| !found(t)).collect();
+    if let Choice::Jobs(job_numbers) = choice {
+        entries.retain(|entry| job_numbers.contains(&entry.job_number));
+        let found =
+            |job_number: &JobNumber| entries.iter().any(|entry| entry.job_number == *job_number);
+        moved.unknown = job_numbers.iter().copied().filter(|t| !found(t)).collect();
     }
     Ok((entries, moved))
 }
 
-fn item(shelves: &Shelves, entry: Entry) -> QuarantinedFile {
-    let metadata = std::fs::metadata(shelves.quarantine.join(&entry.file));
+fn item(spool: &Spool, entry: Entry) -> QuarantinedFile {
+    let metadata = std::fs::metadata(spool.quarantine.join(&entry.file));
     QuarantinedFile {
-        job: entry.ticket,
+        job: entry.job_number,
         quarantined_at: entry.quarantined_at,
         received_at: entry.received_at,
         source: entry.source,
@@ -283,17 +281,17 @@ fn item(shelves: &Shelves, entry: Entry) -> QuarantinedFile {
 
 /// With size and digest of a file that was not segmented but lies here. One that is on its way at
 /// this moment has none.
-fn measured(
+fn with_input(
     outbox: &Outbox,
-    shelves: &Shelves,
+    spool: &Spool,
     mut history: JobHistory,
 ) -> Result<JobHistory, OutboxError> {
     if history.input.is_none() {
-        let waiting = outbox.job(history.job)?.map(|job| shelves.input(&job));
+        let waiting = outbox.job(history.job)?.map(|job| spool.input(&job));
         let mut entries = outbox.quarantined()?.into_iter();
         let resting = entries
-            .find(|entry| entry.ticket == history.job)
-            .map(|entry| shelves.quarantine.join(entry.file));
+            .find(|entry| entry.job_number == history.job)
+            .map(|entry| spool.quarantine.join(entry.file));
         let mut paths = waiting.into_iter().chain(resting);
         history.input = paths.find_map(|path| Input::of_file(&path).ok());
     }

@@ -22,7 +22,7 @@ enum ReloadError {
 }
 
 /// From this call on SIGHUP does not end the process. Call it within a runtime.
-pub(crate) fn survive_hangup(config: &Config) {
+pub(crate) fn catch_hangup(config: &Config) {
     if config.file.is_some() {
         // The listener of `run` hears it later; what comes before is read at the start anyway.
         let _ = signal(SignalKind::hangup());
@@ -32,7 +32,7 @@ pub(crate) fn survive_hangup(config: &Config) {
 /// Runs as long as the daemon.
 pub(crate) async fn run(running: Config, credentials: watch::Sender<Credentials>) {
     let (Some(file), Ok(mut hangups)) = (running.file.clone(), signal(SignalKind::hangup())) else {
-        // Whoever waits for news must not hear that there will be none.
+        // The sender is kept: a receiver that waits would else wake because it is gone.
         return std::future::pending().await;
     };
     while hangups.recv().await.is_some() {

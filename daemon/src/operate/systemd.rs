@@ -9,19 +9,19 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::status::Status;
 
 pub(crate) fn ready() {
-    say(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
 /// Until the next [`ready`]; the time tells systemd which of several it is.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => say(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => tracing::warn!(%error, "systemd cannot be told"),
     }
 }
 
 pub(crate) fn stopping() {
-    say(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
 /// Tells the watchdog of the unit, if there is one, that the event loop turns and that no image has been in hand for
@@ -44,12 +44,12 @@ pub(crate) async fn keep_watch(status: Arc<Status>, image_timeout: Duration) {
         }
         stuck = is_stuck;
         if !stuck {
-            say(&[NotifyState::Watchdog]);
+            notify(&[NotifyState::Watchdog]);
         }
     }
 }
 
-fn say(states: &[NotifyState]) {
+fn notify(states: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "systemd cannot be told");
     }

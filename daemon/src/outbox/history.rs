@@ -1,6 +1,5 @@
-//! What became of each job, for `scansided ledger show JOB`: kept up in the transactions that change
-//! the job, so it tells no other story, and kept when the job's own row is gone, until
-//! [`Outbox::forget_history`].
+//! What became of each job, for `scansided ledger show JOB`: written in the transactions that change
+//! the job, so the two always agree, and kept when the job's own row is gone, until [`Outbox::forget_history`].
 
 use clap::ValueEnum;
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -10,14 +9,14 @@ use uuid::Uuid;
 use super::{Key, Message, Outbox, OutboxError};
 use crate::clock;
 use crate::failure::Reason;
-use crate::outbox::job::{Input, Job, LookupKeys, Sender, State, Ticket};
+use crate::outbox::job::{Input, Job, JobNumber, LookupKeys, Sender, State};
 
-pub(super) const HISTORIES: TableDefinition<'_, Ticket, &[u8]> = TableDefinition::new("lives");
+pub(super) const HISTORIES: TableDefinition<'_, JobNumber, &[u8]> = TableDefinition::new("lives");
 
 /// Without the name that the sender gave the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobHistory {
-    pub job: Ticket,
+    pub job: JobNumber,
     pub source: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
@@ -105,7 +104,7 @@ impl From<Phase> for Stage {
 
 /// Which jobs to list, the newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listing {
+pub struct HistoryFilter {
     pub state: Option<Stage>,
     pub source: Option<String>,
     /// Accepted then or later: the beginning of a time as the outbox writes it.
@@ -113,8 +112,8 @@ pub struct Listing {
     pub limit: usize,
 }
 
-impl Listing {
-    fn takes(&self, history: &JobHistory) -> bool {
+impl HistoryFilter {
+    fn matches(&self, history: &JobHistory) -> bool {
         self.state.is_none_or(|state| state == history.state.into())
             && self
                 .source
@@ -144,44 +143,48 @@ impl Outbox {
         })
     }
 
-    pub fn list(&self, listing: &Listing) -> Result<Vec<JobHistory>, OutboxError> {
+    pub fn list(&self, filter: &HistoryFilter) -> Result<Vec<JobHistory>, OutboxError> {
         self.read(|| {
             let table = self.database.begin_read()?.open_table(HISTORIES)?;
             let mut histories = Vec::new();
             for row in table.iter()?.rev() {
-                if histories.len() == listing.limit {
+                if histories.len() == filter.limit {
                     break;
                 }
                 let history = decode(row?.1.value())?;
-                histories.extend(listing.takes(&history).then_some(history));
+                histories.extend(filter.matches(&history).then_some(history));
             }
             Ok(histories)
         })
     }
 
     /// What was learned of a job that will have no result.
-    pub fn note(&self, ticket: Ticket, lookup_keys: &LookupKeys) -> Result<(), OutboxError> {
-        self.write(|transaction| learned(transaction, ticket, lookup_keys))
+    pub fn record_lookup_keys(
+        &self,
+        job_number: JobNumber,
+        lookup_keys: &LookupKeys,
+    ) -> Result<(), OutboxError> {
+        self.write(|transaction| record_lookup_keys(transaction, job_number, lookup_keys))
     }
 
     /// `None` for a number that was never given, or so long ago that it is forgotten.
-    pub fn history(&self, ticket: Ticket) -> Result<Option<JobHistory>, OutboxError> {
+    pub fn history(&self, job_number: JobNumber) -> Result<Option<JobHistory>, OutboxError> {
         self.read(|| {
             let table = self.database.begin_read()?.open_table(HISTORIES)?;
-            let row = table.get(ticket)?;
+            let row = table.get(job_number)?;
             row.map(|row| decode(row.value())).transpose()
         })
     }
 }
 
 /// Follows a change of the job's row.
-pub(super) fn follow(
+pub(super) fn record_state(
     transaction: &WriteTransaction,
-    ticket: Ticket,
+    job_number: JobNumber,
     job: &Job,
 ) -> Result<(), redb::Error> {
-    let mut history = get(transaction, ticket)?.unwrap_or_else(|| JobHistory {
-        job: ticket,
+    let mut history = get(transaction, job_number)?.unwrap_or_else(|| JobHistory {
+        job: job_number,
         source: job.source.clone(),
         sender: None,
         accepted_at: job.received_at.clone(),
@@ -212,29 +215,29 @@ pub(super) fn follow(
 }
 
 /// A job that begins in quarantine.
-pub(super) fn refused(
+pub(super) fn record_refused(
     transaction: &WriteTransaction,
-    ticket: Ticket,
+    job_number: JobNumber,
     job: &Job,
 ) -> Result<(), redb::Error> {
-    follow(transaction, ticket, job)?;
-    change(transaction, ticket, |history| history.refused = true)
+    record_state(transaction, job_number, job)?;
+    change(transaction, job_number, |history| history.refused = true)
 }
 
-pub(super) fn sent_by(
+pub(super) fn record_sender(
     transaction: &WriteTransaction,
-    ticket: Ticket,
+    job_number: JobNumber,
     sender: &Sender,
 ) -> Result<(), redb::Error> {
-    change(transaction, ticket, |history| {
+    change(transaction, job_number, |history| {
         history.sender = Some(sender.clone());
     })
 }
 
 /// What is not known this time stays.
-pub(super) fn learned(
+pub(super) fn record_lookup_keys(
     transaction: &WriteTransaction,
-    ticket: Ticket,
+    job_number: JobNumber,
     lookup_keys: &LookupKeys,
 ) -> Result<(), redb::Error> {
     let LookupKeys {
@@ -242,7 +245,7 @@ pub(super) fn learned(
         job_id,
         sop_instance_uid,
     } = lookup_keys.clone();
-    change(transaction, ticket, |history| {
+    change(transaction, job_number, |history| {
         history.input = input.or(history.input.take());
         history.job_id = job_id.or(history.job_id);
         history.sop_instance_uid = sop_instance_uid.or(history.sop_instance_uid.take());
@@ -250,13 +253,13 @@ pub(super) fn learned(
 }
 
 /// The messages of a result, in place of those of the same number.
-pub(super) fn queued(
+pub(super) fn record_messages(
     transaction: &WriteTransaction,
-    ticket: Ticket,
+    job_number: JobNumber,
     seq: u64,
     messages: &[Message],
 ) -> Result<(), redb::Error> {
-    change(transaction, ticket, |history| {
+    change(transaction, job_number, |history| {
         history.messages.retain(|sent| sent.seq != seq);
         let sent = (0..).zip(messages).map(|(part, message)| Sent {
             topic: message.topic.clone(),
@@ -269,12 +272,12 @@ pub(super) fn queued(
     })
 }
 
-pub(super) fn acknowledged(
+pub(super) fn record_ack(
     transaction: &WriteTransaction,
-    ticket: Ticket,
+    job_number: JobNumber,
     (seq, part): Key,
 ) -> Result<(), redb::Error> {
-    change(transaction, ticket, |history| {
+    change(transaction, job_number, |history| {
         let mut messages = history.messages.iter_mut();
         if let Some(sent) = messages.find(|sent| (sent.seq, sent.part) == (seq, part)) {
             sent.acknowledged_at = Some(clock::now());
@@ -282,27 +285,30 @@ pub(super) fn acknowledged(
     })
 }
 
-/// Nothing happens to a life that began before lives were written.
+/// Does nothing to a job that was accepted before histories were written.
 fn change(
     transaction: &WriteTransaction,
-    ticket: Ticket,
+    job_number: JobNumber,
     change: impl FnOnce(&mut JobHistory),
 ) -> Result<(), redb::Error> {
-    let Some(mut history) = get(transaction, ticket)? else {
+    let Some(mut history) = get(transaction, job_number)? else {
         return Ok(());
     };
     change(&mut history);
     put(transaction, &history)
 }
 
-fn get(transaction: &WriteTransaction, ticket: Ticket) -> Result<Option<JobHistory>, redb::Error> {
+fn get(
+    transaction: &WriteTransaction,
+    job_number: JobNumber,
+) -> Result<Option<JobHistory>, redb::Error> {
     let table = transaction.open_table(HISTORIES)?;
-    let row = table.get(ticket)?;
+    let row = table.get(job_number)?;
     row.map(|row| decode(row.value())).transpose()
 }
 
 fn put(transaction: &WriteTransaction, history: &JobHistory) -> Result<(), redb::Error> {
-    let bytes = serde_json::to_vec(history).expect("a life is plain data");
+    let bytes = serde_json::to_vec(history).expect("a history is plain data");
     transaction
         .open_table(HISTORIES)?
         .insert(history.job, bytes.as_slice())?;
@@ -344,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_tells_what_happened() {
+    fn a_history_tells_what_happened() {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(folder.path()).unwrap();
         let history = || outbox.history(1).unwrap().unwrap();
@@ -404,7 +410,7 @@ mod tests {
         assert_eq!(outbox.history(3).unwrap(), None);
     }
 
-    /// What `state.history_max_jobs` keeps by default is looked through while somebody waits.
+    /// What `state.history_max_jobs` keeps by default is looked through while a user waits.
     #[test]
     fn a_whole_history_is_searched_in_a_moment() {
         const JOBS: usize = 10_000;
@@ -416,18 +422,18 @@ mod tests {
         let found = outbox.search(|history| (history.job == 9999).then_some(history));
         let took = start.elapsed();
         assert_eq!(found.unwrap().len(), 1);
-        eprintln!("{JOBS} lives searched in {} ms", took.as_millis());
+        eprintln!("{JOBS} histories searched in {} ms", took.as_millis());
         assert!(took < std::time::Duration::from_secs(10), "{took:?}");
     }
 
     #[test]
-    fn the_oldest_lives_are_forgotten_but_not_of_who_is_here() {
+    fn the_oldest_histories_are_forgotten_but_not_of_jobs_that_are_here() {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(folder.path()).unwrap();
         let files = ["a", "b", "c", "d", "e"];
         outbox.accept(&files.map(arrival)).unwrap();
-        let known = || -> Vec<Ticket> {
-            let known = |ticket: &Ticket| outbox.history(*ticket).unwrap().is_some();
+        let known = || -> Vec<JobNumber> {
+            let known = |job_number: &JobNumber| outbox.history(*job_number).unwrap().is_some();
             (1..=5).filter(known).collect()
         };
         // 1 is pending, 2 in quarantine, the others are published and gone.
@@ -435,12 +441,12 @@ mod tests {
             .quarantine(2, &reason(), |_| message("event"))
             .unwrap();
         outbox.forget(2);
-        for ticket in 3..=5 {
+        for job_number in 3..=5 {
             outbox
-                .append(ticket, &Input::of(b""), |_| vec![message("r")])
+                .append(job_number, &Input::of(b""), |_| vec![message("r")])
                 .unwrap();
-            outbox.acknowledge(&[(ticket - 1, 0)]).unwrap();
-            outbox.forget(ticket);
+            outbox.acknowledge(&[(job_number - 1, 0)]).unwrap();
+            outbox.forget(job_number);
         }
         outbox.reject().unwrap();
         outbox.forget_history(5).unwrap();

@@ -38,7 +38,7 @@ impl Outbox {
     }
 
     /// Notes that this node works with the directory from now on. `say`: the event about a notice, from its number.
-    pub fn belongs_to(
+    pub fn record_node(
         &self,
         node: &str,
         say: impl FnOnce(&Notice, u64) -> Message,
@@ -115,7 +115,7 @@ mod tests {
             topic: "event".into(),
             payload: seq.to_string().into_bytes(),
         };
-        outbox.belongs_to(node, event).unwrap()
+        outbox.record_node(node, event).unwrap()
     }
 
     #[test]

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::failure::Reason;
 use crate::report::sha256;
 
-pub use crate::report::Ticket;
+pub use crate::report::JobNumber;
 pub use crate::report::response::Input;
 
 /// A row of the outbox's job table.

@@ -148,10 +148,12 @@ mod tests {
                 received_at: String::new(),
                 sender: None,
             };
-            let ticket = outbox.accept(&[arrival]).unwrap()[0];
-            outbox.lease(ticket, Uuid::nil(), 3).unwrap();
+            let job_number = outbox.accept(&[arrival]).unwrap()[0];
+            outbox.lease(job_number, Uuid::nil(), 3).unwrap();
             let messages = |_| vec![message("result/ward"), message("mask/1/1")];
-            outbox.append(ticket, &Input::of(b""), messages).unwrap();
+            outbox
+                .append(job_number, &Input::of(b""), messages)
+                .unwrap();
             let rows = outbox.messages(None, 2).unwrap();
             // One after the other, as it happens.
             outbox.acknowledge(&[rows[0].key]).unwrap();
@@ -166,7 +168,7 @@ mod tests {
             max_bytes: 599,
             ..Results::default()
         };
-        let outbox = Outbox::open(folder.path()).unwrap().keeping(limits);
+        let outbox = Outbox::open(folder.path()).unwrap().with_retention(limits);
         assert_eq!(outbox.kept().unwrap(), None);
         published(&outbox, 10);
         let kept = Kept {
@@ -192,7 +194,7 @@ mod tests {
             keep_days: 0,
             ..Results::default()
         };
-        let outbox = Outbox::open(folder.path()).unwrap().keeping(limits);
+        let outbox = Outbox::open(folder.path()).unwrap().with_retention(limits);
         published(&outbox, 1);
         assert_eq!(outbox.kept().unwrap(), None);
         let asked = format!("{:?}", outbox.replay(&EVERYTHING).unwrap());

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::messages::insert;
 use super::slices::{self, Slice};
 use super::{Message, Outbox, OutboxError, get, history, put, take_numbers};
-use crate::outbox::job::{Input, Job, LookupKeys, State, Ticket};
+use crate::outbox::job::{Input, Job, JobNumber, LookupKeys, State};
 
 /// What [`Outbox::lease`] hands to the inference thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum Lease {
 /// The wish for a lease.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaseRequest {
-    pub ticket: Ticket,
+    pub job_number: JobNumber,
     pub boot: Uuid,
     pub attempts_max: u32,
 }
@@ -36,15 +36,15 @@ pub struct ResultRows<'a> {
 
 impl Outbox {
     /// Takes a job in hand; the attempt is on the disk before the work starts. `None` when there is
-    /// nothing to do for this ticket.
+    /// nothing to do for this job number.
     pub fn lease(
         &self,
-        ticket: Ticket,
+        job_number: JobNumber,
         boot: Uuid,
         attempts_max: u32,
     ) -> Result<Option<Lease>, OutboxError> {
         let lease_request = LeaseRequest {
-            ticket,
+            job_number,
             boot,
             attempts_max,
         };
@@ -54,7 +54,7 @@ impl Outbox {
     /// Ends the work on a job: `encode` gets the sequence number and gives its messages, part 0 first.
     pub fn append(
         &self,
-        ticket: Ticket,
+        job_number: JobNumber,
         input: &Input,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<(), OutboxError> {
@@ -66,7 +66,7 @@ impl Outbox {
             lookup_keys: &lookup_keys,
             slice: None,
         };
-        self.append_with(ticket, rows, None, encode)?;
+        self.append_with(job_number, rows, None, encode)?;
         Ok(())
     }
 
@@ -74,13 +74,13 @@ impl Outbox {
     /// one flush instead of two between an image and the next.
     pub fn append_with(
         &self,
-        ticket: Ticket,
+        job_number: JobNumber,
         rows: ResultRows<'_>,
         next: Option<LeaseRequest>,
         encode: impl FnOnce(u64) -> Vec<Message>,
     ) -> Result<Option<Lease>, OutboxError> {
         self.write(|transaction| {
-            append(transaction, ticket, rows, encode)?;
+            append(transaction, job_number, rows, encode)?;
             next.map_or(Ok(None), |lease_request| lease(transaction, lease_request))
         })
     }
@@ -90,7 +90,7 @@ fn lease(
     transaction: &WriteTransaction,
     lease_request: LeaseRequest,
 ) -> Result<Option<Lease>, redb::Error> {
-    let Some(mut job) = get(transaction, lease_request.ticket)? else {
+    let Some(mut job) = get(transaction, lease_request.job_number)? else {
         return Ok(None);
     };
     match job.state {
@@ -107,18 +107,18 @@ fn lease(
     job.state = State::Leased {
         boot: lease_request.boot,
     };
-    put(transaction, lease_request.ticket, &job)?;
+    put(transaction, lease_request.job_number, &job)?;
     Ok(Some(Lease::Work(job)))
 }
 
 /// Nothing happens to a job that has ended.
 fn append(
     transaction: &WriteTransaction,
-    ticket: Ticket,
+    job_number: JobNumber,
     rows: ResultRows<'_>,
     encode: impl FnOnce(u64) -> Vec<Message>,
 ) -> Result<(), redb::Error> {
-    let Some(mut job) = get(transaction, ticket)? else {
+    let Some(mut job) = get(transaction, job_number)? else {
         return Ok(());
     };
     if matches!(job.state, State::Inferred { .. }) || !job.state.is_pending() {
@@ -127,13 +127,13 @@ fn append(
     let seq = take_numbers(transaction, "next_seq", 1)?;
     let messages = encode(seq);
     for (part, message) in (0..).zip(&messages) {
-        insert(transaction, (seq, part), Some(ticket), message)?;
+        insert(transaction, (seq, part), Some(job_number), message)?;
     }
     job.state = State::Inferred { seq };
-    put(transaction, ticket, &job)?;
+    put(transaction, job_number, &job)?;
     if let Some(slice) = rows.slice {
-        slices::keep(transaction, ticket, slice)?;
+        slices::keep(transaction, job_number, slice)?;
     }
-    history::learned(transaction, ticket, rows.lookup_keys)?;
-    history::queued(transaction, ticket, seq, &messages)
+    history::record_lookup_keys(transaction, job_number, rows.lookup_keys)?;
+    history::record_messages(transaction, job_number, seq, &messages)
 }

@@ -76,7 +76,7 @@ impl Outbox {
         })
     }
 
-    /// Forgets the oldest lives beyond `max`, but none of a job that is pending or in quarantine.
+    /// Forgets the oldest histories beyond `max`, but none of a job that is pending or in quarantine.
     pub fn forget_history(&self, max: u64) -> Result<(), OutboxError> {
         let over = self.read(|| {
             let transaction = self.database.begin_read()?;
@@ -90,16 +90,16 @@ impl Outbox {
                 alive.insert(row?.0.value());
             }
             for row in transaction.open_table(QUARANTINE)?.iter()? {
-                alive.insert(quarantined::decode(row?.1.value())?.ticket);
+                alive.insert(quarantined::decode(row?.1.value())?.job_number);
             }
             let mut over_age = Vec::new();
             for row in histories.iter()? {
-                let ticket = row?.0.value();
+                let job_number = row?.0.value();
                 if over_age.len() == over {
                     break;
                 }
-                if !alive.contains(&ticket) {
-                    over_age.push(ticket);
+                if !alive.contains(&job_number) {
+                    over_age.push(job_number);
                 }
             }
             Ok(over_age)
@@ -109,8 +109,8 @@ impl Outbox {
         }
         self.write(|transaction| {
             let mut histories = transaction.open_table(HISTORIES)?;
-            for ticket in over {
-                histories.remove(ticket)?;
+            for job_number in over {
+                histories.remove(job_number)?;
             }
             Ok(())
         })

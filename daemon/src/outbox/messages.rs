@@ -6,20 +6,20 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{Key, Outbox, OutboxError, add, get, history, kept, put};
 use crate::clock;
-use crate::outbox::job::{Job, State, Ticket};
+use crate::outbox::job::{Job, JobNumber, State};
 use crate::report::Message;
 
-type Row<'a> = (Option<Ticket>, &'a str, &'a [u8]);
+type Row<'a> = (Option<JobNumber>, &'a str, &'a [u8]);
 
 pub(super) const MESSAGES: TableDefinition<'_, Key, Row<'_>> = TableDefinition::new("messages");
 
 impl Message {
-    fn of((ticket, topic, payload): Row<'_>) -> (Option<Ticket>, Self) {
+    fn of((job_number, topic, payload): Row<'_>) -> (Option<JobNumber>, Self) {
         let message = Self {
             topic: topic.to_owned(),
             payload: payload.to_vec(),
         };
-        (ticket, message)
+        (job_number, message)
     }
 }
 
@@ -28,7 +28,7 @@ impl Message {
 pub struct Queued {
     pub key: Key,
     /// None for an event.
-    pub ticket: Option<Ticket>,
+    pub job_number: Option<JobNumber>,
     pub message: Message,
 }
 
@@ -55,10 +55,10 @@ impl Outbox {
             let mut queued = Vec::new();
             for row in table.range(keys)?.take(limit) {
                 let (key, row) = row?;
-                let (ticket, message) = Message::of(row.value());
+                let (job_number, message) = Message::of(row.value());
                 queued.push(Queued {
                     key: key.value(),
-                    ticket,
+                    job_number,
                     message,
                 });
             }
@@ -75,7 +75,7 @@ impl Outbox {
     /// part 0, of which nothing was sent.
     pub fn replace(&self, key: Key, messages: &[Message]) -> Result<(), OutboxError> {
         self.write(|transaction| {
-            let ticket = {
+            let job_number = {
                 let table = transaction.open_table(MESSAGES)?;
                 let Some(row) = table.get(key)? else {
                     return Ok(());
@@ -84,10 +84,10 @@ impl Outbox {
             };
             remove_all(transaction, key.0)?;
             for (part, message) in (0..).zip(messages) {
-                insert(transaction, (key.0, part), ticket, message)?;
+                insert(transaction, (key.0, part), job_number, message)?;
             }
-            if let Some(ticket) = ticket {
-                history::queued(transaction, ticket, key.0, messages)?;
+            if let Some(job_number) = job_number {
+                history::record_messages(transaction, job_number, key.0, messages)?;
             }
             Ok(())
         })
@@ -103,38 +103,41 @@ impl Outbox {
 
     /// Removes messages the broker acknowledged. Gives the jobs that are published with them, whose
     /// inputs may go.
-    pub fn acknowledge(&self, keys: &[Key]) -> Result<Vec<(Ticket, Job)>, OutboxError> {
+    pub fn acknowledge(&self, keys: &[Key]) -> Result<Vec<(JobNumber, Job)>, OutboxError> {
         let now_ms = clock::unix_ms(std::time::SystemTime::now());
         self.write(|transaction| {
             let mut published = Vec::new();
             for key in keys {
-                let (ticket, message, rest) = {
+                let (job_number, message, rest) = {
                     let mut table = transaction.open_table(MESSAGES)?;
                     let row = table.remove(*key)?;
-                    let Some((ticket, message)) = row.map(|row| Message::of(row.value())) else {
+                    let Some((job_number, message)) = row.map(|row| Message::of(row.value()))
+                    else {
                         continue;
                     };
                     let rest = table
                         .range((key.0, 0)..=(key.0, u32::MAX))?
                         .next()
                         .is_some();
-                    (ticket, message, rest)
+                    (job_number, message, rest)
                 };
                 if self.retention.keep_days > 0 {
                     kept::keep(transaction, *key, &message, now_ms)?;
                 }
-                if let Some(ticket) = ticket {
-                    history::acknowledged(transaction, ticket, *key)?;
+                if let Some(job_number) = job_number {
+                    history::record_ack(transaction, job_number, *key)?;
                 }
-                let ticket = ticket.filter(|_| !rest);
-                let Some(ticket) = ticket else { continue };
-                let Some(mut job) = get(transaction, ticket)? else {
+                let job_number = job_number.filter(|_| !rest);
+                let Some(job_number) = job_number else {
+                    continue;
+                };
+                let Some(mut job) = get(transaction, job_number)? else {
                     continue;
                 };
                 job.state = State::Published;
-                put(transaction, ticket, &job)?;
+                put(transaction, job_number, &job)?;
                 add(transaction, "published", 1)?;
-                published.push((ticket, job));
+                published.push((job_number, job));
             }
             kept::shrink(transaction, self.retention.max_bytes)?;
             Ok(published)
@@ -145,10 +148,14 @@ impl Outbox {
 pub(super) fn insert(
     transaction: &WriteTransaction,
     key: Key,
-    ticket: Option<Ticket>,
+    job_number: Option<JobNumber>,
     message: &Message,
 ) -> Result<(), redb::Error> {
-    let row = (ticket, message.topic.as_str(), message.payload.as_slice());
+    let row = (
+        job_number,
+        message.topic.as_str(),
+        message.payload.as_slice(),
+    );
     transaction.open_table(MESSAGES)?.insert(key, row)?;
     Ok(())
 }

@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 use super::{Arrival, Outbox, OutboxError, add, history, put, subtract, take_numbers};
 use crate::clock;
 use crate::failure::Reason;
-use crate::outbox::job::{Job, State, Ticket};
+use crate::outbox::job::{Job, JobNumber, State};
 
 /// By name of the file, so in the order of acceptance.
 pub(super) const QUARANTINE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quarantine");
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    pub ticket: Ticket,
+    pub job_number: JobNumber,
     pub source: String,
     /// Name below `quarantine/`.
     pub file: String,
@@ -58,7 +58,7 @@ impl Outbox {
                 return Ok(());
             }
             let entry = Entry {
-                ticket: take_numbers(transaction, "next_ticket", 1)?,
+                job_number: take_numbers(transaction, "next_ticket", 1)?,
                 source: arrival.source.clone(),
                 file: arrival.file.clone(),
                 received_at: arrival.received_at.clone(),
@@ -71,7 +71,7 @@ impl Outbox {
             let state = State::Quarantined {
                 reason: reason.clone(),
             };
-            history::refused(transaction, entry.ticket, &entry.into_job(state))
+            history::record_refused(transaction, entry.job_number, &entry.into_job(state))
         })
     }
 
@@ -96,16 +96,16 @@ impl Outbox {
         })
     }
 
-    /// Makes a quarantined input a job again, with its old ticket and all its attempts. The file has to
+    /// Makes a quarantined input a job again, with its old job number and all its attempts. The file has to
     /// follow, see `quarantine::retry`. `None` when it had left before.
     pub fn retry(&self, file: &str) -> Result<Option<Job>, OutboxError> {
         self.write(|transaction| {
             let Some(entry) = remove(transaction, file)? else {
                 return Ok(None);
             };
-            let ticket = entry.ticket;
+            let job_number = entry.job_number;
             let job = entry.into_job(State::Accepted);
-            put(transaction, ticket, &job)?;
+            put(transaction, job_number, &job)?;
             Ok(Some(job))
         })
     }
@@ -117,9 +117,9 @@ impl Outbox {
             let Some(entry) = remove(transaction, file)? else {
                 return Ok(None);
             };
-            let ticket = entry.ticket;
+            let job_number = entry.job_number;
             let job = entry.into_job(State::Dropped);
-            put(transaction, ticket, &job)?;
+            put(transaction, job_number, &job)?;
             add(transaction, "dropped", 1)?;
             Ok(Some(job))
         })

@@ -17,7 +17,7 @@ pub use crate::report::response::ReplaySummary;
 pub(super) const REPLAYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("replays");
 
 /// Rows that one look at what is kept goes through, so that no transaction is open for long.
-const STRIDE: usize = 1000;
+const ROWS_PER_READ: usize = 1000;
 
 /// What a subscriber did not get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +194,7 @@ impl Replay {
                 _ => self.wants(table, key.0)?,
             };
             known = Some((key.0, wanted));
-            if (wanted && enough(key, topic, payload)) || count == STRIDE {
+            if (wanted && enough(key, topic, payload)) || count == ROWS_PER_READ {
                 return Ok(Some(key));
             }
         }
@@ -258,7 +258,7 @@ mod tests {
             replays_max: 2,
             ..Results::default()
         };
-        let outbox = Outbox::open(folder.path()).unwrap().keeping(limits);
+        let outbox = Outbox::open(folder.path()).unwrap().with_retention(limits);
         for number in 0..=results {
             let source = ["ward", "ct"][number % 2];
             let arrival = Arrival {
@@ -267,8 +267,8 @@ mod tests {
                 received_at: String::new(),
                 sender: None,
             };
-            let ticket = outbox.accept(&[arrival]).unwrap()[0];
-            outbox.lease(ticket, Uuid::nil(), 3).unwrap();
+            let job_number = outbox.accept(&[arrival]).unwrap()[0];
+            outbox.lease(job_number, Uuid::nil(), 3).unwrap();
             if number == results {
                 let reason = crate::failure::Reason {
                     code: "c".into(),
@@ -276,14 +276,16 @@ mod tests {
                     remedy: "r".into(),
                 };
                 let event = |_| message("event", r#"{"source":"ct"}"#);
-                outbox.quarantine(ticket, &reason, event).unwrap();
+                outbox.quarantine(job_number, &reason, event).unwrap();
             } else {
                 let messages = |seq: u64| {
                     let result = message(&format!("result/{source}"), &seq.to_string());
                     let mask = (source == "ward").then(|| message("mask/1/1", "mask"));
                     std::iter::once(result).chain(mask).collect()
                 };
-                outbox.append(ticket, &Input::of(b""), messages).unwrap();
+                outbox
+                    .append(job_number, &Input::of(b""), messages)
+                    .unwrap();
             }
             let rows = outbox.messages(None, 9).unwrap();
             let keys: Vec<Key> = rows.into_iter().map(|row| row.key).collect();

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{JOBS, Message, Outbox, OutboxError, decode, messages, take_numbers};
-use crate::outbox::job::{State, Ticket};
+use crate::outbox::job::{JobNumber, State};
 use crate::report::Model;
 
-/// (UID of the series, id of the job) -> (ticket, [`Slice`] as JSON): a copy of an image takes the
+/// (UID of the series, id of the job) -> (job number, [`Slice`] as JSON): a copy of an image takes the
 /// place of the image.
-pub(super) const SLICES: TableDefinition<'_, (&str, &str), (Ticket, &[u8])> =
+pub(super) const SLICES: TableDefinition<'_, (&str, &str), (JobNumber, &[u8])> =
     TableDefinition::new("slices");
 
 /// (UID of the series, number in the order of acceptance) -> [`Slice`] as JSON, of series in [`CLOSED`].
@@ -80,14 +80,14 @@ impl ClosedSeries {
 
 impl Outbox {
     /// Tickets of the images of each series that has no segmentation yet.
-    pub fn open_series(&self) -> Result<BTreeMap<String, BTreeSet<Ticket>>, OutboxError> {
+    pub fn open_series(&self) -> Result<BTreeMap<String, BTreeSet<JobNumber>>, OutboxError> {
         self.read(|| {
             let table = self.database.begin_read()?.open_table(SLICES)?;
-            let mut series: BTreeMap<String, BTreeSet<Ticket>> = BTreeMap::new();
+            let mut series: BTreeMap<String, BTreeSet<JobNumber>> = BTreeMap::new();
             for row in table.iter()? {
                 let (key, row) = row?;
-                let tickets = series.entry(key.value().0.to_owned()).or_default();
-                tickets.insert(row.value().0);
+                let job_numbers = series.entry(key.value().0.to_owned()).or_default();
+                job_numbers.insert(row.value().0);
             }
             Ok(series)
         })
@@ -103,10 +103,10 @@ impl Outbox {
                 if key.value().0 != series {
                     break;
                 }
-                let (ticket, bytes) = row.value();
-                slices.push((ticket, slice_row(bytes)?));
+                let (job_number, bytes) = row.value();
+                slices.push((job_number, slice_row(bytes)?));
             }
-            slices.sort_by_key(|(ticket, _)| *ticket);
+            slices.sort_by_key(|(job_number, _)| *job_number);
             Ok(slices.into_iter().map(|(_, slice)| slice).collect())
         })
     }
@@ -165,15 +165,15 @@ impl Outbox {
     }
 
     /// Jobs that the inference thread has not ended yet.
-    pub fn unfinished(&self) -> Result<BTreeSet<Ticket>, OutboxError> {
+    pub fn unfinished(&self) -> Result<BTreeSet<JobNumber>, OutboxError> {
         self.read(|| {
             let table = self.database.begin_read()?.open_table(JOBS)?;
             let mut unfinished = BTreeSet::new();
             for row in table.iter()? {
-                let (ticket, job) = row?;
+                let (job_number, job) = row?;
                 let state = decode(job.value())?.state;
                 if matches!(state, State::Accepted | State::Leased { .. }) {
-                    unfinished.insert(ticket.value());
+                    unfinished.insert(job_number.value());
                 }
             }
             Ok(unfinished)
@@ -183,14 +183,14 @@ impl Outbox {
 
 pub(super) fn keep(
     transaction: &WriteTransaction,
-    ticket: Ticket,
+    job_number: JobNumber,
     slice: &Slice,
 ) -> Result<(), redb::Error> {
     let bytes = serde_json::to_vec(slice).expect("a slice is plain data");
     let key = (slice.series(), &*slice.job_id.to_string());
     transaction
         .open_table(SLICES)?
-        .insert(key, (ticket, bytes.as_slice()))?;
+        .insert(key, (job_number, bytes.as_slice()))?;
     Ok(())
 }
 

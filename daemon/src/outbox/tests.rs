@@ -88,8 +88,8 @@ impl Site {
             let mut jobs = transaction.open_table(JOBS).unwrap();
             // More than the cache of changes holds, so that some of it is in the file.
             let noise = vec![0_u8; 1 << 20];
-            for ticket in 1_000..1_032 {
-                jobs.insert(ticket, noise.as_slice()).unwrap();
+            for job_number in 1_000..1_032 {
+                jobs.insert(job_number, noise.as_slice()).unwrap();
             }
             copy.replace(self.copied());
         }
@@ -110,19 +110,19 @@ fn a_crash_between_any_two_steps_loses_nothing() {
     let site = Site::new();
 
     let arrivals = [arrival("a"), arrival("b")];
-    let tickets = site.outbox.accept(&arrivals).unwrap();
+    let job_numbers = site.outbox.accept(&arrivals).unwrap();
     let site = site.crash();
     assert_eq!(site.outbox.jobs().unwrap().len(), 2);
 
-    let lease = site.outbox.lease(tickets[0], BOOT, 3).unwrap();
+    let lease = site.outbox.lease(job_numbers[0], BOOT, 3).unwrap();
     assert!(matches!(lease, Some(Lease::Work(ref job)) if job.attempts == 1));
     let site = site.crash();
-    let lease = site.outbox.lease(tickets[0], NEXT_BOOT, 3).unwrap();
+    let lease = site.outbox.lease(job_numbers[0], NEXT_BOOT, 3).unwrap();
     assert!(matches!(lease, Some(Lease::Work(ref job)) if job.attempts == 2));
 
     let encode = |seq| messages(seq, 3);
     site.outbox
-        .append(tickets[0], &Input::of(b"x"), encode)
+        .append(job_numbers[0], &Input::of(b"x"), encode)
         .unwrap();
     let site = site.crash();
     let queued = site.outbox.messages(None, 10).unwrap();
@@ -136,7 +136,7 @@ fn a_crash_between_any_two_steps_loses_nothing() {
     assert!(some.is_empty());
     let site = site.crash();
     let published = site.outbox.acknowledge(&[(1, 1)]).unwrap();
-    assert_eq!(published[0].0, tickets[0]);
+    assert_eq!(published[0].0, job_numbers[0]);
     let site = site.crash();
     assert_eq!(site.outbox.jobs().unwrap()[0].1.state, State::Published);
     assert!(
@@ -144,8 +144,8 @@ fn a_crash_between_any_two_steps_loses_nothing() {
         "a second PUBACK counts nothing"
     );
 
-    site.outbox.forget(tickets[0]);
-    let ended = site.outbox.quarantine(tickets[1], &reason(), event);
+    site.outbox.forget(job_numbers[0]);
+    let ended = site.outbox.quarantine(job_numbers[1], &reason(), event);
     assert!(ended.unwrap().is_some());
     let site = site.crash();
     assert_eq!(site.outbox.jobs().unwrap().len(), 1);
@@ -187,23 +187,23 @@ fn the_ledger_shows_one_moment() {
 fn a_job_is_leased_once_in_a_boot_and_ends_after_its_attempts() {
     let directory = tempfile::tempdir().unwrap();
     let outbox = Outbox::open(directory.path()).unwrap();
-    let ticket = outbox.accept(&[arrival("a")]).unwrap()[0];
+    let job_number = outbox.accept(&[arrival("a")]).unwrap()[0];
     for attempt in 1..=3 {
         let boot = Uuid::from_u128(attempt);
         assert!(matches!(
-            outbox.lease(ticket, boot, 3).unwrap(),
+            outbox.lease(job_number, boot, 3).unwrap(),
             Some(Lease::Work(_))
         ));
         assert_eq!(
-            outbox.lease(ticket, boot, 3).unwrap(),
+            outbox.lease(job_number, boot, 3).unwrap(),
             None,
             "it is in hand already"
         );
     }
-    let lease = outbox.lease(ticket, Uuid::from_u128(4), 3).unwrap();
+    let lease = outbox.lease(job_number, Uuid::from_u128(4), 3).unwrap();
     assert_eq!(lease, Some(Lease::CrashLoop { attempts: 3 }));
     assert_eq!(
-        outbox.lease(ticket + 1, BOOT, 3).unwrap(),
+        outbox.lease(job_number + 1, BOOT, 3).unwrap(),
         None,
         "an unknown ticket"
     );
@@ -213,57 +213,60 @@ fn a_job_is_leased_once_in_a_boot_and_ends_after_its_attempts() {
 fn a_result_and_the_next_lease_are_one_commit() {
     let site = Site::new();
     let arrivals = ["a", "b", "c"].map(arrival);
-    let tickets = site.outbox.accept(&arrivals).unwrap();
-    site.outbox.lease(tickets[0], BOOT, 3).unwrap();
-    let lease_request = |ticket| {
+    let job_numbers = site.outbox.accept(&arrivals).unwrap();
+    site.outbox.lease(job_numbers[0], BOOT, 3).unwrap();
+    let lease_request = |job_number| {
         Some(LeaseRequest {
-            ticket,
+            job_number,
             boot: BOOT,
             attempts_max: 3,
         })
     };
-    let append = |site: &Site, ticket, next| {
+    let append = |site: &Site, job_number, next| {
         let (lookup_keys, encode) = (LookupKeys::default(), |seq| messages(seq, 1));
         let appended = site
             .outbox
-            .append_with(ticket, rows(&lookup_keys, None), next, encode);
+            .append_with(job_number, rows(&lookup_keys, None), next, encode);
         appended.unwrap()
     };
-    let state = |site: &Site, ticket| site.outbox.job(ticket).unwrap().unwrap().state;
-    let lease = append(&site, tickets[0], lease_request(tickets[1]));
+    let state = |site: &Site, job_number| site.outbox.job(job_number).unwrap().unwrap().state;
+    let lease = append(&site, job_numbers[0], lease_request(job_numbers[1]));
     assert!(matches!(lease, Some(Lease::Work(ref job)) if job.attempts == 1));
     let site = site.crash();
-    assert_eq!(state(&site, tickets[0]), State::Inferred { seq: 1 });
-    assert_eq!(state(&site, tickets[1]), State::Leased { boot: BOOT });
+    assert_eq!(state(&site, job_numbers[0]), State::Inferred { seq: 1 });
+    assert_eq!(state(&site, job_numbers[1]), State::Leased { boot: BOOT });
 
-    // Whoever took the job away meanwhile does not take the next one's lease along.
+    // A job that was taken away meanwhile does not take the lease of the next one along.
     site.outbox
-        .quarantine(tickets[1], &reason(), event)
+        .quarantine(job_numbers[1], &reason(), event)
         .unwrap();
-    let lease = append(&site, tickets[1], lease_request(tickets[2]));
+    let lease = append(&site, job_numbers[1], lease_request(job_numbers[2]));
     assert!(matches!(lease, Some(Lease::Work(_))));
-    assert_eq!(append(&site, tickets[2], None), None);
-    assert_eq!(append(&site, tickets[2], lease_request(tickets[2])), None);
+    assert_eq!(append(&site, job_numbers[2], None), None);
+    assert_eq!(
+        append(&site, job_numbers[2], lease_request(job_numbers[2])),
+        None
+    );
 }
 
 #[test]
 fn quarantine_takes_the_messages_of_its_job_along() {
     let directory = tempfile::tempdir().unwrap();
     let outbox = Outbox::open(directory.path()).unwrap();
-    let tickets = outbox.accept(&[arrival("a"), arrival("b")]).unwrap();
-    for ticket in &tickets {
-        outbox.lease(*ticket, BOOT, 3).unwrap();
+    let job_numbers = outbox.accept(&[arrival("a"), arrival("b")]).unwrap();
+    for job_number in &job_numbers {
+        outbox.lease(*job_number, BOOT, 3).unwrap();
         outbox
-            .append(*ticket, &Input::of(b"x"), |seq| messages(seq, 2))
+            .append(*job_number, &Input::of(b"x"), |seq| messages(seq, 2))
             .unwrap();
     }
     outbox
-        .quarantine(tickets[0], &reason(), event)
+        .quarantine(job_numbers[0], &reason(), event)
         .unwrap()
         .unwrap();
     assert!(
         outbox
-            .quarantine(tickets[0], &reason(), event)
+            .quarantine(job_numbers[0], &reason(), event)
             .unwrap()
             .is_none()
     );
@@ -282,10 +285,10 @@ fn quarantine_takes_the_messages_of_its_job_along() {
 fn a_replaced_result_keeps_its_place() {
     let directory = tempfile::tempdir().unwrap();
     let outbox = Outbox::open(directory.path()).unwrap();
-    let ticket = outbox.accept(&[arrival("a")]).unwrap()[0];
-    outbox.lease(ticket, BOOT, 3).unwrap();
+    let job_number = outbox.accept(&[arrival("a")]).unwrap()[0];
+    outbox.lease(job_number, BOOT, 3).unwrap();
     outbox
-        .append(ticket, &Input::of(b"x"), |seq| messages(seq, 1))
+        .append(job_number, &Input::of(b"x"), |seq| messages(seq, 1))
         .unwrap();
     outbox.replace((1, 0), &messages(1, 5)).unwrap();
     assert_eq!(outbox.parts(1).unwrap().len(), 5);
@@ -311,24 +314,24 @@ fn a_series_is_open_from_its_first_result_to_its_segmentation() {
     let files = ["a", "b", "copy of b"];
     site.outbox.accept(&files.map(arrival)).unwrap();
     let images = [1, 2, 2].map(|number| slice(number, 1));
-    let keep = |site: &Site, ticket: u64| {
-        let slice = &images[ticket as usize - 1];
+    let keep = |site: &Site, job_number: u64| {
+        let slice = &images[job_number as usize - 1];
         let lookup_keys = LookupKeys::default();
         let outbox = &site.outbox;
         outbox
-            .append_with(ticket, rows(&lookup_keys, Some(slice)), None, |seq| {
+            .append_with(job_number, rows(&lookup_keys, Some(slice)), None, |seq| {
                 messages(seq, 1)
             })
             .unwrap();
         // Again, it is ended already.
         outbox
-            .append_with(ticket, rows(&lookup_keys, Some(slice)), None, |seq| {
+            .append_with(job_number, rows(&lookup_keys, Some(slice)), None, |seq| {
                 messages(seq, 1)
             })
             .unwrap();
     };
     assert_eq!(site.outbox.unfinished().unwrap().len(), 3);
-    (1..=3).for_each(|ticket| keep(&site, ticket));
+    (1..=3).for_each(|job_number| keep(&site, job_number));
     site = site.crash();
     assert!(site.outbox.unfinished().unwrap().is_empty());
     let open = site.outbox.open_series().unwrap();

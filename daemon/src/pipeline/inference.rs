@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::PipelineError;
 use crate::failure::Failure;
 use crate::models::{Models, Serving, Shadow, ShadowInput};
-use crate::outbox::job::{Input, Job, LookupKeys, Ticket};
+use crate::outbox::job::{Input, Job, JobNumber, LookupKeys};
 use crate::outbox::slices::Slice;
 use crate::outbox::{Lease, LeaseRequest, Outbox, ResultRows};
 use crate::report::encode::{Encoder, Origin};
@@ -21,32 +21,32 @@ use crate::segment::decoder::Decoder;
 use crate::segment::route::{Router, Target};
 use crate::segment::segment;
 use crate::spool::quarantine::{self, Ending};
-use crate::spool::{AcceptError, Shelves, name};
+use crate::spool::{AcceptError, Spool, name};
 use crate::status::Status;
 
 /// Everything the inference thread owns.
 pub(super) struct Worker {
     pub(super) outbox: Arc<Outbox>,
-    pub(super) shelves: Shelves,
+    pub(super) spool: Spool,
     pub(super) models: Arc<Models>,
     pub(super) router: Router,
     pub(super) shadow: Option<Shadow>,
     pub(super) limits: Limits,
     pub(super) decoder: Decoder,
     pub(super) encoder: Encoder,
-    /// Under which jobs are found by a UID.
+    /// Hashes the UIDs under which jobs are found.
     pub(super) key: Key,
     pub(super) status: Arc<Status>,
     pub(super) attempts_max: u32,
     pub(super) fresh: Arc<Notify>,
-    /// For segmentations of series.
+    /// Whether segmentations of series are made, for which slices are kept.
     pub(super) keeps_slices: bool,
-    pub(super) queue: mpsc::Receiver<Ticket>,
+    pub(super) queue: mpsc::Receiver<JobNumber>,
     pub(super) stop: watch::Receiver<bool>,
 }
 
-/// A ticket and what its lease gave.
-type Leased = (Ticket, Option<Lease>);
+/// A job number and what its lease gave.
+type Leased = (JobNumber, Option<Lease>);
 
 pub(super) type Ended = oneshot::Receiver<Result<(), PipelineError>>;
 
@@ -54,7 +54,7 @@ pub(super) fn start(mut worker: Worker) -> Result<Ended, PipelineError> {
     let (done, ended) = oneshot::channel();
     let run = move || {
         let result = worker.run();
-        // Who hears that the daemon ended may open its outbox at once.
+        // Another process may open the outbox as soon as it knows that the daemon ended.
         drop(worker);
         // The receiver is gone only when the daemon has ended already.
         let _ = done.send(result);
@@ -67,17 +67,17 @@ pub(super) fn start(mut worker: Worker) -> Result<Ended, PipelineError> {
 }
 
 impl Worker {
-    /// What is still queued when it stops is in the outbox and comes back at the next start.
+    /// Jobs that are still queued when it stops are in the outbox and come back at the next start.
     fn run(&mut self) -> Result<(), PipelineError> {
-        while let Some(ticket) = self.queue.blocking_recv() {
+        while let Some(job_number) = self.queue.blocking_recv() {
             if *self.stop.borrow() {
                 break;
             }
             let lease = self
                 .outbox
-                .lease(ticket, self.encoder.boot, self.attempts_max)
+                .lease(job_number, self.encoder.boot, self.attempts_max)
                 .map_err(AcceptError::from)?;
-            let mut next = Some((ticket, lease));
+            let mut next = Some((job_number, lease));
             // What is leased is worked on: an attempt that counts is one that was made.
             while let Some(leased) = next {
                 next = self.work(leased)?;
@@ -87,40 +87,42 @@ impl Worker {
     }
 
     /// Gives the next job if its lease came with the result of this one.
-    fn work(&mut self, (ticket, lease): Leased) -> Result<Option<Leased>, PipelineError> {
+    fn work(&mut self, (job_number, lease): Leased) -> Result<Option<Leased>, PipelineError> {
         match lease {
             None => Ok(None),
             Some(Lease::CrashLoop { attempts }) => {
                 let failure = Failure::CrashLoop { attempts };
-                // By its bytes alone: nobody knows what of it broke the process.
-                let job = self.outbox.job(ticket).map_err(AcceptError::from)?;
-                let input = job.map(|job| Input::of_file(&self.shelves.input(&job)));
+                // It is found by its bytes alone: reading more of it may be what broke the process.
+                let job = self.outbox.job(job_number).map_err(AcceptError::from)?;
+                let input = job.map(|job| Input::of_file(&self.spool.input(&job)));
                 let lookup_keys = LookupKeys {
                     input: input.and_then(Result::ok),
                     ..LookupKeys::default()
                 };
-                self.quarantine(ticket, &lookup_keys, &failure)
+                self.quarantine(job_number, &lookup_keys, &failure)
             }
             Some(Lease::Work(job)) => {
                 self.status.image_taken();
-                let next = self.infer(ticket, &job);
+                let next = self.infer(job_number, &job);
                 self.status.image_done();
                 next
             }
         }
     }
 
-    fn infer(&mut self, ticket: Ticket, job: &Job) -> Result<Option<Leased>, PipelineError> {
+    fn infer(&mut self, job_number: JobNumber, job: &Job) -> Result<Option<Leased>, PipelineError> {
         let wait = name::waited(&job.file);
-        let bytes = match std::fs::read(self.shelves.input(job)) {
+        let bytes = match std::fs::read(self.spool.input(job)) {
             Ok(bytes) => Arc::new(bytes),
             Err(error) => {
-                return self.quarantine(ticket, &LookupKeys::default(), &Failure::Input(error));
+                return self.quarantine(job_number, &LookupKeys::default(), &Failure::Input(error));
             }
         };
         let slot = match self.route(&job.source, &bytes) {
             Ok(slot) => slot,
-            Err(failure) => return self.quarantine(ticket, &self.lookup_keys(&bytes), &failure),
+            Err(failure) => {
+                return self.quarantine(job_number, &self.lookup_keys(&bytes), &failure);
+            }
         };
         let serving = self.models.serving(slot);
         let mut found = match segment(&serving.segmenter, &mut self.decoder, &bytes) {
@@ -129,11 +131,11 @@ impl Worker {
                 let mut lookup_keys = self.lookup_keys(&bytes);
                 let input = lookup_keys.input.as_ref();
                 lookup_keys.job_id = input.map(|input| job_id(&input.sha256, &serving.model));
-                return self.quarantine(ticket, &lookup_keys, &failure);
+                return self.quarantine(job_number, &lookup_keys, &failure);
             }
         };
-        let slice = self.slice((ticket, job), &bytes, &mut found, &serving);
-        let shadow_input = self.models.compares(slot).then(|| ShadowInput {
+        let slice = self.slice((job_number, job), &bytes, &mut found, &serving);
+        let shadow_input = self.models.has_candidate(slot).then(|| ShadowInput {
             slot,
             digest: serving.model.digest.clone(),
             frames: std::mem::take(&mut found.frames),
@@ -142,7 +144,7 @@ impl Worker {
         let sop_instance_uid = found.identifiers.sop_instance_uid.as_deref();
         let sop_instance_uid = sop_instance_uid.map(|uid| self.key.hash(uid));
         let origin = Origin {
-            job: Some(ticket),
+            job: Some(job_number),
             source: job.source.clone(),
             received_at: job.received_at.clone(),
             wait_ms: wait.as_millis() as f64,
@@ -163,13 +165,13 @@ impl Worker {
             lookup_keys: &lookup_keys,
             slice: slice.as_ref(),
         };
-        let next = self.append(ticket, report, rows)?;
+        let next = self.append(job_number, report, rows)?;
         self.fresh.notify_one();
         if let (Some(shadow), Some(shadow_input)) = (&self.shadow, shadow_input) {
-            shadow.show(shadow_input);
+            shadow.enqueue(shadow_input);
         }
         tracing::info!(
-            ticket, job_id = %id, decode_ms = timing.decode, preprocess_ms = timing.preprocess,
+            job = job_number, job_id = %id, decode_ms = timing.decode, preprocess_ms = timing.preprocess,
             infer_ms = timing.infer, postprocess_ms = timing.postprocess,
             encode_ms = timing.encode, "image segmented"
         );
@@ -179,7 +181,7 @@ impl Worker {
     /// What a segmentation of its series will need of the image, where there will be one.
     fn slice(
         &self,
-        (ticket, job): (Ticket, &Job),
+        (job_number, job): (JobNumber, &Job),
         bytes: &[u8],
         found: &mut Findings,
         serving: &Serving,
@@ -194,7 +196,7 @@ impl Worker {
         };
         let noted = Slice::note(&image, serving, &self.limits);
         noted.unwrap_or_else(|error| {
-            tracing::warn!(ticket, code = error.kind(), %error, "an image has no segmentation");
+            tracing::warn!(job = job_number, code = error.kind(), %error, "an image has no segmentation");
             let words = ["no_segmentation", error.kind()].map(str::to_owned);
             found.warnings.extend(words);
             None
@@ -204,28 +206,28 @@ impl Worker {
     /// Commits the result, and in the same commit the lease of the next job if one waits.
     fn append(
         &mut self,
-        ticket: Ticket,
+        job_number: JobNumber,
         mut report: Report,
         rows: ResultRows<'_>,
     ) -> Result<Option<Leased>, PipelineError> {
         let next = self.next();
-        let lease_request = next.map(|ticket| LeaseRequest {
-            ticket,
+        let lease_request = next.map(|job_number| LeaseRequest {
+            job_number,
             boot: self.encoder.boot,
             attempts_max: self.attempts_max,
         });
         let lease = self
             .outbox
-            .append_with(ticket, rows, lease_request, |seq| {
+            .append_with(job_number, rows, lease_request, |seq| {
                 report.seq = seq;
                 self.encoder.messages(report)
             })
             .map_err(AcceptError::from)?;
-        Ok(next.map(|ticket| (ticket, lease)))
+        Ok(next.map(|job_number| (job_number, lease)))
     }
 
-    /// The next ticket if there is one already.
-    fn next(&mut self) -> Option<Ticket> {
+    /// The next job number if there is one already.
+    fn next(&mut self) -> Option<JobNumber> {
         if *self.stop.borrow() {
             return None;
         }
@@ -244,7 +246,7 @@ impl Worker {
         }
     }
 
-    /// Of an image that is not segmented. What cannot be decoded may still say which object it is.
+    /// The lookup keys of an image that is not segmented. A file that cannot be decoded may still name its object.
     fn lookup_keys(&self, bytes: &[u8]) -> LookupKeys {
         let uid = sop_instance_uid(bytes, &self.limits);
         LookupKeys {
@@ -256,21 +258,21 @@ impl Worker {
 
     fn quarantine(
         &self,
-        ticket: Ticket,
+        job_number: JobNumber,
         lookup_keys: &LookupKeys,
         failure: &Failure,
     ) -> Result<Option<Leased>, PipelineError> {
         let (outbox, encoder) = (&*self.outbox, &self.encoder);
         outbox
-            .note(ticket, lookup_keys)
+            .record_lookup_keys(job_number, lookup_keys)
             .map_err(AcceptError::from)?;
         let job_id = lookup_keys.job_id;
         quarantine::end(
-            &self.shelves,
+            &self.spool,
             &Ending {
                 outbox,
                 encoder,
-                ticket,
+                job_number,
                 job_id,
                 failure,
             },

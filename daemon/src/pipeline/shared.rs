@@ -14,14 +14,14 @@ use crate::operate::control::Control;
 use crate::outbox::Outbox;
 use crate::report::encode::{Encoder, Notice};
 use crate::seg::SeriesContext;
-use crate::spool::{AcceptError, Shelves};
+use crate::spool::{AcceptError, Spool};
 use crate::status::Status;
 use crate::tls::credentials::Credentials;
 
 pub(super) struct Shared {
     pub(super) encoder: Encoder,
     pub(super) outbox: Arc<Outbox>,
-    pub(super) shelves: Shelves,
+    pub(super) spool: Spool,
     pub(super) models: Arc<Models>,
     pub(super) status: Arc<Status>,
     pub(super) credentials: watch::Receiver<Credentials>,
@@ -44,7 +44,7 @@ impl Shared {
         PublisherContext {
             encoder: self.encoder.clone(),
             outbox: Arc::clone(&self.outbox),
-            shelves: self.shelves.clone(),
+            spool: self.spool.clone(),
             models: Arc::clone(&self.models),
             status: Arc::clone(&self.status),
             credentials: self.credentials.clone(),
@@ -54,7 +54,7 @@ impl Shared {
     pub(super) fn control(&self, config: &Config) -> Control {
         Control {
             outbox: Arc::clone(&self.outbox),
-            shelves: self.shelves.clone(),
+            spool: self.spool.clone(),
             limits: config.quarantine.clone(),
             history_max_jobs: config.state.history_max_jobs,
             models: Arc::clone(&self.models),
@@ -78,7 +78,8 @@ impl Shared {
     /// begins anew without any other sign.
     pub(super) fn announce_identity(&self, state: &Path) -> Result<(), AcceptError> {
         let (outbox, encoder) = (&self.outbox, &self.encoder);
-        let notice = outbox.belongs_to(&encoder.node, |notice, seq| encoder.notice(notice, seq))?;
+        let notice =
+            outbox.record_node(&encoder.node, |notice, seq| encoder.notice(notice, seq))?;
         if let Some(notice) = notice {
             let (words, remedy) = notice.words(&encoder.node);
             let path = state.display();

@@ -10,7 +10,7 @@ use crate::intake::dicom;
 use crate::intake::folder::{self, FolderError};
 use crate::intake::http;
 use crate::mqtt;
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 use crate::shutdown::stopped;
 
 /// The ports are open before anything else is done, so that one that is taken is said at once.
@@ -36,7 +36,7 @@ pub(super) struct Sources {
     pub(super) ports: Ports,
     pub(super) requests: mqtt::Requests,
     /// What an earlier run left.
-    pub(super) waiting: Vec<Ticket>,
+    pub(super) waiting: Vec<JobNumber>,
     pub(super) intake: Intake,
 }
 
@@ -67,12 +67,12 @@ impl Sources {
 async fn run_folders(
     folders: Vec<config::Folder>,
     intake: Intake,
-    waiting: Vec<Ticket>,
+    waiting: Vec<JobNumber>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), FolderError> {
-    for ticket in waiting {
+    for job_number in waiting {
         tokio::select! {
-            sent = intake.tickets.send(ticket) => if sent.is_err() { return Ok(()) },
+            sent = intake.job_numbers.send(job_number) => if sent.is_err() { return Ok(()) },
             () = stopped(&mut stop) => return Ok(()),
         }
     }

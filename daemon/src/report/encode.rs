@@ -16,7 +16,7 @@ use crate::clock;
 use crate::failure::Reason;
 use crate::report::event::{self, Event, Facts, Kind, Quarantined, SeriesFacts};
 use crate::report::privacy::Privacy;
-use crate::report::result::{self, Image, Instance, Masks, Model, Report, Ticket, TimingMs};
+use crate::report::result::{self, Image, Instance, JobNumber, Masks, Model, Report, TimingMs};
 use crate::report::{Findings, Message, job_id, sha256};
 
 /// Who speaks: this process.
@@ -32,7 +32,7 @@ pub struct Encoder {
 #[derive(Debug, Clone)]
 pub struct Origin {
     /// None for a file of `scansided segment`.
-    pub job: Option<Ticket>,
+    pub job: Option<JobNumber>,
     pub source: String,
     pub received_at: String,
     pub wait_ms: f64,
@@ -86,14 +86,14 @@ impl Encoder {
     /// What tells subscribers that an accepted image has no result.
     pub fn quarantined(
         &self,
-        (ticket, source): (Ticket, &str),
+        (job_number, source): (JobNumber, &str),
         id: Option<Uuid>,
         seq: u64,
         reason: &Reason,
     ) -> Message {
         let facts = Facts::Quarantined(Quarantined {
             source,
-            job: ticket,
+            job: job_number,
             job_id: id,
             reason,
         });

@@ -8,7 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::branch::only_with;
-use super::result::{Model, Ticket};
+use super::result::{JobNumber, Model};
 use crate::failure::Reason;
 
 pub const SCHEMA: &str = "event/1";
@@ -65,7 +65,7 @@ pub struct Quarantined<'a> {
     pub source: &'a str,
     /// Its number on this box, as HTTP's 202 and `scansided ledger show` have it.
     #[schemars(range(min = 1))]
-    pub job: Ticket,
+    pub job: JobNumber,
     /// That of the result the image would have had; null where no model was reached.
     pub job_id: Option<Uuid>,
     #[serde(flatten)]

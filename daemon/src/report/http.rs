@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::result::Ticket;
+use super::result::JobNumber;
 use super::state::Readiness;
 
 pub const ACCEPTED_SCHEMA: &str = "accepted/1";
@@ -18,7 +18,7 @@ pub struct Accepted<'a> {
     pub schema: &'static str,
     /// Its number on this box, for `scansided ledger show`.
     #[schemars(range(min = 1))]
-    pub job: Ticket,
+    pub job: JobNumber,
     /// Name that its result carries.
     pub source: &'a str,
     #[schemars(range(min = 1))]

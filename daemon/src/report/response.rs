@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::branch::only_with;
 use super::health::Kept;
-use super::result::Ticket;
+use super::result::JobNumber;
 use crate::config::Verb;
 
 pub const SCHEMA: &str = "response/1";
@@ -68,7 +68,7 @@ pub struct ReplaySummary {
 pub struct Taken {
     /// Its number on this box, for `scansided ledger show`.
     #[schemars(range(min = 1))]
-    pub job: Ticket,
+    pub job: JobNumber,
     /// The image as it was accepted.
     pub input: Input,
     /// Topic of its result, below the node's root.
@@ -136,7 +136,7 @@ impl Response {
         }
     }
 
-    pub fn job(&self) -> Option<Ticket> {
+    pub fn job(&self) -> Option<JobNumber> {
         match &self.answer {
             Answer::Segment(taken) => Some(taken.job),
             Answer::Replay(_) | Answer::Refused(_) => None,

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::privacy::Identifiers;
 
-/// Number of an acceptance on this box: two copies of one file have two tickets and one job id.
-pub type Ticket = u64;
+/// Number of an acceptance on this box: two copies of one file have two job numbers and one job id.
+pub type JobNumber = u64;
 
 pub const SCHEMA: &str = "result/1";
 
@@ -27,7 +27,7 @@ pub struct Report {
     /// one each. Absent from `scansided segment`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
-    pub job: Option<Ticket>,
+    pub job: Option<JobNumber>,
     /// Number of this message among the node's results and events; 0 from `scansided segment`.
     pub seq: u64,
     pub node: String,

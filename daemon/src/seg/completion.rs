@@ -1,8 +1,8 @@
-//! When a series is complete. A guess, by its nature: nobody says how many images a series has.
+//! When a series is complete. This is a guess: DICOM does not say how many images a series has.
 //!
 //! It is released, or quiet, or large. Released: the association that delivered all of its images has
 //! ended; one image says nothing, because some senders take an association for each, and with images
-//! from elsewhere nobody knows what else is on its way. Quiet: none
+//! from elsewhere it is unknown what else is on its way. Quiet: none
 //! of its images came for `quiet_s`. In both cases what had been accepted by then must be through the
 //! inference thread, so a backlog splits no series. Counted from this start: a clock that jumps changes
 //! nothing, and a restart begins the quiet time anew.
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::config;
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 
 #[derive(Debug)]
 pub(super) struct Completion {
@@ -19,17 +19,17 @@ pub(super) struct Completion {
     on_release: bool,
     series_max_images: usize,
     open_max_series: usize,
-    seen: HashMap<String, Seen>,
-    releases: Vec<BTreeSet<Ticket>>,
+    seen: HashMap<String, SeriesState>,
+    releases: Vec<BTreeSet<JobNumber>>,
 }
 
 /// A series as it was when it was looked at last.
 #[derive(Debug)]
-struct Seen {
-    tickets: BTreeSet<Ticket>,
+struct SeriesState {
+    job_numbers: BTreeSet<JobNumber>,
     since: Instant,
     /// It was quiet, and these jobs were not through yet.
-    awaited: Option<BTreeSet<Ticket>>,
+    awaited: Option<BTreeSet<JobNumber>>,
 }
 
 impl Completion {
@@ -44,9 +44,9 @@ impl Completion {
         }
     }
 
-    pub(super) fn released(&mut self, tickets: Vec<Ticket>) {
-        if self.on_release && tickets.len() > 1 {
-            self.releases.push(tickets.into_iter().collect());
+    pub(super) fn released(&mut self, job_numbers: Vec<JobNumber>) {
+        if self.on_release && job_numbers.len() > 1 {
+            self.releases.push(job_numbers.into_iter().collect());
         }
     }
 
@@ -58,14 +58,14 @@ impl Completion {
     pub(super) fn complete(
         &mut self,
         now: Instant,
-        open: &BTreeMap<String, BTreeSet<Ticket>>,
-        unfinished: &BTreeSet<Ticket>,
+        open: &BTreeMap<String, BTreeSet<JobNumber>>,
+        unfinished: &BTreeSet<JobNumber>,
     ) -> BTreeSet<String> {
         self.seen.retain(|series, _| open.contains_key(series));
         let mut complete = BTreeSet::new();
-        for (series, tickets) in open {
-            if tickets.len() >= self.series_max_images
-                || self.is_quiet(now, series, tickets, unfinished)
+        for (series, job_numbers) in open {
+            if job_numbers.len() >= self.series_max_images
+                || self.is_quiet(now, series, job_numbers, unfinished)
             {
                 complete.insert(series.clone());
             }
@@ -91,16 +91,19 @@ impl Completion {
         &mut self,
         now: Instant,
         series: &str,
-        tickets: &BTreeSet<Ticket>,
-        unfinished: &BTreeSet<Ticket>,
+        job_numbers: &BTreeSet<JobNumber>,
+        unfinished: &BTreeSet<JobNumber>,
     ) -> bool {
-        let seen = self.seen.entry(series.to_owned()).or_insert_with(|| Seen {
-            tickets: tickets.clone(),
-            since: now,
-            awaited: None,
-        });
-        if seen.tickets != *tickets {
-            seen.tickets.clone_from(tickets);
+        let seen = self
+            .seen
+            .entry(series.to_owned())
+            .or_insert_with(|| SeriesState {
+                job_numbers: job_numbers.clone(),
+                since: now,
+                awaited: None,
+            });
+        if seen.job_numbers != *job_numbers {
+            seen.job_numbers.clone_from(job_numbers);
             seen.since = now;
             seen.awaited = None;
         }
@@ -113,15 +116,16 @@ impl Completion {
 
     fn by_release(
         &mut self,
-        open: &BTreeMap<String, BTreeSet<Ticket>>,
-        unfinished: &BTreeSet<Ticket>,
+        open: &BTreeMap<String, BTreeSet<JobNumber>>,
+        unfinished: &BTreeSet<JobNumber>,
     ) -> Vec<String> {
-        let through = |release: &BTreeSet<Ticket>| release.is_disjoint(unfinished);
+        let through = |release: &BTreeSet<JobNumber>| release.is_disjoint(unfinished);
         let mut complete = Vec::new();
         for release in self.releases.iter().filter(|release| through(release)) {
-            let all_of =
-                |tickets: &BTreeSet<Ticket>| tickets.len() > 1 && tickets.is_subset(release);
-            let series = open.iter().filter(|(_, tickets)| all_of(tickets));
+            let all_of = |job_numbers: &BTreeSet<JobNumber>| {
+                job_numbers.len() > 1 && job_numbers.is_subset(release)
+            };
+            let series = open.iter().filter(|(_, job_numbers)| all_of(job_numbers));
             complete.extend(series.map(|(series, _)| series.clone()));
         }
         self.releases.retain(|release| !through(release));
@@ -142,14 +146,14 @@ mod tests {
         Completion::new(&config)
     }
 
-    fn open(series: &[(&str, &[Ticket])]) -> BTreeMap<String, BTreeSet<Ticket>> {
-        let of = |(name, tickets): &(&str, &[Ticket])| {
-            ((*name).to_owned(), tickets.iter().copied().collect())
+    fn open(series: &[(&str, &[JobNumber])]) -> BTreeMap<String, BTreeSet<JobNumber>> {
+        let of = |(name, job_numbers): &(&str, &[JobNumber])| {
+            ((*name).to_owned(), job_numbers.iter().copied().collect())
         };
         series.iter().map(of).collect()
     }
 
-    fn tickets(numbers: &[Ticket]) -> BTreeSet<Ticket> {
+    fn job_numbers(numbers: &[JobNumber]) -> BTreeSet<JobNumber> {
         numbers.iter().copied().collect()
     }
 
@@ -158,21 +162,25 @@ mod tests {
         let mut completion = completion(|_| {});
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let none = tickets(&[]);
+        let none = job_numbers(&[]);
         let one = open(&[("a", &[1])]);
         assert!(completion.complete(at(0), &one, &none).is_empty());
         // Another image begins the time anew.
         let two = open(&[("a", &[1, 2])]);
         assert!(completion.complete(at(9), &two, &none).is_empty());
         assert!(completion.complete(at(18), &two, &none).is_empty());
-        // Ticket 3 was accepted before the time was over; ticket 4 after it.
-        assert!(completion.complete(at(19), &two, &tickets(&[3])).is_empty());
+        // Ticket 3 was accepted before the time was over; job number 4 after it.
         assert!(
             completion
-                .complete(at(20), &two, &tickets(&[3, 4]))
+                .complete(at(19), &two, &job_numbers(&[3]))
                 .is_empty()
         );
-        let complete = completion.complete(at(21), &two, &tickets(&[4]));
+        assert!(
+            completion
+                .complete(at(20), &two, &job_numbers(&[3, 4]))
+                .is_empty()
+        );
+        let complete = completion.complete(at(21), &two, &job_numbers(&[4]));
         assert_eq!(complete, BTreeSet::from(["a".to_owned()]));
         assert!(completion.complete(at(22), &open(&[]), &none).is_empty());
         assert!(completion.is_idle());
@@ -184,14 +192,22 @@ mod tests {
         let now = Instant::now();
         completion.released(vec![1, 2, 5]);
         let series = open(&[("a", &[1, 2]), ("b", &[3, 4]), ("c", &[5])]);
-        assert!(completion.complete(now, &series, &tickets(&[2])).is_empty());
-        let complete = completion.complete(now, &series, &tickets(&[6]));
+        assert!(
+            completion
+                .complete(now, &series, &job_numbers(&[2]))
+                .is_empty()
+        );
+        let complete = completion.complete(now, &series, &job_numbers(&[6]));
         assert_eq!(complete, BTreeSet::from(["a".to_owned()]));
         // An association of one image says nothing, and nothing is said twice.
         completion.released(vec![3]);
         // Nor does one of several that deliver a series.
         completion.released(vec![3, 6]);
-        assert!(completion.complete(now, &series, &tickets(&[])).is_empty());
+        assert!(
+            completion
+                .complete(now, &series, &job_numbers(&[]))
+                .is_empty()
+        );
     }
 
     #[test]
@@ -201,7 +217,7 @@ mod tests {
             config.open_max_series = 1;
         });
         let now = Instant::now();
-        let none = tickets(&[]);
+        let none = job_numbers(&[]);
         assert!(
             completion
                 .complete(now, &open(&[("b", &[1])]), &none)

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use crate::config;
 use crate::disk;
 use crate::disk::rights::FILE_MODE;
-use crate::spool::{ShelfError, failed, sync_folder};
+use crate::spool::{SpoolError, failed, sync_folder};
 
 /// Patient data: for the user of the daemon and its group, where the reader may be.
 const MODE: u32 = 0o640;
@@ -32,7 +32,7 @@ pub(super) struct Outgoing {
 }
 
 impl SegmentationFolders {
-    pub(super) fn open(config: &config::Seg, state: &Path) -> Result<Self, ShelfError> {
+    pub(super) fn open(config: &config::Seg, state: &Path) -> Result<Self, SpoolError> {
         let Some(to) = &config.send_to else {
             return Ok(Self {
                 directory: config.directory.clone(),
@@ -63,7 +63,7 @@ impl SegmentationFolders {
 
     /// Puts a segmentation where it belongs; again, it changes nothing. Trouble of the reader's folder
     /// is told in words, trouble of the state directory is the daemon's.
-    pub(super) fn place(&self, uid: &str, bytes: &[u8]) -> Result<Option<String>, ShelfError> {
+    pub(super) fn store(&self, uid: &str, bytes: &[u8]) -> Result<Option<String>, SpoolError> {
         let name = format!("{uid}.dcm");
         if let Some(directory) = &self.directory
             && let Err(error) = write(directory, &name, bytes, MODE)
@@ -84,32 +84,32 @@ impl SegmentationFolders {
 
 impl Outgoing {
     /// What waits, oldest first.
-    pub(super) fn waiting(&self) -> Result<Vec<PathBuf>, ShelfError> {
+    pub(super) fn waiting(&self) -> Result<Vec<PathBuf>, SpoolError> {
         let files = files(&self.waiting, "dcm")?;
         Ok(files.into_iter().map(|(path, _)| path).collect())
     }
 
     /// The PACS has it.
-    pub(super) fn sent(&self, path: &Path) -> Result<(), ShelfError> {
-        unless_gone(fs::remove_file(path)).map_err(failed("remove from", &self.waiting))?;
+    pub(super) fn sent(&self, path: &Path) -> Result<(), SpoolError> {
+        ignore_not_found(fs::remove_file(path)).map_err(failed("remove from", &self.waiting))?;
         sync_folder(&self.waiting)
     }
 
     /// The PACS will not have it.
-    pub(super) fn refuse(&self, path: &Path) -> Result<(), ShelfError> {
+    pub(super) fn refuse(&self, path: &Path) -> Result<(), SpoolError> {
         self.set_aside(path)?;
         self.limit()
     }
 
-    fn set_aside(&self, path: &Path) -> Result<(), ShelfError> {
+    fn set_aside(&self, path: &Path) -> Result<(), SpoolError> {
         let to = self.refused.join(path.file_name().unwrap_or_default());
-        unless_gone(fs::rename(path, to)).map_err(failed("move to", &self.refused))?;
+        ignore_not_found(fs::rename(path, to)).map_err(failed("move to", &self.refused))?;
         sync_folder(&self.refused)?;
         sync_folder(&self.waiting)
     }
 
-    fn limit(&self) -> Result<(), ShelfError> {
-        for path in over(&self.waiting, self.waiting_max_bytes)? {
+    fn limit(&self) -> Result<(), SpoolError> {
+        for path in oldest_beyond(&self.waiting, self.waiting_max_bytes)? {
             let key = "seg.send_to.waiting_max_bytes";
             tracing::error!(
                 key,
@@ -117,20 +117,21 @@ impl Outgoing {
             );
             self.set_aside(&path)?;
         }
-        for path in over(&self.refused, self.refused_max_bytes)? {
+        for path in oldest_beyond(&self.refused, self.refused_max_bytes)? {
             let key = "seg.send_to.refused_max_bytes";
             tracing::error!(
                 key,
                 "refused segmentations are above the limit, the oldest is removed"
             );
-            unless_gone(fs::remove_file(&path)).map_err(failed("remove from", &self.refused))?;
+            ignore_not_found(fs::remove_file(&path))
+                .map_err(failed("remove from", &self.refused))?;
         }
         Ok(())
     }
 }
 
 /// Two threads are at work here: the other one may have done it.
-fn unless_gone(done: io::Result<()>) -> io::Result<()> {
+fn ignore_not_found(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
@@ -138,23 +139,23 @@ fn unless_gone(done: io::Result<()>) -> io::Result<()> {
 }
 
 /// The oldest files, as many as are too many; never the last one.
-fn over(folder: &Path, max_bytes: u64) -> Result<Vec<PathBuf>, ShelfError> {
+fn oldest_beyond(folder: &Path, max_bytes: u64) -> Result<Vec<PathBuf>, SpoolError> {
     let mut files = files(folder, "dcm")?;
     let mut total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
-    let mut over = Vec::new();
+    let mut oldest_beyond = Vec::new();
     files.pop();
     for (path, bytes) in files {
         if total <= max_bytes {
             break;
         }
         total -= bytes;
-        over.push(path);
+        oldest_beyond.push(path);
     }
-    Ok(over)
+    Ok(oldest_beyond)
 }
 
 /// Files with this extension and their sizes, oldest first.
-fn files(folder: &Path, extension: &str) -> Result<Vec<(PathBuf, u64)>, ShelfError> {
+fn files(folder: &Path, extension: &str) -> Result<Vec<(PathBuf, u64)>, SpoolError> {
     let mut found: Vec<(SystemTime, PathBuf, u64)> = Vec::new();
     let entries = fs::read_dir(folder).map_err(failed("read", folder))?;
     for entry in entries {
@@ -177,7 +178,7 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<(PathBuf, u64)>, ShelfErr
 }
 
 /// Write, flush, rename, flush the folder.
-fn write(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<(), ShelfError> {
+fn write(folder: &Path, name: &str, bytes: &[u8], mode: u32) -> Result<(), SpoolError> {
     let part = folder.join(format!(".{name}.part"));
     let mut open = OpenOptions::new();
     open.write(true).create(true).truncate(true).mode(mode);
@@ -223,7 +224,7 @@ mod tests {
         }
         config.directory = Some(state.path().join("absent"));
         let folders = SegmentationFolders::open(&config, state.path()).unwrap();
-        let trouble = folders.place(&made[0].0, &made[0].1).unwrap().unwrap();
+        let trouble = folders.store(&made[0].0, &made[0].1).unwrap().unwrap();
         assert!(
             trouble.contains("seg.directory") && trouble.contains("create it"),
             "{trouble}"
@@ -234,7 +235,7 @@ mod tests {
         let folders = SegmentationFolders::open(&config, state.path()).unwrap();
         let uid = |index: usize| made[index].0.clone();
         for (uid, bytes) in &made {
-            assert_eq!(folders.place(uid, bytes).unwrap(), None);
+            assert_eq!(folders.store(uid, bytes).unwrap(), None);
             // Files of one moment have no order.
             std::thread::sleep(std::time::Duration::from_millis(20));
         }

@@ -1,8 +1,8 @@
 //! A C-STORE SCU: what lies in `segmentations/` goes to a PACS, oldest first, until it answers with
 //! success or a warning, on a thread of its own.
 //!
-//! What is wrong with the connection or the association is nobody's fault here and is tried again for
-//! ever, ever more slowly. An answer that refuses the object sets it aside; one that asks for another
+//! Trouble of the connection or the association counts against no object; it is tried again for ever, at growing
+//! intervals. An answer that refuses the object sets it aside; one that asks for another
 //! try does so after `attempts_max`.
 
 mod association;
@@ -23,14 +23,14 @@ use super::waiting;
 use crate::backoff::Backoff;
 use crate::config::SendTo;
 use crate::failure::chain;
-use crate::spool::ShelfError;
+use crate::spool::SpoolError;
 use crate::status::Status;
 use crate::tls::Trust;
 use crate::tls::credentials::Credentials;
 
 pub(super) use association::{Association, echo};
 
-/// When nobody says that there is something to send.
+/// How often the folder is checked without a notice that there is something to send.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_mins(1);
 /// How soon fresh certificates are noticed.
 const CREDENTIALS_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ pub(super) enum SendError {
     #[error("its answer is none")]
     InvalidResponse,
     #[error(transparent)]
-    Shelf(#[from] ShelfError),
+    Spool(#[from] SpoolError),
 }
 
 /// What an answer means for an object.
@@ -126,7 +126,7 @@ struct StoreScu {
     status: Arc<Status>,
     /// Answers that asked for another try.
     attempts: HashMap<PathBuf, u32>,
-    /// A trouble that was said already.
+    /// The trouble that was logged last.
     logged: Option<String>,
 }
 
@@ -139,13 +139,13 @@ impl StoreScu {
                 false
             });
             let wait = if all {
-                self.status.pacs.takes();
+                self.status.pacs.record_success();
                 backoff.reset();
                 IDLE_CHECK_INTERVAL
             } else {
                 backoff.wait()
             };
-            // News do not shorten the wait for a PACS in trouble; an operator's reload or retry does.
+            // A new object does not shorten the wait for a PACS in trouble; an operator's reload or retry does.
             let until = Instant::now() + wait;
             loop {
                 let left = until.saturating_duration_since(Instant::now());
@@ -155,7 +155,7 @@ impl StoreScu {
                     Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
-                let asked = self.status.pacs.is_asked();
+                let asked = self.status.pacs.take_retry_request();
                 if asked || self.credentials.has_changed().unwrap_or(false) {
                     self.credentials.mark_unchanged();
                     backoff.reset();
@@ -193,7 +193,7 @@ impl StoreScu {
     }
 
     /// False when the object waits for another time.
-    fn handle_status(&mut self, path: &Path, status: u16) -> Result<bool, ShelfError> {
+    fn handle_status(&mut self, path: &Path, status: u16) -> Result<bool, SpoolError> {
         let called = &self.to.called_ae_title;
         let words = format!("{status:04X}H");
         let attempts = self.attempts.entry(path.to_owned()).or_default();
@@ -201,7 +201,7 @@ impl StoreScu {
         match StoreOutcome::of(status) {
             StoreOutcome::Stored => {
                 tracing::info!(called, status = words, "segmentation stored");
-                self.status.pacs.takes();
+                self.status.pacs.record_success();
                 self.outgoing.sent(path)?;
             }
             StoreOutcome::RetryLater if *attempts < self.to.attempts_max => {
@@ -211,7 +211,7 @@ impl StoreScu {
                     "segmentation not stored, it is sent again"
                 );
                 let why = format!("{called} answers {words} and may take it another time");
-                self.status.pacs.in_trouble(&why);
+                self.status.pacs.record_trouble(&why);
                 return Ok(false);
             }
             StoreOutcome::RetryLater | StoreOutcome::Refused => {
@@ -231,10 +231,10 @@ impl StoreScu {
         Ok(true)
     }
 
-    /// Once for each trouble.
+    /// Warns once of each trouble.
     fn log_once(&mut self, error: &SendError) {
         let words = error.to_string();
-        self.status.pacs.in_trouble(&words);
+        self.status.pacs.record_trouble(&words);
         if self.logged.as_deref() != Some(&*words) {
             let called = &self.to.called_ae_title;
             tracing::warn!(

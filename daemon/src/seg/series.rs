@@ -52,7 +52,7 @@ struct Images<'a> {
 
 /// The images that were segmented before, then those that came now, an image that came twice as it
 /// was at first: so its segmentation is the same to the byte.
-pub(super) fn join(before: Vec<Slice>, now: &[Slice]) -> Vec<Slice> {
+pub(super) fn merge_images(before: Vec<Slice>, now: &[Slice]) -> Vec<Slice> {
     let known: BTreeSet<Uuid> = before.iter().map(|slice| slice.job_id).collect();
     let fresh = now.iter().filter(|slice| !known.contains(&slice.job_id));
     let fresh: Vec<Slice> = fresh.cloned().collect();
@@ -77,7 +77,7 @@ pub(super) fn make(slices: &[Slice], node: &str) -> Vec<Segmentation> {
         for (number, part) in (1..).zip(parts) {
             let by = part.by.iter().cloned().collect();
             let volume = (of > 1).then_some(VolumeOf { number, of, by });
-            made.push(one(&slices, &part, (volume, warnings.clone()), node));
+            made.push(make_one(&slices, &part, (volume, warnings.clone()), node));
         }
     }
     made
@@ -136,20 +136,20 @@ impl Warnings {
     }
 }
 
-fn one(
+fn make_one(
     slices: &[&Slice],
     part: &Part,
     (volume, mut warnings): (Option<VolumeOf>, Warnings),
     node: &str,
 ) -> Segmentation {
-    let (slices, frames) = own(slices, part);
+    let (slices, frames) = slices_of_part(slices, part);
     let images: Vec<seg::Slice> = slices.iter().map(|slice| slice.image.clone()).collect();
     let first = slices[0];
     let mut jobs: Vec<Uuid> = slices.iter().map(|slice| slice.job_id).collect();
     jobs.sort();
     let by = words(part);
     let (_, rows, cols, space) = kind(first);
-    let lineage = named(&[
+    let lineage = uuid_of(&[
         "seg-series/2",
         first.series(),
         &first.model.digest,
@@ -174,7 +174,7 @@ fn one(
     };
     let series = content_id(&images, &frames, &about);
     about.sop_instance_uid = uid(series);
-    about.dimension_organization_uid = uid(named(&["seg-dimensions/2", &series.to_string()]));
+    about.dimension_organization_uid = uid(uuid_of(&["seg-dimensions/2", &series.to_string()]));
     let volumes = seg::volumes(&images, &frames, &first.classes);
     if volumes.n_missing > 0 {
         let word = "slice_missing".to_owned();
@@ -213,7 +213,7 @@ fn words(part: &Part) -> String {
 }
 
 /// The slices of a part alone, and its frames by their numbers among these.
-fn own<'a>(slices: &[&'a Slice], part: &Part) -> (Vec<&'a Slice>, Vec<(usize, usize)>) {
+fn slices_of_part<'a>(slices: &[&'a Slice], part: &Part) -> (Vec<&'a Slice>, Vec<(usize, usize)>) {
     let used: BTreeSet<usize> = part.frames.iter().map(|(slice, _)| *slice).collect();
     let number: BTreeMap<usize, usize> = used.iter().copied().zip(0..).collect();
     let of = |(slice, frame): &(usize, usize)| (number[slice], *frame);
@@ -235,10 +235,10 @@ fn content_id(images: &[seg::Slice], frames: &[(usize, usize)], about: &seg::Abo
     ];
     let content = serde_json::to_vec(&(images, frames, about.classes, words));
     let content = content.expect("images and classes are plain data");
-    named(&["seg/2", &sha256(&content)])
+    uuid_of(&["seg/2", &sha256(&content)])
 }
 
-fn named(parts: &[&str]) -> Uuid {
+fn uuid_of(parts: &[&str]) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, parts.join("\n").as_bytes())
 }
 
@@ -327,7 +327,7 @@ mod tests {
         // Sent again, an image is what it was.
         let mut again = series.clone();
         again[0].finished_at = "2026-11-26T00:00:00.000Z".into();
-        let joined = join(series.to_vec(), &again[..1]);
+        let joined = merge_images(series.to_vec(), &again[..1]);
         assert_eq!(make(&joined, "box-1")[0].bytes, made.bytes);
     }
 

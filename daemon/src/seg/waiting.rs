@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::disk::rights::create_file;
-use crate::spool::{ShelfError, failed, sync_folder};
+use crate::spool::{SpoolError, failed, sync_folder};
 use crate::status::pacs::{Note, folder, list, note_of, refused_folder};
 
 /// Which ones to try again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Wanted {
+pub enum RetryChoice {
     All,
     These(Vec<String>),
 }
@@ -72,13 +72,13 @@ fn is_old(note: &fs::Metadata) -> bool {
 }
 
 /// Puts refused ones back to those that wait, and names those that waited anyway: all of them are tried at once.
-pub fn retry(state: &Path, wanted: &Wanted) -> Result<Retried, ShelfError> {
+pub fn retry(state: &Path, wanted: &RetryChoice) -> Result<Retried, SpoolError> {
     let waiting = folder(state);
     let refused = refused_folder(&waiting);
     let mut retried = Retried::default();
     let known = list(&waiting, None);
     let is_known = |asked: &String| known.iter().any(|one| one.series == *asked);
-    if let Wanted::These(asked) = wanted {
+    if let RetryChoice::These(asked) = wanted {
         retried.unknown = asked
             .iter()
             .filter(|asked| !is_known(asked))
@@ -86,7 +86,7 @@ pub fn retry(state: &Path, wanted: &Wanted) -> Result<Retried, ShelfError> {
             .collect();
     }
     for one in known {
-        if let Wanted::These(asked) = wanted
+        if let RetryChoice::These(asked) = wanted
             && !asked.contains(&one.series)
         {
             continue;
@@ -175,13 +175,13 @@ mod tests {
             (1, 3, 2)
         );
 
-        let wanted = Wanted::These(vec![id(1), id(2), id(7)]);
+        let wanted = RetryChoice::These(vec![id(1), id(2), id(7)]);
         let retried = retry(state.path(), &wanted).unwrap();
         assert_eq!(retried.done, [id(1), id(2)]);
         assert_eq!(retried.unknown, [id(7)]);
         assert!(waiting.join("2.25.2.dcm").exists());
         assert!(!refused.join("2.25.2.reason.json").exists());
-        let rest = retry(state.path(), &Wanted::All).unwrap();
+        let rest = retry(state.path(), &RetryChoice::All).unwrap();
         assert_eq!((rest.done.len(), rest.unknown.len()), (3, 0));
         assert_eq!(pacs(state.path(), 1).counts().unwrap().refused, 0);
     }
@@ -189,13 +189,13 @@ mod tests {
     #[test]
     fn without_a_pacs_there_is_nothing_to_say() {
         let pacs = Pacs::default();
-        pacs.in_trouble("of nobody");
+        pacs.record_trouble("of nobody");
         assert!(!pacs.is_away());
         assert_eq!((pacs.counts(), pacs.words()), (None, None));
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(segmentations(folder.path(), None), []);
         assert_eq!(
-            retry(folder.path(), &Wanted::All).unwrap(),
+            retry(folder.path(), &RetryChoice::All).unwrap(),
             Retried::default()
         );
     }

@@ -15,8 +15,8 @@ use segmenter::decode::{self, DecodeError, Limits, Scan};
 /// How often a file that should be given up is looked at while it cannot be.
 const GIVE_UP_CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-type Answer = Result<Scan, DecodeError>;
-type Decode = fn(&[u8], &Limits) -> Answer;
+type Decoded = Result<Scan, DecodeError>;
+type Decode = fn(&[u8], &Limits) -> Decoded;
 
 #[derive(Debug)]
 pub struct Decoder {
@@ -30,7 +30,7 @@ pub struct Decoder {
 #[derive(Debug)]
 struct Thread {
     files: SyncSender<Arc<Vec<u8>>>,
-    answers: Receiver<Answer>,
+    answers: Receiver<Decoded>,
     handle: JoinHandle<()>,
 }
 
@@ -45,7 +45,7 @@ impl Decoder {
         }
     }
 
-    pub fn decode(&mut self, file: &Arc<Vec<u8>>) -> Answer {
+    pub fn decode(&mut self, file: &Arc<Vec<u8>>) -> Decoded {
         let Some(limit) = self.limits.max_time else {
             return (self.decode)(file, &self.limits);
         };
@@ -72,7 +72,7 @@ impl Decoder {
                 Err(RecvTimeoutError::Timeout) => timeout = GIVE_UP_CHECK_INTERVAL,
                 Err(RecvTimeoutError::Disconnected) => match thread.handle.join() {
                     Err(panic) => resume_unwind(panic),
-                    Ok(()) => unreachable!("it ends only when nobody has files for it"),
+                    Ok(()) => unreachable!("it ends only when its sender of files is gone"),
                 },
             }
             if self.given_up.as_ref().is_none_or(JoinHandle::is_finished) {
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     /// Takes as many times 10 ms as its first byte says; 255 is a panic.
-    fn fake(file: &[u8], _: &Limits) -> Answer {
+    fn fake(file: &[u8], _: &Limits) -> Decoded {
         let &byte = file.first().ok_or(DecodeError::Empty)?;
         assert_ne!(byte, 255, "as it was asked to");
         thread::sleep(Duration::from_millis(10) * byte.into());

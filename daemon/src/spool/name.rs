@@ -1,4 +1,4 @@
-//! Names of inputs on their shelves.
+//! Names of inputs on their spool.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -10,7 +10,7 @@ pub(super) const STAMP_DIGITS: usize = 16;
 const NAME_MAX_BYTES: usize = 160;
 
 /// `<time of acceptance in ns, hex>-<counter>-<original name>`: unique, and sorts by acceptance.
-pub(crate) fn shelf_name(original: &Path) -> String {
+pub(crate) fn new_name(original: &Path) -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let name = original.file_name().unwrap_or_default().to_string_lossy();
     // The end of a long name holds its extension.
@@ -22,14 +22,14 @@ pub(crate) fn shelf_name(original: &Path) -> String {
     format!("{}-{count}-{}", stamp(), &name[start..])
 }
 
-/// `<time>-<counter>` of a shelf name, which says nothing about a patient.
-pub(crate) fn label(shelf_name: &str) -> Option<&str> {
-    let (stamp, rest) = shelf_name.split_at_checked(STAMP_DIGITS)?;
+/// `<time>-<counter>` of a name in the spool, which says nothing about a patient.
+pub(crate) fn label(new_name: &str) -> Option<&str> {
+    let (stamp, rest) = new_name.split_at_checked(STAMP_DIGITS)?;
     let (count, _) = rest.strip_prefix('-')?.split_once('-')?;
     let good = stamp.bytes().all(|digit| digit.is_ascii_hexdigit())
         && !count.is_empty()
         && count.bytes().all(|digit| digit.is_ascii_digit());
-    good.then(|| &shelf_name[..=STAMP_DIGITS + count.len()])
+    good.then(|| &new_name[..=STAMP_DIGITS + count.len()])
 }
 
 pub(super) fn nameless(path: &Path) -> Cow<'_, Path> {
@@ -41,8 +41,8 @@ pub(super) fn nameless(path: &Path) -> Cow<'_, Path> {
 }
 
 /// How long ago a file was claimed; its name carries the time.
-pub(crate) fn waited(shelf_name: &str) -> Duration {
-    let stamp = shelf_name
+pub(crate) fn waited(new_name: &str) -> Duration {
+    let stamp = new_name
         .get(..STAMP_DIGITS)
         .and_then(|s| u64::from_str_radix(s, 16).ok());
     stamp.map_or(Duration::ZERO, |stamp| {

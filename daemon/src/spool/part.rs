@@ -1,12 +1,12 @@
-//! A file on its way to a shelf, written outside of `accepted/<source>/`: what a kill leaves of it is
+//! A file on its way into the spool, written outside of `accepted/<source>/`: what a kill leaves of it is
 //! taken neither for an input nor for an orphan, and the next start removes it.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::name::shelf_name;
-use super::{ShelfError, Shelves, failed, sync_folder};
+use super::name::new_name;
+use super::{Spool, SpoolError, failed, sync_folder};
 use crate::clock;
 use crate::disk::{self, rights::create_file};
 use crate::outbox::Arrival;
@@ -16,7 +16,7 @@ use crate::outbox::job::Sender;
 #[derive(Debug)]
 pub enum PartError {
     NoRoom,
-    Shelf(ShelfError),
+    Spool(SpoolError),
 }
 
 /// Dropped before it has its place, it leaves nothing.
@@ -28,12 +28,12 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// For the shelf name `to`.
+    /// For the name `to`.
     pub(super) fn create(to: &Path) -> Result<Self, PartError> {
         let accepted = to.parent().and_then(Path::parent).unwrap_or(Path::new("."));
         let name = to.file_name().unwrap_or_default().to_string_lossy();
         let path = accepted.join(format!("{name}.part"));
-        let file = create_file(&path).map_err(shelf("write", &path))?;
+        let file = create_file(&path).map_err(spool_error("write", &path))?;
         Ok(Self {
             file,
             path,
@@ -44,16 +44,18 @@ impl Part {
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), PartError> {
         self.file
             .write_all(bytes)
-            .map_err(shelf("write", &self.path))
+            .map_err(spool_error("write", &self.path))
     }
 
     pub(super) fn flush(&self) -> Result<(), PartError> {
-        self.file.sync_all().map_err(shelf("flush", &self.path))
+        self.file
+            .sync_all()
+            .map_err(spool_error("flush", &self.path))
     }
 
     /// Gives it its name, once it is flushed. The folder is the caller's to flush.
     pub(super) fn place(mut self, to: &Path) -> Result<(), PartError> {
-        fs::rename(&self.path, to).map_err(shelf("move to", to))?;
+        fs::rename(&self.path, to).map_err(spool_error("move to", to))?;
         self.placed = true;
         Ok(())
     }
@@ -72,21 +74,21 @@ impl Drop for Part {
 #[derive(Debug)]
 pub struct Incoming {
     part: Part,
-    shelf: PathBuf,
+    folder: PathBuf,
     source: String,
     original: String,
     sender: Option<Sender>,
 }
 
-impl Shelves {
-    /// Begins a file of `source`; `original` is the end of its name on the shelf.
+impl Spool {
+    /// Begins a file of `source`; `original` is the end of its name in the spool.
     pub fn receive(&self, source: &str, original: &str) -> Result<Incoming, PartError> {
-        let shelf = self.accepted.join(source);
-        disk::create_folder(&shelf).map_err(self::shelf("create", &shelf))?;
-        let to = shelf.join(shelf_name(Path::new(original)));
+        let folder = self.accepted.join(source);
+        disk::create_folder(&folder).map_err(spool_error("create", &folder))?;
+        let to = folder.join(new_name(Path::new(original)));
         Ok(Incoming {
             part: Part::create(&to)?,
-            shelf,
+            folder,
             source: source.to_owned(),
             original: original.to_owned(),
             sender: None,
@@ -109,10 +111,10 @@ impl Incoming {
     /// Flush, rename, flush the folder. The row is still missing.
     pub fn place(self) -> Result<Arrival, PartError> {
         // Named now: the name says when the job began to wait.
-        let name = shelf_name(Path::new(&self.original));
+        let name = new_name(Path::new(&self.original));
         self.part.flush()?;
-        self.part.place(&self.shelf.join(&name))?;
-        sync_folder(&self.shelf).map_err(PartError::Shelf)?;
+        self.part.place(&self.folder.join(&name))?;
+        sync_folder(&self.folder).map_err(PartError::Spool)?;
         Ok(Arrival {
             source: self.source,
             file: name,
@@ -122,12 +124,15 @@ impl Incoming {
     }
 }
 
-pub(super) fn shelf(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PartError {
+pub(super) fn spool_error(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> PartError {
     move |error| {
         if full(&error) {
             PartError::NoRoom
         } else {
-            PartError::Shelf(failed(action, path)(error))
+            PartError::Spool(failed(action, path)(error))
         }
     }
 }
@@ -151,30 +156,30 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_whole_on_its_shelf_or_leaves_nothing() {
+    fn a_file_is_whole_in_the_spool_or_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
-        let shelves = Shelves::create(folder.path(), 0).unwrap();
+        let spool = Spool::create(folder.path(), 0).unwrap();
         let outbox = Outbox::open(folder.path()).unwrap();
-        let mut incoming = shelves.receive("pacs", "object.dcm").unwrap();
+        let mut incoming = spool.receive("pacs", "object.dcm").unwrap();
         incoming.write(b"half").unwrap();
-        let shelf = shelves.accepted.join("pacs");
-        assert!(names(&shelf).is_empty());
+        let folder = spool.accepted.join("pacs");
+        assert!(names(&folder).is_empty());
         drop(incoming);
-        assert_eq!(names(&shelves.accepted), ["pacs"]);
+        assert_eq!(names(&spool.accepted), ["pacs"]);
         // A kill runs no destructor.
-        let mut incoming = shelves.receive("pacs", "object.dcm").unwrap();
+        let mut incoming = spool.receive("pacs", "object.dcm").unwrap();
         incoming.write(b"half").unwrap();
         std::mem::forget(incoming);
-        assert!(recover(&outbox, &shelves).unwrap().is_empty());
-        assert_eq!(names(&shelves.accepted), ["pacs"]);
+        assert!(recover(&outbox, &spool).unwrap().is_empty());
+        assert_eq!(names(&spool.accepted), ["pacs"]);
 
-        let mut incoming = shelves.receive("pacs", "object.dcm").unwrap();
+        let mut incoming = spool.receive("pacs", "object.dcm").unwrap();
         incoming.write(b"pix").unwrap();
         incoming.write(b"els").unwrap();
         let arrival = incoming.place().unwrap();
-        assert_eq!(fs::read(shelf.join(&arrival.file)).unwrap(), b"pixels");
+        assert_eq!(fs::read(folder.join(&arrival.file)).unwrap(), b"pixels");
         assert!(arrival.file.ends_with("-object.dcm"));
         assert_eq!(outbox.accept(&[arrival]).unwrap(), [1]);
-        assert!(recover(&outbox, &shelves).unwrap() == [1]);
+        assert!(recover(&outbox, &spool).unwrap() == [1]);
     }
 }

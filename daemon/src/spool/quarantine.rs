@@ -2,7 +2,7 @@
 //! outbox, which is the truth.
 //!
 //! A refused file lies here under a hidden name until its row is committed. Whoever moves a file in or
-//! out holds `Shelves::moving` from the commit of the row until the file has followed, so that nobody
+//! out holds `Spool::moving` from the commit of the row until the file has followed, so that nobody
 //! meets a row without its file. `release` is the way out.
 
 mod release;
@@ -20,11 +20,11 @@ use crate::clock;
 use crate::config;
 use crate::disk::rights::{self, create_file};
 use crate::failure::{Failure, Reason};
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 use crate::outbox::{Arrival, Outbox};
 use crate::report::encode::Encoder;
-use crate::spool::name::{label, shelf_name};
-use crate::spool::{AcceptError, Found, Left, ShelfError, Shelves, broken, failed, sync_folder};
+use crate::spool::name::{label, new_name};
+use crate::spool::{AcceptError, InboxFile, Left, Spool, SpoolError, broken, failed, sync_folder};
 
 pub use release::{Retried, discard, retry};
 pub(crate) use release::{bring_back, remove};
@@ -39,39 +39,31 @@ struct Note<'a> {
 
 /// Moves the input of an accepted job into quarantine under `name` with its reason. Doing it again
 /// changes nothing.
-pub fn store(
-    shelves: &Shelves,
-    file: &Path,
-    name: &str,
-    reason: &Reason,
-) -> Result<(), ShelfError> {
-    write_note(shelves, name, reason)?;
-    match fs::rename(file, shelves.quarantine.join(name)) {
+pub fn store(spool: &Spool, file: &Path, name: &str, reason: &Reason) -> Result<(), SpoolError> {
+    write_note(spool, name, reason)?;
+    match fs::rename(file, spool.quarantine.join(name)) {
         // Moved by an earlier run, or the disk lost it; the reason tells which.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         moved => moved.map_err(failed("move", file))?,
     }
-    sync_folder(&shelves.quarantine)
+    sync_folder(&spool.quarantine)
 }
 
-fn alone(shelves: &Shelves) -> MutexGuard<'_, ()> {
-    shelves
-        .moving
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
+fn alone(spool: &Spool) -> MutexGuard<'_, ()> {
+    spool.moving.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn note_of(shelves: &Shelves, name: &str) -> PathBuf {
-    shelves.quarantine.join(format!("{name}.reason.json"))
+fn note_of(spool: &Spool, name: &str) -> PathBuf {
+    spool.quarantine.join(format!("{name}.reason.json"))
 }
 
-fn write_note(shelves: &Shelves, name: &str, reason: &Reason) -> Result<(), ShelfError> {
+fn write_note(spool: &Spool, name: &str, reason: &Reason) -> Result<(), SpoolError> {
     let note = Note {
         reason,
         quarantined_at: clock::now(),
     };
     let text = serde_json::to_vec_pretty(&note).expect("a note is plain data");
-    let path = note_of(shelves, name);
+    let path = note_of(spool, name);
     let write = || {
         let mut note = create_file(&path)?;
         note.write_all(&text)?;
@@ -83,29 +75,27 @@ fn write_note(shelves: &Shelves, name: &str, reason: &Reason) -> Result<(), Shel
 /// Moves files above the folder's limit into quarantine and counts them as rejected. What cannot be
 /// renamed stays and is not counted: the disk is not filled with what nobody wants.
 pub fn refuse(
-    shelves: &Shelves,
+    spool: &Spool,
     outbox: &Outbox,
-    files: &[Found],
+    files: &[InboxFile],
     folder: &config::Folder,
 ) -> Result<Vec<Left>, AcceptError> {
-    let _alone = alone(shelves);
+    let _alone = alone(spool);
     let mut left = Vec::new();
     for file in files {
         let refusal = Refusal {
             limit: folder.file_max_bytes,
             source: folder.name.clone(),
-            name: shelf_name(&file.path),
+            name: new_name(&file.path),
         };
-        match fs::rename(&file.path, refusal.hidden(shelves)) {
+        match fs::rename(&file.path, refusal.hidden(spool)) {
             Ok(()) => {
                 // What is somebody else's keeps its rights, in a folder that is closed.
-                let _ = rights::close(&refusal.hidden(shelves));
+                let _ = rights::close(&refusal.hidden(spool));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) if broken(&error) => {
-                return Err(
-                    failed("move to", &shelves.quarantine.join(&refusal.name))(error).into(),
-                );
+                return Err(failed("move to", &spool.quarantine.join(&refusal.name))(error).into());
             }
             Err(error) => {
                 left.push(Left {
@@ -116,19 +106,19 @@ pub fn refuse(
                 continue;
             }
         }
-        refusal.finish(shelves, outbox)?;
+        refusal.finish(spool, outbox)?;
         tracing::warn!(source = folder.name, bytes = file.bytes, "file refused");
     }
     Ok(left)
 }
 
 /// Ends what a kill interrupted.
-pub(crate) fn finish_refusals(shelves: &Shelves, outbox: &Outbox) -> Result<(), AcceptError> {
-    let folder = &shelves.quarantine;
+pub(crate) fn finish_refusals(spool: &Spool, outbox: &Outbox) -> Result<(), AcceptError> {
+    let folder = &spool.quarantine;
     for entry in fs::read_dir(folder).map_err(failed("read", folder))? {
         let name = entry.map_err(failed("read", folder))?.file_name();
         if let Some(refusal) = name.to_str().and_then(Refusal::parse) {
-            refusal.finish(shelves, outbox)?;
+            refusal.finish(spool, outbox)?;
         }
     }
     Ok(())
@@ -145,9 +135,9 @@ struct Refusal {
 const REFUSED_PREFIX: &str = ".refused-";
 
 impl Refusal {
-    fn hidden(&self, shelves: &Shelves) -> PathBuf {
+    fn hidden(&self, spool: &Spool) -> PathBuf {
         let (limit, source, name) = (self.limit, &self.source, &self.name);
-        shelves
+        spool
             .quarantine
             .join(format!("{REFUSED_PREFIX}{limit:x}-{source}.{name}"))
     }
@@ -164,13 +154,13 @@ impl Refusal {
         })
     }
 
-    fn finish(&self, shelves: &Shelves, outbox: &Outbox) -> Result<(), AcceptError> {
-        let (hidden, path) = (self.hidden(shelves), shelves.quarantine.join(&self.name));
+    fn finish(&self, spool: &Spool, outbox: &Outbox) -> Result<(), AcceptError> {
+        let (hidden, path) = (self.hidden(spool), spool.quarantine.join(&self.name));
         let bytes = fs::metadata(&hidden).map_err(failed("read", &path))?.len();
         let limit = self.limit;
         let reason = Failure::FileTooLarge { bytes, limit }.reason();
-        write_note(shelves, &self.name, &reason)?;
-        sync_folder(&shelves.quarantine)?;
+        write_note(spool, &self.name, &reason)?;
+        sync_folder(&spool.quarantine)?;
         let arrival = Arrival {
             source: self.source.clone(),
             file: self.name.clone(),
@@ -179,46 +169,48 @@ impl Refusal {
         };
         outbox.refuse(&arrival, &reason)?;
         fs::rename(&hidden, &path).map_err(failed("move to", &path))?;
-        Ok(sync_folder(&shelves.quarantine)?)
+        Ok(sync_folder(&spool.quarantine)?)
     }
 }
 
 /// Ends an accepted job: row and event first, then the file, which stays unless it is one of our own.
-pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
+pub fn end(spool: &Spool, ending: &Ending<'_>) -> Result<(), AcceptError> {
     let Ending {
         outbox,
         encoder,
-        ticket,
+        job_number,
         job_id,
         failure,
     } = *ending;
     let reason = failure.reason();
-    let Some(job) = outbox.job(ticket)? else {
+    let Some(job) = outbox.job(job_number)? else {
         return Ok(());
     };
-    let alone = alone(shelves);
-    let event = |seq| encoder.quarantined((ticket, &job.source), job_id, seq, &reason);
-    if outbox.quarantine(ticket, &reason, event)?.is_none() {
+    let alone = alone(spool);
+    let event = |seq| encoder.quarantined((job_number, &job.source), job_id, seq, &reason);
+    if outbox.quarantine(job_number, &reason, event)?.is_none() {
         return Ok(());
     }
-    let sender = outbox.history(ticket)?.and_then(|history| history.sender);
+    let sender = outbox
+        .history(job_number)?
+        .and_then(|history| history.sender);
     // What a peer sent is still where it came from; a file of an inbox is nowhere else.
     let is_elsewhere = sender.is_some();
     tracing::warn!(
-        ticket,
+        job = job_number,
         sender = sender.map(tracing::field::display),
         code = reason.code,
         words = reason.words,
         "image quarantined"
     );
-    store(shelves, &shelves.input(&job), &job.file, &reason)?;
-    outbox.forget(ticket);
+    store(spool, &spool.input(&job), &job.file, &reason)?;
+    outbox.forget(job_number);
     drop(alone);
     if is_elsewhere
         && failure.is_own_object()
         && let Some(entry) = outbox.quarantined_as(&job.file)?
     {
-        discard(outbox, shelves, &entry)?;
+        discard(outbox, spool, &entry)?;
     }
     Ok(())
 }
@@ -228,7 +220,7 @@ pub fn end(shelves: &Shelves, ending: &Ending<'_>) -> Result<(), AcceptError> {
 pub struct Ending<'a> {
     pub outbox: &'a Outbox,
     pub encoder: &'a Encoder,
-    pub ticket: Ticket,
+    pub job_number: JobNumber,
     pub job_id: Option<Uuid>,
     pub failure: &'a Failure,
 }
@@ -237,8 +229,8 @@ pub struct Ending<'a> {
 mod tests {
     use super::*;
 
-    fn found(path: &Path) -> Found {
-        Found {
+    fn found(path: &Path) -> InboxFile {
+        InboxFile {
             path: path.to_owned(),
             bytes: 200,
             modified: None,
@@ -259,7 +251,7 @@ mod tests {
     #[test]
     fn only_files_that_moved_are_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let shelves = Shelves::create(folder.path(), 0).unwrap();
+        let spool = Spool::create(folder.path(), 0).unwrap();
         let outbox = Outbox::open(folder.path()).unwrap();
         let large = folder.path().join("large");
         fs::write(&large, vec![0; 200]).unwrap();
@@ -271,26 +263,26 @@ mod tests {
             found(stuck),
             found(&large),
         ];
-        let left = refuse(&shelves, &outbox, &files, &ward()).unwrap();
+        let left = refuse(&spool, &outbox, &files, &ward()).unwrap();
         assert_eq!(left.len(), 1);
         assert_eq!(left[0].path, stuck);
         assert_eq!(outbox.ledger().unwrap().rejected, 1);
-        assert_eq!(fs::read_dir(&shelves.quarantine).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(&spool.quarantine).unwrap().count(), 2);
     }
 
     #[test]
     fn a_refusal_is_counted_once_wherever_the_process_dies() {
         for counted in [false, true] {
             let folder = tempfile::tempdir().unwrap();
-            let shelves = Shelves::create(folder.path(), 0).unwrap();
+            let spool = Spool::create(folder.path(), 0).unwrap();
             let outbox = Outbox::open(folder.path()).unwrap();
             outbox.reject().unwrap();
             let refusal = Refusal {
                 limit: 100,
                 source: "ward-2".into(),
-                name: shelf_name(Path::new("a-b.dcm")),
+                name: new_name(Path::new("a-b.dcm")),
             };
-            fs::write(refusal.hidden(&shelves), vec![0; 200]).unwrap();
+            fs::write(refusal.hidden(&spool), vec![0; 200]).unwrap();
             if counted {
                 let arrival = Arrival {
                     source: "ward-2".into(),
@@ -306,12 +298,12 @@ mod tests {
             }
             // The process dies here.
             for _ in 0..2 {
-                finish_refusals(&shelves, &outbox).unwrap();
+                finish_refusals(&spool, &outbox).unwrap();
                 assert_eq!(outbox.ledger().unwrap().rejected, 2);
             }
             let entries = outbox.quarantined().unwrap();
             assert_eq!((entries.len(), &*entries[0].source), (1, "ward-2"));
-            let path = shelves.quarantine.join(&refusal.name);
+            let path = spool.quarantine.join(&refusal.name);
             let note = fs::read_to_string(format!("{}.reason.json", path.display())).unwrap();
             assert!(path.exists() && note.contains("the limit is 100"), "{note}");
         }

@@ -3,7 +3,7 @@
 //! On the file system of the state directory that is a rename, unless the file belongs to somebody else and others may
 //! read it: a copy is ours to close. For a copy, as from another file system, the file first gets
 //! a hidden name in its own folder, a claim: that proves the right to remove it before anything is
-//! copied. The claim carries the name on the shelf, so what a kill leaves is found by the next sweep
+//! copied. The claim carries the name in the spool, so what a kill leaves is found by the next sweep
 //! and ends in the same place.
 
 use std::fs::{self, File};
@@ -13,20 +13,20 @@ use std::time::SystemTime;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::name::{label, shelf_name};
-use super::part::{Part, PartError, full, shelf};
-use super::{ShelfError, sync_folder};
+use super::name::{label, new_name};
+use super::part::{Part, PartError, full, spool_error};
+use super::{SpoolError, sync_folder};
 use crate::disk::{self, rights};
 
 /// A file of an inbox as it looked while it stood still.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct InboxFile {
     pub path: PathBuf,
     pub bytes: u64,
     pub modified: Option<SystemTime>,
 }
 
-/// Why a file is not on the shelf.
+/// Why a file is not in the spool.
 #[derive(Debug)]
 pub(super) enum Stay {
     /// Somebody else took it away.
@@ -37,25 +37,25 @@ pub(super) enum Stay {
     /// Trouble of this file or of its inbox; the others can be taken.
     Inbox(&'static str, io::Error),
     /// Trouble of the state directory.
-    Shelf(ShelfError),
+    Spool(SpoolError),
 }
 
 const CLAIM_PREFIX: &str = ".scansided-claim-";
 const BUFFER_BYTES: usize = 256 * 1024;
 
-/// The shelf name that a left-over claim carries.
+/// The name in the spool that a left-over claim carries.
 pub(crate) fn claimed(name: &str) -> Option<&str> {
     name.strip_prefix(CLAIM_PREFIX)
         .filter(|name| label(name).is_some())
 }
 
-pub(super) fn name_on_shelf(path: &Path) -> String {
+pub(super) fn spooled_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    claimed(&name).map_or_else(|| shelf_name(path), str::to_owned)
+    claimed(&name).map_or_else(|| new_name(path), str::to_owned)
 }
 
 /// Moves one file to `to` with its bytes flushed. A copy leaves `min_free_bytes` on the disk.
-pub(super) fn take(found: &Found, to: &Path, min_free_bytes: u64) -> Result<(), Stay> {
+pub(super) fn take(found: &InboxFile, to: &Path, min_free_bytes: u64) -> Result<(), Stay> {
     let from = &found.path;
     if to.exists() {
         // A kill came between the copy and the removal of its claim; the copy has its row.
@@ -74,7 +74,9 @@ pub(super) fn take(found: &Found, to: &Path, min_free_bytes: u64) -> Result<(), 
             bring_over(found, to, min_free_bytes)
         }
         // Both ends are on the disk of the state directory.
-        Err(error) if full(&error) || broken(&error) => Err(shelf("move to", to)(error).into()),
+        Err(error) if full(&error) || broken(&error) => {
+            Err(spool_error("move to", to)(error).into())
+        }
         moved => {
             moved.map_err(inbox("file cannot be moved"))?;
             // A file system without rights has nothing to close.
@@ -84,7 +86,7 @@ pub(super) fn take(found: &Found, to: &Path, min_free_bytes: u64) -> Result<(), 
     }
 }
 
-impl Found {
+impl InboxFile {
     fn compare(&self, path: &Path) -> Result<(), Stay> {
         let metadata = fs::symlink_metadata(path).map_err(inbox("file cannot be read"))?;
         if metadata.len() == self.bytes && metadata.modified().ok() == self.modified {
@@ -95,10 +97,10 @@ impl Found {
     }
 }
 
-fn bring_over(found: &Found, to: &Path, min_free_bytes: u64) -> Result<(), Stay> {
-    let shelf_folder = to.parent().unwrap_or(Path::new("."));
+fn bring_over(found: &InboxFile, to: &Path, min_free_bytes: u64) -> Result<(), Stay> {
+    let spool_folder = to.parent().unwrap_or(Path::new("."));
     let needed = found.bytes.saturating_add(min_free_bytes);
-    if disk::below(shelf_folder, needed) {
+    if disk::below(spool_folder, needed) {
         return Err(Stay::NoRoom);
     }
     let claim = hide(&found.path, to)?;
@@ -106,12 +108,12 @@ fn bring_over(found: &Found, to: &Path, min_free_bytes: u64) -> Result<(), Stay>
         give_back(&claim, &found.path);
         return Err(stay);
     }
-    sync_folder(shelf_folder).map_err(Stay::Shelf)?;
+    sync_folder(spool_folder).map_err(Stay::Spool)?;
     match fs::remove_file(&claim) {
         // Removed by somebody else: the copy is the image now.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => {
-            fs::remove_file(to).map_err(shelf("remove", to))?;
+            fs::remove_file(to).map_err(spool_error("remove", to))?;
             give_back(&claim, &found.path);
             Err(Stay::Inbox("file cannot be removed", error))
         }
@@ -136,7 +138,7 @@ fn give_back(claim: &Path, original: &Path) {
     let _ = renameat_with(CWD, claim, CWD, original, RenameFlags::NOREPLACE);
 }
 
-fn copy(found: &Found, claim: &Path, to: &Path) -> Result<(), Stay> {
+fn copy(found: &InboxFile, claim: &Path, to: &Path) -> Result<(), Stay> {
     let mut source = File::open(claim).map_err(inbox("file cannot be read"))?;
     let mut part = Part::create(to)?;
     if fill(&mut source, &mut part)? != found.bytes {
@@ -166,7 +168,7 @@ impl From<PartError> for Stay {
     fn from(error: PartError) -> Self {
         match error {
             PartError::NoRoom => Self::NoRoom,
-            PartError::Shelf(error) => Self::Shelf(error),
+            PartError::Spool(error) => Self::Spool(error),
         }
     }
 }

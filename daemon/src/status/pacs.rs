@@ -18,7 +18,7 @@ use crate::report::health::Segmentations;
 /// A PACS that takes nothing is no longer passing trouble after so many of the longest pauses between two tries.
 const PAUSES: u32 = 2;
 
-/// The PACS as the sending thread finds it, for who asks.
+/// What the sending thread knows of the PACS.
 #[derive(Debug, Default)]
 pub struct Pacs {
     site: OnceLock<Site>,
@@ -44,7 +44,7 @@ struct Trouble {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unsent {
-    /// `series` of its event, or the file's name where somebody else put it there.
+    /// `series` of its event, or the file's name where it is none of ours.
     pub series: String,
     pub refused: bool,
     pub made_at: String,
@@ -77,7 +77,7 @@ impl Pacs {
     }
 
     /// Something waits and cannot be sent; the beginning of the trouble stays.
-    pub(crate) fn in_trouble(&self, why: &str) {
+    pub(crate) fn record_trouble(&self, why: &str) {
         let mut trouble = self.trouble();
         let before = trouble.take();
         let (began, since) = match before {
@@ -91,7 +91,7 @@ impl Pacs {
         });
     }
 
-    pub(crate) fn takes(&self) {
+    pub(crate) fn record_success(&self) {
         *self.trouble() = None;
     }
 
@@ -103,12 +103,12 @@ impl Pacs {
         matches!((patience, began), (Some(patience), Some(began)) if began.elapsed() > patience)
     }
 
-    pub(crate) fn try_again(&self) {
+    pub(crate) fn request_retry(&self) {
         self.retry.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody asked for another try since the last call.
-    pub(crate) fn is_asked(&self) -> bool {
+    /// Whether another try was asked for since the last call.
+    pub(crate) fn take_retry_request(&self) -> bool {
         self.retry.swap(false, Ordering::Relaxed)
     }
 
@@ -243,17 +243,17 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let pacs = pacs(state.path(), 20);
         assert_eq!(pacs.words().unwrap(), "0 wait for PACS at pacs:104");
-        pacs.in_trouble("nobody answers");
+        pacs.record_trouble("nobody answers");
         assert!(!pacs.is_away(), "not yet");
         std::thread::sleep(Duration::from_millis(60));
-        pacs.in_trouble("it wants TLS");
+        pacs.record_trouble("it wants TLS");
         assert!(pacs.is_away(), "the trouble is the same");
         let words = pacs.words().unwrap();
         assert!(
             words.contains("; since 2") && words.ends_with(": it wants TLS"),
             "{words}"
         );
-        pacs.takes();
+        pacs.record_success();
         assert!(!pacs.is_away() && pacs.why().is_none());
     }
 }

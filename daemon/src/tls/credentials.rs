@@ -1,5 +1,5 @@
 //! What both ends show each other: certificates, the token of HTTP, the broker's user. Read at the start
-//! and again at SIGHUP; whoever opens a connection takes what holds at that moment.
+//! and again at SIGHUP; each new connection takes what holds at that moment.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;

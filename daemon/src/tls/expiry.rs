@@ -1,4 +1,4 @@
-//! Until when certificates are good, so that nobody hears it first from a scanner that is turned away.
+//! Until when certificates are good, so that it is known before the first scanner is turned away.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ use super::pdu::{Lost, Wire};
 use super::transport::Line;
 use crate::dimse::{self, C_CANCEL, C_ECHO, C_STORE, Request};
 use crate::intake::NotTaken;
-use crate::outbox::job::{Sender, Ticket};
+use crate::outbox::job::{JobNumber, Sender};
 use crate::spool::AcceptError;
 
 /// A peer that connected says within this time who it is (ARTIM of PS3.8).
@@ -150,7 +150,7 @@ struct Association<'a> {
     sender: Sender,
     contexts: Vec<Context>,
     message: Message,
-    stored: Vec<Ticket>,
+    stored: Vec<JobNumber>,
     refused: u64,
 }
 
@@ -309,11 +309,11 @@ impl Association<'_> {
 
     fn count(
         &mut self,
-        finished: Result<Ticket, NotTaken<Refusal>>,
+        finished: Result<JobNumber, NotTaken<Refusal>>,
     ) -> Result<(u16, String), Lost> {
         let refusal = match finished {
-            Ok(ticket) => {
-                self.stored.push(ticket);
+            Ok(job_number) => {
+                self.stored.push(job_number);
                 return Ok((SUCCESS, String::new()));
             }
             Err(NotTaken::Refused(refusal)) => refusal,

@@ -7,7 +7,7 @@ use super::negotiate::Context;
 use super::{IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION, Scp};
 use crate::dimse::Request;
 use crate::intake::{Busy, NotTaken};
-use crate::outbox::job::{Sender, Ticket};
+use crate::outbox::job::{JobNumber, Sender};
 use crate::spool::{AcceptError, Incoming};
 
 /// SOP class and instance stand within the first bytes of every data set.
@@ -131,8 +131,8 @@ impl Object {
             return Err(Refusal::Mismatch.into());
         }
         scp.watermark.admit(&scp.intake)?;
-        let shelves = &scp.intake.shelves;
-        Ok(shelves.receive(&scp.config.name, "object.dcm")?)
+        let spool = &scp.intake.spool;
+        Ok(spool.receive(&scp.config.name, "object.dcm")?)
     }
 
     /// More of the data set. What is refused already is read and dropped: the sender listens for the
@@ -163,7 +163,7 @@ impl Object {
     }
 
     /// The data set is complete.
-    pub(super) fn finish(self, scp: &Scp) -> Result<Ticket, NotTaken<Refusal>> {
+    pub(super) fn finish(self, scp: &Scp) -> Result<JobNumber, NotTaken<Refusal>> {
         self.compare()?;
         scp.intake.take(self.sink?)
     }

@@ -58,7 +58,7 @@ fn success_means_that_file_and_row_are_there() {
     assert_eq!(fs::read(&files[0]).unwrap(), fs::read(&files[1]).unwrap());
     // Nobody worked on them before the process ended: the next start finds both.
     let intake = &a_box.intake;
-    assert_eq!(recover(&intake.outbox, &intake.shelves).unwrap(), [1, 2]);
+    assert_eq!(recover(&intake.outbox, &intake.spool).unwrap(), [1, 2]);
     a_box.close();
 }
 
@@ -267,7 +267,7 @@ fn slow_and_senseless_peers_lose_their_place() {
 #[test]
 fn trouble_of_the_state_directory_ends_the_source_without_an_answer() {
     let a_box = open(|_, _| {});
-    let (accepted, object) = (&a_box.intake.shelves.accepted, object(1));
+    let (accepted, object) = (&a_box.intake.spool.accepted, object(1));
     fs::remove_dir(accepted).unwrap();
     fs::write(accepted, b"").unwrap();
     let mut scu = a_box.call();

@@ -115,7 +115,7 @@ fn accepted_files_leave_the_inbox_and_large_ones_are_refused() {
         (ledger.received, ledger.pending, ledger.rejected),
         (2, 1, 1)
     );
-    let mut notes = fs::read_dir(&fixture.intake.shelves.quarantine)
+    let mut notes = fs::read_dir(&fixture.intake.spool.quarantine)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| {
@@ -187,7 +187,7 @@ fn disk_low_lasts_while_a_copy_has_no_room() {
 #[test]
 fn a_claim_that_a_kill_left_is_accepted() {
     let mut fixture = fixture(0);
-    let name = crate::spool::name::shelf_name(std::path::Path::new("a.png"));
+    let name = crate::spool::name::new_name(std::path::Path::new("a.png"));
     fixture.write(&format!(".scansided-claim-{name}"), 10);
     fixture.write(".scansided-claim-of another program", 10);
     fixture.write(".scansided-check", 0);

@@ -16,9 +16,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::refusal::{Refusal, object};
-use super::{Desk, Peer};
+use super::{Context, Peer};
 use crate::intake::NotTaken;
-use crate::outbox::job::{Sender, Ticket};
+use crate::outbox::job::{JobNumber, Sender};
 use crate::report::http::{ACCEPTED_SCHEMA, Accepted};
 
 /// Enough to tell what a file is.
@@ -35,7 +35,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is safe now. `job` is the number that `scansided ledger show` knows.
 #[derive(Debug, PartialEq, Eq)]
 struct Receipt {
-    job: Ticket,
+    job: JobNumber,
     bytes: u64,
     sha256: String,
 }
@@ -46,38 +46,47 @@ enum Piece {
 }
 
 pub(super) async fn post(
-    State(desk): State<Arc<Desk>>,
+    State(context): State<Arc<Context>>,
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Response {
     let (head, mut body) = request.into_parts();
-    let patience = Duration::from_secs(desk.config.request_timeout_s);
-    let taken = timeout(patience, take(&desk, peer, &head.headers, &mut body)).await;
+    let patience = Duration::from_secs(context.config.request_timeout_s);
+    let taken = timeout(patience, take(&context, peer, &head.headers, &mut body)).await;
     match taken.unwrap_or(Err(Refusal::TooSlow)) {
         Ok(receipt) => {
             let Receipt { job, bytes, sha256 } = receipt;
             let body = Accepted {
                 schema: ACCEPTED_SCHEMA,
                 job,
-                source: &desk.config.name,
+                source: &context.config.name,
                 bytes,
                 sha256,
             };
             object(StatusCode::ACCEPTED, &body)
         }
-        Err(refusal) => refuse(&desk, refusal, &head.headers, body).await,
+        Err(refusal) => refuse(&context, refusal, &head.headers, body).await,
     }
 }
 
 /// For a connection beyond `connections_max`.
-pub(super) async fn no_place(State(desk): State<Arc<Desk>>, request: Request) -> Response {
+pub(super) async fn no_place(State(context): State<Arc<Context>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    refuse(&desk, Refusal::NoPlace, &head.headers, body).await
+    refuse(&context, Refusal::NoPlace, &head.headers, body).await
 }
 
-async fn refuse(desk: &Desk, refusal: Refusal, headers: &HeaderMap, mut body: Body) -> Response {
-    let source = &desk.config.name;
-    desk.intake.status.metrics.refused(source, refusal.code());
+async fn refuse(
+    context: &Context,
+    refusal: Refusal,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Response {
+    let source = &context.config.name;
+    context
+        .intake
+        .status
+        .metrics
+        .refused(source, refusal.code());
     tracing::warn!(source, why = %refusal, "image refused");
     // With `Expect: 100-continue` nothing was sent yet, and nothing will be.
     if !headers.contains_key(header::EXPECT) {
@@ -97,19 +106,19 @@ async fn refuse(desk: &Desk, refusal: Refusal, headers: &HeaderMap, mut body: Bo
 }
 
 async fn take(
-    desk: &Arc<Desk>,
+    context: &Arc<Context>,
     peer: Peer,
     headers: &HeaderMap,
     body: &mut Body,
 ) -> Result<Receipt, Refusal> {
-    admit(desk, headers)?;
-    let limit = desk.config.body_max_bytes;
+    admit(context, headers)?;
+    let limit = context.config.body_max_bytes;
     let too_large = Refusal::TooLarge { limit };
     if body.size_hint().lower() > limit {
         return Err(too_large);
     }
-    desk.watermark.admit(&desk.intake)?;
-    let patience = Duration::from_secs(desk.config.idle_timeout_s);
+    context.watermark.admit(&context.intake)?;
+    let patience = Duration::from_secs(context.config.idle_timeout_s);
     let mut head = Vec::new();
     while head.len() < HEAD_BYTES {
         match timeout(patience, next(body)).await {
@@ -121,7 +130,7 @@ async fn take(
     }
     let format = format(&head, headers)?;
     let (pieces, waiting) = mpsc::channel(PIECES);
-    let shared = Arc::clone(desk);
+    let shared = Arc::clone(context);
     // Not awaited when the client leaves: it then ends by itself, for want of an end.
     let storing = spawn_blocking(move || store(&shared, peer, format, waiting));
     let mut n_bytes = 0;
@@ -152,7 +161,7 @@ async fn take(
         Ok(Err(NotTaken::Refused(refusal))) => Err(refusal),
         Ok(Err(NotTaken::Failed(error))) => {
             // Full: somebody else said so already.
-            let _ = desk.failed.try_send(error);
+            let _ = context.failed.try_send(error);
             Err(Refusal::Box)
         }
         Err(_) => Err(Refusal::Box),
@@ -160,11 +169,11 @@ async fn take(
 }
 
 /// Who may send images.
-fn admit(desk: &Desk, headers: &HeaderMap) -> Result<(), Refusal> {
-    if *desk.stop.borrow() {
+fn admit(context: &Context, headers: &HeaderMap) -> Result<(), Refusal> {
+    if *context.stop.borrow() {
         return Err(Refusal::Stopping);
     }
-    let credentials = desk.intake.credentials.borrow();
+    let credentials = context.intake.credentials.borrow();
     let Some(token) = &credentials.token else {
         // Any page that a browser on this machine shows could send images otherwise.
         let foreign = headers.contains_key(header::ORIGIN);
@@ -221,18 +230,18 @@ async fn next(body: &mut Body) -> Result<Option<Bytes>, Refusal> {
 
 /// Writes what comes; at its end the image is taken. Without an end nothing is kept.
 fn store(
-    desk: &Desk,
+    context: &Context,
     peer: Peer,
     format: Format,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Result<Receipt, NotTaken<Refusal>> {
-    let intake = &desk.intake;
+    let intake = &context.intake;
     let original = format!("image.{}", format.name());
     let sender = Sender {
         address: peer.0,
         ..Sender::default()
     };
-    let incoming = intake.shelves.receive(&desk.config.name, &original)?;
+    let incoming = intake.spool.receive(&context.config.name, &original)?;
     let mut incoming = incoming.sent_by(sender);
     let (mut digest, mut bytes, mut checked_bytes) = (Sha256::new(), 0, 0);
     loop {
@@ -247,7 +256,7 @@ fn store(
         }
         if bytes >= checked_bytes + DISK_CHECK_BYTES {
             checked_bytes = bytes;
-            if desk.watermark.is_low(intake) {
+            if context.watermark.is_low(intake) {
                 return Err(Refusal::DiskLow.into());
             }
         }

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::Desk;
+use super::Context;
 use super::refusal::{Refusal, object};
 use crate::disk;
 use crate::outbox::OutboxError;
@@ -23,13 +23,13 @@ pub(super) type Page = (Instant, String);
 /// Reading the ledger costs a walk over all pending jobs.
 const PAGE_LIFETIME: Duration = Duration::from_secs(1);
 
-pub(super) async fn metrics(State(desk): State<Arc<Desk>>) -> Response {
-    let mut last = desk.page.lock().await;
+pub(super) async fn metrics(State(context): State<Arc<Context>>) -> Response {
+    let mut last = context.page.lock().await;
     if last
         .as_ref()
         .is_none_or(|(at, _)| at.elapsed() >= PAGE_LIFETIME)
     {
-        let shared = Arc::clone(&desk);
+        let shared = Arc::clone(&context);
         *last = match spawn_blocking(move || page(&shared)).await {
             Ok(Ok(text)) => Some((Instant::now(), text)),
             Ok(Err(error)) => {
@@ -49,8 +49,8 @@ pub(super) async fn metrics(State(desk): State<Arc<Desk>>) -> Response {
 }
 
 /// Blocking: reads the outbox.
-fn page(desk: &Desk) -> Result<String, OutboxError> {
-    let intake = &desk.intake;
+fn page(context: &Context) -> Result<String, OutboxError> {
+    let intake = &context.intake;
     let status = &intake.status;
     let oldest = intake.outbox.oldest_pending()?;
     let credentials = intake.credentials.borrow();
@@ -62,9 +62,9 @@ fn page(desk: &Desk) -> Result<String, OutboxError> {
         oldest_pending: oldest.map_or(Duration::ZERO, |job| name::waited(&job.file)),
         segmentations: status.pacs.counts(),
         in_hand: status.in_hand(),
-        stuck: status.is_stuck(desk.image_timeout),
+        stuck: status.is_stuck(context.image_timeout),
         mqtt_connected: status.is_connected(),
-        disk_free_bytes: disk::free_bytes(&intake.shelves.accepted),
+        disk_free_bytes: disk::free_bytes(&intake.spool.accepted),
         certificates: certificates
             .map(|(path, end)| (path.display().to_string(), end))
             .collect(),
@@ -73,9 +73,9 @@ fn page(desk: &Desk) -> Result<String, OutboxError> {
 
 /// The event loop turns, since it answers, and no image has been in hand for too long: what systemd's
 /// watchdog is told.
-pub(super) async fn health(State(desk): State<Arc<Desk>>) -> Response {
-    let in_hand = desk.intake.status.in_hand();
-    let stuck = desk.intake.status.is_stuck(desk.image_timeout);
+pub(super) async fn health(State(context): State<Arc<Context>>) -> Response {
+    let in_hand = context.intake.status.in_hand();
+    let stuck = context.intake.status.is_stuck(context.image_timeout);
     let body = Alive {
         alive: !stuck,
         image_in_hand_s: in_hand.as_secs_f64(),
@@ -85,15 +85,15 @@ pub(super) async fn health(State(desk): State<Arc<Desk>>) -> Response {
 
 /// An image would be taken now. The bundle has reproduced its golden mask, or no port were open. A
 /// broker that is away holds up nothing.
-pub(super) async fn ready(State(desk): State<Arc<Desk>>) -> Response {
-    let disk_low = desk.watermark.is_low(&desk.intake);
-    let queue_full = desk.intake.tickets.capacity() == 0;
-    let stopping = *desk.stop.borrow();
-    let status = &desk.intake.status;
+pub(super) async fn ready(State(context): State<Arc<Context>>) -> Response {
+    let disk_low = context.watermark.is_low(&context.intake);
+    let queue_full = context.intake.job_numbers.capacity() == 0;
+    let stopping = *context.stop.borrow();
+    let status = &context.intake.status;
     let mut reasons = status.reasons();
     reasons.extend(queue_full.then_some("queue_full"));
     let ready = !(disk_low || queue_full || stopping);
-    let shared = Arc::clone(&desk);
+    let shared = Arc::clone(&context);
     // Looks into a folder. It is for people, like what is said of MQTT.
     let looked = spawn_blocking(move || shared.intake.status.pacs.words()).await;
     let body = Ready {

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::{Desk, HttpError, Peer, Port, router};
+use super::{Context, HttpError, Peer, Port, router};
 use crate::intake::{DISK_CHECK, Intake, Watermark};
 use crate::shutdown::stopped;
 use crate::tls;
@@ -48,7 +48,7 @@ pub async fn run(
     let places = Arc::new(Semaphore::new(config.connections_max));
     // Beside a full house of senders, probes are still answered.
     let standing = Arc::new(Semaphore::new(config.connections_max));
-    let desk = Arc::new(Desk {
+    let context = Arc::new(Context {
         config,
         intake,
         failed,
@@ -71,27 +71,27 @@ pub async fn run(
                             None => continue,
                         },
                     };
-                    let desk = Arc::clone(&desk);
+                    let context = Arc::clone(&context);
                     connections.spawn(async move {
-                        connection_of(desk, stream, full).await;
+                        connection_of(context, stream, full).await;
                         drop(place);
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(source = desk.config.name, %error, "a connection cannot be taken");
+                    tracing::warn!(source = context.config.name, %error, "a connection cannot be taken");
                     sleep(BREATH).await;
                 }
             },
             Some(_) = connections.join_next() => {}
             Some(error) = failures.recv() => return Err(error.into()),
-            () = sleep(DISK_CHECK), if desk.watermark.was_low() => {
-                desk.watermark.is_low(&desk.intake);
+            () = sleep(DISK_CHECK), if context.watermark.was_low() => {
+                context.watermark.is_low(&context.intake);
             }
             () = stopped(&mut stop) => break,
         }
     }
     drop(listener);
-    finish(desk, connections).await;
+    finish(context, connections).await;
     match failures.try_recv() {
         Ok(error) => Err(error.into()),
         Err(_) => Ok(()),
@@ -99,33 +99,33 @@ pub async fn run(
 }
 
 /// Waits for what is under way, for no longer than the grace period.
-async fn finish(desk: Arc<Desk>, mut connections: JoinSet<()>) {
-    let grace = desk.grace;
+async fn finish(context: Arc<Context>, mut connections: JoinSet<()>) {
+    let grace = context.grace;
     let under_way = async { while connections.join_next().await.is_some() {} };
     if timeout(grace, under_way).await.is_err() {
         tracing::warn!(
-            source = desk.config.name,
+            source = context.config.name,
             "connections cut off, scansided stops"
         );
         connections.shutdown().await;
     }
     // A file whose client is gone ends by itself; who hears of the end may open the outbox at once.
-    while Arc::strong_count(&desk) > 1 {
+    while Arc::strong_count(&context) > 1 {
         sleep(Duration::from_millis(5)).await;
     }
 }
 
-async fn connection_of(desk: Arc<Desk>, stream: TcpStream, full: bool) {
+async fn connection_of(context: Arc<Context>, stream: TcpStream, full: bool) {
     let peer = stream.peer_addr().ok();
     let peer = Peer(peer.map(|address| address.ip().to_canonical()));
-    let tls = desk.intake.credentials.borrow().http.clone();
+    let tls = context.intake.credentials.borrow().http.clone();
     let Some(tls) = tls else {
-        return converse(desk, stream, full, peer).await;
+        return converse(context, stream, full, peer).await;
     };
-    let source = desk.config.name.clone();
-    let patience = Duration::from_secs(desk.config.idle_timeout_s);
+    let source = context.config.name.clone();
+    let patience = Duration::from_secs(context.config.idle_timeout_s);
     if timeout(patience, speaks_plain(&stream)).await == Ok(true) {
-        desk.intake.status.metrics.refused(&source, NO_TLS);
+        context.intake.status.metrics.refused(&source, NO_TLS);
         tracing::warn!(
             source,
             "a client speaks plain HTTP, and this port wants https"
@@ -133,13 +133,13 @@ async fn connection_of(desk: Arc<Desk>, stream: TcpStream, full: bool) {
         return send_off(stream).await;
     }
     let error = match timeout(patience, TlsAcceptor::from(tls).accept(stream)).await {
-        Ok(Ok(stream)) => return converse(desk, stream, full, peer).await,
+        Ok(Ok(stream)) => return converse(context, stream, full, peer).await,
         Ok(Err(error)) => {
             tls::rustls_error(&error).map_or_else(|| error.to_string(), tls::client_words)
         }
         Err(_) => "nothing complete came in time".to_owned(),
     };
-    desk.intake.status.metrics.refused(&source, NO_TLS);
+    context.intake.status.metrics.refused(&source, NO_TLS);
     tracing::warn!(source, error, "no TLS with a client");
 }
 
@@ -170,16 +170,16 @@ async fn send_off(mut stream: TcpStream) {
 }
 
 async fn converse(
-    desk: Arc<Desk>,
+    context: Arc<Context>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     full: bool,
     peer: Peer,
 ) {
-    let patience = Duration::from_secs(desk.config.idle_timeout_s);
-    let mut stop = desk.stop.clone();
-    let lifetime = Duration::from_secs(desk.config.request_timeout_s);
-    let grace = desk.grace;
-    let service = TowerToHyperService::new(router(desk, full, peer));
+    let patience = Duration::from_secs(context.config.idle_timeout_s);
+    let mut stop = context.stop.clone();
+    let lifetime = Duration::from_secs(context.config.request_timeout_s);
+    let grace = context.grace;
+    let service = TowerToHyperService::new(router(context, full, peer));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience)

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::outbox::Outbox;
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 use crate::tls::credentials::Credentials;
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n and the rest of it";
@@ -18,7 +18,7 @@ struct Box {
     intake: Intake,
     address: SocketAddr,
     stop: watch::Sender<bool>,
-    queue: mpsc::Receiver<Ticket>,
+    queue: mpsc::Receiver<JobNumber>,
     thread: JoinHandle<Result<(), HttpError>>,
 }
 
@@ -73,17 +73,17 @@ impl Box {
         self.exchange(&format!("GET {path} HTTP/1.1"), b"")
     }
 
-    fn shelf(&self) -> Vec<Vec<u8>> {
-        let shelf = self.intake.shelves.accepted.join("http");
-        let entries = fs::read_dir(shelf).into_iter().flatten();
+    fn spooled(&self) -> Vec<Vec<u8>> {
+        let folder = self.intake.spool.accepted.join("http");
+        let entries = fs::read_dir(folder).into_iter().flatten();
         entries
             .map(|entry| fs::read(entry.unwrap().path()).unwrap())
             .collect()
     }
 
-    /// Nothing half-way is left beside the shelf.
+    /// Nothing half-way is left beside the spool.
     fn nothing_under_way(&self) -> bool {
-        let entries = fs::read_dir(&self.intake.shelves.accepted).unwrap();
+        let entries = fs::read_dir(&self.intake.spool.accepted).unwrap();
         entries
             .into_iter()
             .all(|entry| entry.unwrap().path().is_dir())
@@ -122,7 +122,7 @@ fn an_image_is_durable_when_it_is_answered() {
     assert_eq!(receipt["job"], 1);
     assert_eq!(receipt["bytes"], PNG.len());
     assert_eq!(receipt["sha256"], crate::report::sha256(PNG));
-    assert_eq!(port.shelf(), [PNG]);
+    assert_eq!(port.spooled(), [PNG]);
     assert_eq!(port.intake.outbox.jobs().unwrap()[0].1.source, "http");
     assert_eq!(port.queue.try_recv().unwrap(), 1);
     // A copy is another acceptance, as a copy in an inbox is.
@@ -182,7 +182,7 @@ fn what_cannot_be_taken_is_answered_with_words_and_leaves_nothing() {
     let (_, page) = port.get("/metrics");
     let line = "scansided_source_refusals_total{source=\"http\",reason=\"not_an_image\"} 2";
     assert!(page.contains(line), "{page}");
-    assert!(port.shelf().is_empty() && port.nothing_under_way());
+    assert!(port.spooled().is_empty() && port.nothing_under_way());
     assert_eq!(port.intake.outbox.ledger().unwrap().received, 0);
     port.close();
 }
@@ -210,7 +210,7 @@ fn a_body_without_a_length_is_held_to_its_limit() {
     };
     assert_eq!(send(3), 202);
     assert_eq!(send(4), 413);
-    assert_eq!(port.shelf().len(), 1);
+    assert_eq!(port.spooled().len(), 1);
     wait_for("the rest", || port.nothing_under_way());
     port.close();
 }
@@ -267,7 +267,7 @@ fn a_full_box_asks_to_come_again() {
     assert_eq!((status, &answer["code"]), (503, &"disk_low".into()));
     assert!(port.intake.status.reasons().contains(&"disk_low"));
     assert_eq!(ready(&port).0, 503);
-    assert!(port.shelf().is_empty());
+    assert!(port.spooled().is_empty());
     port.close();
 }
 
@@ -292,7 +292,7 @@ fn a_sender_that_stops_in_the_middle_leaves_nothing() {
     assert_eq!(answer(silent).0, 408);
     let mut rest = Vec::new();
     (&mute).read_to_end(&mut rest).unwrap();
-    assert!(port.shelf().is_empty() && port.nothing_under_way());
+    assert!(port.spooled().is_empty() && port.nothing_under_way());
     port.close();
 }
 

@@ -155,7 +155,7 @@ pub(in crate::mqtt) fn lost(error: &ConnectionError) -> Lost {
         ConnectionError::MqttState(StateError::ServerDisconnect {
             reason_code,
             reason_string,
-        }) => sent_away(*reason_code, reason_string.as_deref()),
+        }) => disconnected(*reason_code, reason_string.as_deref()),
         ConnectionError::Timeout(_) => Lost::Unreachable(
             "no answer to CONNECT in time; the broker hangs or does not speak MQTT 5".to_owned(),
         ),
@@ -227,7 +227,7 @@ fn refused(code: ConnectReturnCode) -> Lost {
 }
 
 /// DISCONNECT from the broker.
-fn sent_away(reason: DisconnectReasonCode, said: Option<&str>) -> Lost {
+fn disconnected(reason: DisconnectReasonCode, said: Option<&str>) -> Lost {
     use DisconnectReasonCode as Reason;
     let said = said.map_or(String::new(), |said| format!(" ({said})"));
     match reason {
@@ -320,11 +320,11 @@ mod tests {
 
     #[test]
     fn a_broker_that_shuts_down_blames_no_message() {
-        let large = sent_away(DisconnectReasonCode::PacketTooLarge, None);
+        let large = disconnected(DisconnectReasonCode::PacketTooLarge, None);
         assert!(matches!(large, Lost::Broken(_)), "{large:?}");
-        let down = sent_away(DisconnectReasonCode::ServerShuttingDown, Some("bye"));
+        let down = disconnected(DisconnectReasonCode::ServerShuttingDown, Some("bye"));
         assert!(matches!(&down, Lost::Unreachable(words) if words.contains("bye")));
-        let taken_over = sent_away(DisconnectReasonCode::SessionTakenOver, None);
+        let taken_over = disconnected(DisconnectReasonCode::SessionTakenOver, None);
         assert!(matches!(taken_over, Lost::TakenOver(_)), "{taken_over:?}");
     }
 }

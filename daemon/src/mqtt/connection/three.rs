@@ -18,8 +18,8 @@ use crate::mqtt::window::PublishAck;
 use crate::tls;
 use crate::tls::credentials::Broker;
 
-/// How long rumqttc may take to write once the connection stands: whoever waits for answers judges the
-/// broker's silence, and a slow link may take long over a large message.
+/// How long rumqttc may take to write once the connection stands: the ack timeout finds a broker that hangs, and a
+/// slow link may take long over a large message.
 const WRITE_TIMEOUT_S: u64 = 86_400;
 
 /// How to reach the broker, and as whom.

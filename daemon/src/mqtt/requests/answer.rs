@@ -11,9 +11,9 @@ use crate::report::request::ReplayRequest;
 use crate::report::response::{self, Answer, Code, Outcome, Refused, Response, Taken};
 use crate::spool::AcceptError;
 
-/// Who answers.
+/// What answers are made from.
 #[derive(Debug, Clone)]
-pub(super) struct Desk {
+pub(super) struct Responder {
     pub(super) node: String,
     pub(super) image_max_bytes: u64,
     pub(super) intake: Intake,
@@ -114,8 +114,8 @@ impl Response {
     }
 }
 
-impl Desk {
-    /// Blocking: reads and writes outbox and shelves.
+impl Responder {
+    /// Blocking: reads and writes outbox and spool.
     pub(super) fn answer(&self, verb: Verb, request: &Request) -> Result<Response, AcceptError> {
         let mut id = request.correlation().and_then(printable);
         let long = request
@@ -188,7 +188,7 @@ impl Desk {
             return Err(Refusal::DiskLow.into());
         }
         intake.queue_has_room()?;
-        let incoming = intake.shelves.receive(MQTT_SOURCE, "request")?;
+        let incoming = intake.spool.receive(MQTT_SOURCE, "request")?;
         let mut incoming = incoming.sent_by(sender);
         incoming.write(image)?;
         let job = intake.take::<Refusal>(incoming)?;
@@ -214,23 +214,28 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::outbox::job::Ticket;
+    use crate::outbox::job::JobNumber;
     use crate::report::schema::Document;
     use crate::report::schema::tests::check;
 
-    fn desk(folder: &std::path::Path) -> (Desk, mpsc::Receiver<Ticket>) {
+    fn responder(folder: &std::path::Path) -> (Responder, mpsc::Receiver<JobNumber>) {
         let (intake, queue) = Intake::of(folder, 1);
-        let desk = Desk {
+        let responder = Responder {
             node: "box-1".into(),
             image_max_bytes: 10,
             intake,
         };
-        (desk, queue)
+        (responder, queue)
     }
 
-    fn answer(desk: &Desk, verb: Verb, payload: &[u8], correlation: Option<&str>) -> Value {
+    fn answer(
+        responder: &Responder,
+        verb: Verb,
+        payload: &[u8],
+        correlation: Option<&str>,
+    ) -> Value {
         let request = Request::of(payload, correlation);
-        let response = desk.answer(verb, &request).unwrap();
+        let response = responder.answer(verb, &request).unwrap();
         let said = serde_json::from_slice(&response.payload()).unwrap();
         check(Document::Response, &said, "response");
         said
@@ -239,8 +244,8 @@ mod tests {
     #[test]
     fn an_image_is_durable_before_it_is_answered() {
         let folder = tempfile::tempdir().unwrap();
-        let (desk, mut queue) = desk(folder.path());
-        let said = answer(&desk, Verb::Segment, b"pixels", Some("a-7"));
+        let (responder, mut queue) = responder(folder.path());
+        let said = answer(&responder, Verb::Segment, b"pixels", Some("a-7"));
         assert_eq!(
             (&said["status"], &said["id"]),
             (&"ok".into(), &"a-7".into())
@@ -250,8 +255,8 @@ mod tests {
             (&said["job"], &said["input"]["sha256"]),
             (&1.into(), &sha256.into())
         );
-        let job = desk.intake.outbox.job(1).unwrap().unwrap();
-        let input = std::fs::read(desk.intake.shelves.input(&job)).unwrap();
+        let job = responder.intake.outbox.job(1).unwrap().unwrap();
+        let input = std::fs::read(responder.intake.spool.input(&job)).unwrap();
         assert_eq!((&*job.source, &*input), ("mqtt", &b"pixels"[..]));
         assert_eq!(queue.try_recv(), Ok(1));
     }
@@ -259,8 +264,8 @@ mod tests {
     #[test]
     fn what_is_not_done_is_said_with_a_remedy_and_not_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let (mut desk, queue) = desk(folder.path());
-        desk.intake.tickets.try_send(9).unwrap();
+        let (mut responder, queue) = responder(folder.path());
+        responder.intake.job_numbers.try_send(9).unwrap();
         let long = "i".repeat(ID_MAX_BYTES + 1);
         let (segment, replay) = (Verb::Segment, Verb::Replay);
         let cases: [(_, &[u8], _, _, _); 7] = [
@@ -291,33 +296,33 @@ mod tests {
             (replay, br#"{"to_seq":1}"#, None, "unreadable", "from_seq"),
         ];
         for (verb, payload, correlation, code, remedy) in cases {
-            let said = answer(&desk, verb, payload, correlation);
+            let said = answer(&responder, verb, payload, correlation);
             assert_eq!(
                 (&said["status"], &said["code"]),
                 (&"error".into(), &code.into())
             );
             let counted = u64::from(verb == segment);
-            let metrics = &desk.intake.status.metrics;
+            let metrics = &responder.intake.status.metrics;
             assert_eq!(metrics.refusals(MQTT_SOURCE, code), counted, "{code}");
             assert!(verb == replay || OF_IMAGES.contains(&code));
             assert!(said["remedy"].as_str().unwrap().contains(remedy), "{said}");
         }
-        desk.intake.min_free_bytes = u64::MAX;
-        let said = answer(&desk, segment, b"pixels", None);
+        responder.intake.min_free_bytes = u64::MAX;
+        let said = answer(&responder, segment, b"pixels", None);
         assert_eq!(said["code"], "disk_low");
-        desk.intake.min_free_bytes = 0;
+        responder.intake.min_free_bytes = 0;
         drop(queue);
         let request = Request::of(b"pixels", None);
-        assert!(desk.answer(segment, &request).unwrap().is_stopping());
-        assert_eq!(desk.intake.outbox.ledger().unwrap().received, 0);
+        assert!(responder.answer(segment, &request).unwrap().is_stopping());
+        assert_eq!(responder.intake.outbox.ledger().unwrap().received, 0);
     }
 
     #[test]
     fn a_replay_says_what_comes_and_echoes_its_id() {
         let folder = tempfile::tempdir().unwrap();
-        let (desk, _queue) = desk(folder.path());
+        let (responder, _queue) = responder(folder.path());
         let wish = br#"{"id":"gap-1","from_seq":3,"source":"ward"}"#;
-        let said = answer(&desk, Verb::Replay, wish, Some("other"));
+        let said = answer(&responder, Verb::Replay, wish, Some("other"));
         assert_eq!(
             (&said["status"], &said["id"]),
             (&"ok".into(), &"gap-1".into())

@@ -35,7 +35,7 @@ pub(super) enum RequestEvent {
 pub(super) struct Request {
     pub(super) topic: String,
     pub(super) response_topic: Option<String>,
-    /// It was asked at some time, and the broker gives it to whoever comes.
+    /// The broker kept it and gives it to every new subscriber, whenever it was sent.
     pub(super) retained: bool,
     publish: Publish,
 }
@@ -64,7 +64,7 @@ const RECEIVE_MAXIMUM: u16 = 1;
 /// deliver comes behind that.
 const PACKET_FACTOR: u64 = 2;
 const OVERHEAD_BYTES: u64 = 128 * 1024;
-/// What is echoed is an id, no document.
+/// A longer one is not echoed: it is meant to be an id.
 pub(super) const CORRELATION_MAX_BYTES: usize = 200;
 const CLIENT_ROOM: usize = 8;
 

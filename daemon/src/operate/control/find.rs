@@ -11,10 +11,10 @@ use segmenter::decode::Limits;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::outbox::job::{Input, Ticket};
+use crate::outbox::job::{Input, JobNumber};
 use crate::outbox::{JobHistory, Outbox, OutboxError, Phase};
 use crate::report::privacy::{HASH_DIGITS, Key, sop_instance_uid};
-use crate::spool::Shelves;
+use crate::spool::Spool;
 
 /// Of files that are read for one question.
 const READ_MAX_BYTES: u64 = 2 << 30;
@@ -27,14 +27,14 @@ const UID_MAX_BYTES: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SearchResult {
     pub jobs: Vec<JobHistory>,
-    /// Files that nobody has looked into yet, because there are too many.
+    /// Files that were not read, because there are too many.
     pub unread: u64,
 }
 
 /// What a word may mean, all at once: digits may be the number of a job and the beginning of a digest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SearchTerms {
-    job: Option<Ticket>,
+    job: Option<JobNumber>,
     job_id: Option<Uuid>,
     /// Of the file, or its beginning.
     sha256: Option<String>,
@@ -75,7 +75,7 @@ impl SearchTerms {
         self
     }
 
-    fn fit(&self, history: &JobHistory) -> bool {
+    fn matches(&self, history: &JobHistory) -> bool {
         let input = history.input.as_ref();
         let hash = history.sop_instance_uid.as_ref();
         self.job == Some(history.job)
@@ -91,7 +91,7 @@ impl SearchTerms {
 /// In the order of acceptance.
 pub(super) fn find(
     outbox: &Outbox,
-    shelves: &Shelves,
+    spool: &Spool,
     word: &str,
 ) -> Result<SearchResult, OutboxError> {
     let Some(terms) = SearchTerms::parse(word) else {
@@ -100,13 +100,13 @@ pub(super) fn find(
             unread: 0,
         });
     };
-    let key = Key::existing(shelves.state());
+    let key = Key::existing(spool.state());
     let key = key.inspect_err(|error| tracing::warn!(%error, "no job is found by a UID"));
     let key = key.ok().flatten();
     let terms = terms.hashed(key.as_ref());
     let mut unknown = Vec::new();
     let mut jobs = outbox.search(|history| {
-        if terms.fit(&history) {
+        if terms.matches(&history) {
             return Some(history);
         }
         let lies_here = !matches!(history.state, Phase::Published | Phase::Dropped);
@@ -118,7 +118,7 @@ pub(super) fn find(
     // A number or an id of a result is no matter of what is in a file.
     let mut unread = 0;
     if !unknown.is_empty() && (terms.sha256.is_some() || terms.hashed_uid.is_some()) {
-        let files = files(outbox, shelves)?;
+        let files = files(outbox, spool)?;
         let mut left_bytes = READ_MAX_BYTES;
         for history in unknown {
             let Some(path) = files.get(&history.job) else {
@@ -134,18 +134,18 @@ pub(super) fn find(
             let Some(history) = read_from_file(history, path, key.as_ref()) else {
                 continue;
             };
-            jobs.extend(terms.fit(&history).then_some(history));
+            jobs.extend(terms.matches(&history).then_some(history));
         }
     }
     jobs.sort_by_key(|history| history.job);
     Ok(SearchResult { jobs, unread })
 }
 
-fn files(outbox: &Outbox, shelves: &Shelves) -> Result<HashMap<Ticket, PathBuf>, OutboxError> {
+fn files(outbox: &Outbox, spool: &Spool) -> Result<HashMap<JobNumber, PathBuf>, OutboxError> {
     let waiting = outbox.jobs()?.into_iter();
-    let waiting = waiting.map(|(ticket, job)| (ticket, shelves.input(&job)));
+    let waiting = waiting.map(|(job_number, job)| (job_number, spool.input(&job)));
     let resting = outbox.quarantined()?.into_iter();
-    let resting = resting.map(|entry| (entry.ticket, shelves.quarantine.join(entry.file)));
+    let resting = resting.map(|entry| (entry.job_number, spool.quarantine.join(entry.file)));
     Ok(waiting.chain(resting).collect())
 }
 
@@ -167,7 +167,7 @@ fn read_from_file(mut history: JobHistory, path: &Path, key: Option<&Key>) -> Op
 mod tests {
     use super::*;
     use crate::outbox::job::{LookupKeys, Sender};
-    use crate::outbox::{Arrival, Listing, Message, ResultRows, Stage};
+    use crate::outbox::{Arrival, HistoryFilter, Message, ResultRows, Stage};
 
     const UID: &str = "1.2.840.99.7";
 
@@ -193,7 +193,7 @@ mod tests {
     struct Site {
         folder: tempfile::TempDir,
         outbox: Outbox,
-        shelves: Shelves,
+        spool: Spool,
         key: Key,
     }
 
@@ -201,11 +201,11 @@ mod tests {
     fn site() -> Site {
         let folder = tempfile::tempdir().unwrap();
         let outbox = Outbox::open(folder.path()).unwrap();
-        let shelves = Shelves::create(folder.path(), 0).unwrap();
+        let spool = Spool::create(folder.path(), 0).unwrap();
         let key = Key::of(folder.path()).unwrap();
-        let shelf = shelves.accepted.join("ward");
-        fs::create_dir(&shelf).unwrap();
-        fs::write(shelf.join("1"), dicom(UID)).unwrap();
+        let accepted = spool.accepted.join("ward");
+        fs::create_dir(&accepted).unwrap();
+        fs::write(accepted.join("1"), dicom(UID)).unwrap();
         let arrival = |number: u64| Arrival {
             source: if number == 3 {
                 "ct".into()
@@ -239,25 +239,27 @@ mod tests {
         outbox.acknowledge(&[(1, 0)]).unwrap();
         outbox.forget(2);
         let reason = crate::failure::Failure::CrashLoop { attempts: 3 }.reason();
-        for ticket in [3, 4] {
-            outbox.note(ticket, &lookup_keys(b"three")).unwrap();
+        for job_number in [3, 4] {
             outbox
-                .quarantine(ticket, &reason, |_| message("event"))
+                .record_lookup_keys(job_number, &lookup_keys(b"three"))
                 .unwrap();
-            outbox.forget(ticket);
+            outbox
+                .quarantine(job_number, &reason, |_| message("event"))
+                .unwrap();
+            outbox.forget(job_number);
         }
         outbox.discard("4").unwrap();
         outbox.forget(4);
         Site {
             folder,
             outbox,
-            shelves,
+            spool,
             key,
         }
     }
 
-    fn jobs(site: &Site, word: &str) -> Vec<Ticket> {
-        let found = find(&site.outbox, &site.shelves, word).unwrap();
+    fn jobs(site: &Site, word: &str) -> Vec<JobNumber> {
+        let found = find(&site.outbox, &site.spool, word).unwrap();
         assert_eq!(found.unread, 0);
         found.jobs.iter().map(|history| history.job).collect()
     }
@@ -279,7 +281,7 @@ mod tests {
             (" 1.2.3\0", &[2, 3, 4]),
             (&hash, &[2, 3, 4]),
             (&format!("{hash}{hash}"), &[2, 3, 4]),
-            // It waits, and nobody has looked into it.
+            // It waits, and was not read yet.
             (UID, &[1]),
             (&site.key.hash(UID), &[1]),
             (&Input::of(&dicom(UID)).sha256, &[1]),
@@ -306,19 +308,19 @@ mod tests {
     #[test]
     fn jobs_are_listed_newest_first_as_far_as_asked_for() {
         let site = site();
-        let all = Listing {
+        let all = HistoryFilter {
             state: None,
             source: None,
             since: None,
             limit: 10,
         };
-        let list = |listing: &Listing| -> Vec<Ticket> {
-            let histories = site.outbox.list(listing).unwrap();
+        let list = |filter: &HistoryFilter| -> Vec<JobNumber> {
+            let histories = site.outbox.list(filter).unwrap();
             histories.iter().map(|history| history.job).collect()
         };
         assert_eq!(list(&all), [4, 3, 2, 1]);
         assert_eq!(
-            list(&Listing {
+            list(&HistoryFilter {
                 limit: 2,
                 ..all.clone()
             }),
@@ -332,7 +334,7 @@ mod tests {
         ] {
             let state = Some(stage);
             assert_eq!(
-                list(&Listing {
+                list(&HistoryFilter {
                     state,
                     ..all.clone()
                 }),
@@ -341,19 +343,19 @@ mod tests {
         }
         let source = Some("ct".to_owned());
         assert_eq!(
-            list(&Listing {
+            list(&HistoryFilter {
                 source,
                 ..all.clone()
             }),
             [3]
         );
         let since = Some("2026-11-23".to_owned());
-        assert_eq!(list(&Listing { since, ..all }), [4, 3]);
+        assert_eq!(list(&HistoryFilter { since, ..all }), [4, 3]);
     }
 
     /// What a version without marks and senders wrote.
     #[test]
-    fn a_life_of_an_earlier_version_is_read() {
+    fn a_history_of_an_earlier_version_is_read() {
         let text = r#"{"job":1,"source":"ward","accepted_at":"2026-11-24T00:00:00Z","refused":false,
             "input":{"bytes":2,"sha256":"ab"},"state":"published","since":"","attempts":1,"reason":null,
             "messages":[]}"#;

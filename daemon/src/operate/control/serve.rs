@@ -19,11 +19,11 @@ use super::{Answer, AnswerContext, LOCK_PAUSE, LOCK_TIMEOUT, Request, SOCKET, ch
 use crate::clock;
 use crate::config;
 use crate::models::Models;
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 use crate::outbox::{Outbox, OutboxError};
 use crate::shutdown::stopped;
 use crate::spool::quarantine;
-use crate::spool::{AcceptError, Shelves};
+use crate::spool::{AcceptError, Spool};
 use crate::status::Status;
 
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum ControlError {
 #[derive(Clone)]
 pub struct Control {
     pub outbox: Arc<Outbox>,
-    pub shelves: Shelves,
+    pub spool: Spool,
     pub limits: config::Quarantine,
     pub history_max_jobs: u64,
     pub models: Arc<Models>,
@@ -52,7 +52,7 @@ pub struct Control {
 impl Control {
     /// Removes what was kept for its time: history, results, inputs of published jobs, quarantine.
     fn expire(&self) -> Result<(), AcceptError> {
-        if let Err(error) = self.shelves.expire() {
+        if let Err(error) = self.spool.expire() {
             tracing::error!(%error, "kept inputs cannot be removed");
         }
         self.outbox.forget_history(self.history_max_jobs)?;
@@ -60,7 +60,7 @@ impl Control {
         let now = clock::for_expiry();
         self.outbox
             .forget_kept(clock::unix_ms(now).saturating_sub(keep_ms))?;
-        quarantine::expire(&self.outbox, &self.shelves, &self.limits, now)
+        quarantine::expire(&self.outbox, &self.spool, &self.limits, now)
     }
 }
 
@@ -108,7 +108,7 @@ pub fn listen(state: &Path) -> Option<UnixListener> {
 pub async fn run(
     control: Control,
     listener: Option<UnixListener>,
-    tickets: mpsc::Sender<Ticket>,
+    job_numbers: mpsc::Sender<JobNumber>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), ControlError> {
     // What the bounded queue has no room for yet.
@@ -125,10 +125,10 @@ pub async fn run(
                 };
                 retried.extend(done);
             }
-            room = tickets.reserve(), if !retried.is_empty() => {
+            room = job_numbers.reserve(), if !retried.is_empty() => {
                 let Ok(room) = room else { return Ok(()) };
-                if let Some(ticket) = retried.pop_front() {
-                    room.send(ticket);
+                if let Some(job_number) = retried.pop_front() {
+                    room.send(job_number);
                 }
             }
             _ = tick.tick() => {
@@ -156,7 +156,7 @@ async fn next(listener: Option<&UnixListener>) -> UnixStream {
 
 /// Answers one request and gives the jobs that it put back to work. A client that goes away is its own
 /// trouble; a disk that fails is the daemon's.
-async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>, ControlError> {
+async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<JobNumber>, ControlError> {
     let mut line = String::new();
     let (reading, mut writing) = stream.split();
     let mut reading = BufReader::new(reading.take(REQUEST_MAX_BYTES));
@@ -176,7 +176,7 @@ async fn serve(control: &Control, mut stream: UnixStream) -> Result<Vec<Ticket>,
             let performed = spawn_blocking(move || {
                 let context = AnswerContext {
                     outbox: &control.outbox,
-                    shelves: &control.shelves,
+                    spool: &control.spool,
                     store: &control.models.store,
                     live: Some(&control.models),
                     pacs: Some(&control.status.pacs),

@@ -17,7 +17,7 @@ fn site(folder: &Path) -> Config {
     );
     let config = Config::parse(&text, Path::new("daemon.toml")).unwrap();
     let outbox = Outbox::open(folder).unwrap();
-    let shelves = Shelves::create(folder, 0).unwrap();
+    let spool = Spool::create(folder, 0).unwrap();
     let reason = crate::failure::Failure::CrashLoop { attempts: 3 }.reason();
     for name in ["a-DOE^JANE", "b", "c"] {
         let arrival = Arrival {
@@ -27,7 +27,7 @@ fn site(folder: &Path) -> Config {
             sender: None,
         };
         if name != "c" {
-            fs::write(shelves.quarantine.join(name), name).unwrap();
+            fs::write(spool.quarantine.join(name), name).unwrap();
         }
         outbox.refuse(&arrival, &reason).unwrap();
     }
@@ -39,7 +39,7 @@ fn control(config: &Config) -> Control {
     let state = &config.state.directory;
     Control {
         outbox: Arc::new(Outbox::open(state).unwrap()),
-        shelves: Shelves::create(state, 1).unwrap(),
+        spool: Spool::create(state, 1).unwrap(),
         limits: config::Quarantine::default(),
         history_max_jobs: 100,
         models: Arc::new(Models::none(config)),
@@ -49,8 +49,8 @@ fn control(config: &Config) -> Control {
     }
 }
 
-fn jobs(tickets: &[Ticket]) -> Choice {
-    Choice::Jobs(tickets.to_vec())
+fn jobs(job_numbers: &[JobNumber]) -> Choice {
+    Choice::Jobs(job_numbers.to_vec())
 }
 
 /// What a user sees, whether or not a daemon has the outbox open.
@@ -108,9 +108,9 @@ async fn a_running_daemon_answers_and_works_on_what_is_retried() {
     // What a killed daemon left.
     fs::write(folder.path().join(SOCKET), b"").unwrap();
     let listener = listen(folder.path());
-    let (tickets, mut queue) = mpsc::channel(1);
+    let (job_numbers, mut queue) = mpsc::channel(1);
     let (stop, stopped) = watch::channel(false);
-    let daemon = tokio::spawn(run(control, listener, tickets, stopped));
+    let daemon = tokio::spawn(run(control, listener, job_numbers, stopped));
     let asking = config.clone();
     tokio::task::spawn_blocking(move || scenario(&asking))
         .await
@@ -136,9 +136,9 @@ async fn without_a_broker_inputs_expire_and_models_are_judged() {
     status.set_model_fell_back(true);
     assert_eq!(status.reasons(), ["model_fell_back"]);
     let listener = listen(folder.path());
-    let (tickets, _queue) = mpsc::channel(1);
+    let (job_numbers, _queue) = mpsc::channel(1);
     let (stop, stopped) = watch::channel(false);
-    let daemon = tokio::spawn(run(control, listener, tickets, stopped));
+    let daemon = tokio::spawn(run(control, listener, job_numbers, stopped));
     // No slot has fallen back, which is found out with the next request.
     let asking = tokio::task::spawn_blocking(move || ask(&config, &Request::Ledger));
     assert!(matches!(asking.await.unwrap(), Ok(Answer::Ledger(_))));

@@ -17,7 +17,7 @@ use crate::failure::chain;
 use crate::tls::{self, Trust};
 
 const EXPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2.1";
-/// Which everybody has to offer and to take (PS3.5 section 10.1).
+/// The transfer syntax that every peer has to offer and to accept (PS3.5 section 10.1).
 const IMPLICIT_VR_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
 
 /// The library has a type for each kind of stream.

@@ -7,18 +7,18 @@ use super::discard;
 use crate::clock;
 use crate::config;
 use crate::outbox::{Entry, Outbox};
-use crate::spool::{AcceptError, Shelves};
+use crate::spool::{AcceptError, Spool};
 
 /// Drops what lies in quarantine for longer than `keep_days`, and of the rest the oldest until what is
 /// left has `max_bytes` or less.
 pub fn expire(
     outbox: &Outbox,
-    shelves: &Shelves,
+    spool: &Spool,
     limits: &config::Quarantine,
     now: SystemTime,
 ) -> Result<(), AcceptError> {
     let size = |entry: &Entry| {
-        let metadata = fs::metadata(shelves.quarantine.join(&entry.file));
+        let metadata = fs::metadata(spool.quarantine.join(&entry.file));
         metadata.map_or(0, |metadata| metadata.len())
     };
     let mut entries = outbox.quarantined()?;
@@ -37,9 +37,9 @@ pub fn expire(
             continue;
         };
         let bytes = size(entry);
-        if discard(outbox, shelves, entry)? {
+        if discard(outbox, spool, entry)? {
             tracing::warn!(
-                ticket = entry.ticket,
+                job = entry.job_number,
                 bytes,
                 key,
                 "quarantine is above its limit"
@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn the_oldest_leave_by_size_and_everything_by_age() {
         let folder = tempfile::tempdir().unwrap();
-        let shelves = Shelves::create(folder.path(), 0).unwrap();
+        let spool = Spool::create(folder.path(), 0).unwrap();
         let outbox = Outbox::open(folder.path()).unwrap();
         let reason = Reason {
             code: "c".into(),
@@ -76,20 +76,20 @@ mod tests {
         };
         // Against the order of the names: what counts is when they came to lie here.
         for name in ["c", "b", "a"] {
-            fs::write(shelves.quarantine.join(name), [0; 100]).unwrap();
+            fs::write(spool.quarantine.join(name), [0; 100]).unwrap();
             outbox.refuse(&arrival(name), &reason).unwrap();
             std::thread::sleep(Duration::from_millis(2));
         }
         // A pending job, which is nobody's to remove.
-        fs::create_dir(shelves.accepted.join("ward")).unwrap();
-        fs::write(shelves.accepted.join("ward/p"), [0; 1000]).unwrap();
+        fs::create_dir(spool.accepted.join("ward")).unwrap();
+        fs::write(spool.accepted.join("ward/p"), [0; 1000]).unwrap();
         outbox.accept(&[arrival("p")]).unwrap();
         let left = |max_bytes, days| {
             let limits = config::Quarantine {
                 keep_days: 30,
                 max_bytes,
             };
-            expire(&outbox, &shelves, &limits, SystemTime::now() + DAY * days).unwrap();
+            expire(&outbox, &spool, &limits, SystemTime::now() + DAY * days).unwrap();
             let ledger = outbox.ledger().unwrap();
             assert!(ledger.balances());
             assert_eq!(ledger.pending, 1);
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(left(299, 0), ("ab".into(), 1));
         assert_eq!(left(100, 0), ("a".into(), 2));
         assert_eq!(left(300, 31), (String::new(), 3));
-        assert!(shelves.accepted.join("ward/p").exists());
-        assert_eq!(fs::read_dir(&shelves.quarantine).unwrap().count(), 0);
+        assert!(spool.accepted.join("ward/p").exists());
+        assert_eq!(fs::read_dir(&spool.quarantine).unwrap().count(), 0);
     }
 }

@@ -12,7 +12,7 @@ use dicom_ul::pdu::{PDataValue, PDataValueType, Pdu};
 
 use super::super::*;
 use crate::dimse;
-use crate::outbox::job::Ticket;
+use crate::outbox::job::JobNumber;
 
 pub(super) const MR: &str = "1.2.840.10008.5.1.4.1.1.4";
 pub(super) const EXPLICIT: &str = "1.2.840.10008.1.2.1";
@@ -23,7 +23,7 @@ pub(super) struct Box {
     pub(super) intake: Intake,
     pub(super) address: SocketAddr,
     pub(super) stop: watch::Sender<bool>,
-    pub(super) queue: mpsc::Receiver<Ticket>,
+    pub(super) queue: mpsc::Receiver<JobNumber>,
     pub(super) thread: JoinHandle<Result<(), DicomError>>,
 }
 
