@@ -175,7 +175,7 @@ impl Publisher {
                 self.refused_by_broker(format!("{words}; set `mqtt.protocol` to \"auto\""));
             }
             Lost::TakenOver(words) => {
-                self.refused_by_broker(format!("{words}; {}", self.duplicate_client_hint()))
+                self.refused_by_broker(format!("{words}; {}", self.duplicate_client_hint()));
             }
             Lost::Broken(words) => {
                 let words = match lived {
