@@ -17,14 +17,14 @@ use crate::report::encode::Notice;
 /// `id`, `created_at`, `remains`, `node`, `node_before`, `renamed_at`.
 const IDENTITY: TableDefinition<'_, &str, &str> = TableDefinition::new("identity");
 
-/// One that an earlier version made does not know when.
+/// A directory that an earlier version made has no time of creation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     pub id: Uuid,
     pub created_at: Option<String>,
     /// The node that works with it, once one did.
     pub node: Option<String>,
-    /// Who did before, and until when.
+    /// The node that worked with it before, and until when.
     pub node_before: Option<String>,
     pub renamed_at: Option<String>,
 }
@@ -75,7 +75,7 @@ impl Outbox {
                     Notice::Renamed { before, next_seq }
                 }
                 (None, Some(_)) => Notice::Created { remains },
-                // An earlier version did not note its name.
+                // An earlier version did not note the name of its node.
                 (None, None) => return Ok(None),
             };
             drop(table);
@@ -106,7 +106,7 @@ pub(super) fn begin(
     Ok(())
 }
 
-/// What only a daemon leaves in a state directory, as words.
+/// Names what lies in a state directory that only a daemon leaves there.
 pub(super) fn remains(directory: &Path) -> String {
     let holds_something = |name: &str| {
         fs::read_dir(directory.join(name)).is_ok_and(|mut entries| entries.next().is_some())

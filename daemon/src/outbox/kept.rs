@@ -21,7 +21,7 @@ pub(super) const KEPT_SINCE: TableDefinition<'_, (u64, u64), ()> =
 pub struct Kept {
     pub first_seq: u64,
     pub last_seq: u64,
-    /// Of topics and payloads.
+    /// Size of the topics and payloads.
     pub bytes: u64,
 }
 
@@ -94,7 +94,7 @@ pub(super) fn shrink(transaction: &WriteTransaction, max_bytes: u64) -> Result<(
     Ok(())
 }
 
-/// A result that ends in quarantine is none.
+/// Forgets a result whose job ends in quarantine.
 pub(super) fn withdraw(transaction: &WriteTransaction, seq: u64) -> Result<(), redb::Error> {
     let bytes = {
         let mut table = transaction.open_table(KEPT)?;
@@ -114,7 +114,7 @@ fn oldest(transaction: &WriteTransaction) -> Result<Option<(u64, u64)>, redb::Er
     Ok(first.map(|(since, _)| since.value()))
 }
 
-/// False when there is none.
+/// False when nothing is kept.
 fn forget_oldest(transaction: &WriteTransaction) -> Result<bool, redb::Error> {
     let Some(oldest) = oldest(transaction)? else {
         return Ok(false);

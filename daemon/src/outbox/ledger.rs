@@ -15,14 +15,14 @@ use crate::outbox::job::Job;
 /// Counted since the state directory was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// Inputs taken, and inputs refused at the door.
+    /// Inputs that were accepted, and inputs that were refused.
     pub received: u64,
     pub published: u64,
-    /// Accepted, in hand, or waiting for the broker.
+    /// Waiting for the inference thread, worked on, or waiting for the broker.
     pub pending: u64,
     /// In quarantine, after they were accepted.
     pub quarantined: u64,
-    /// Refused at the door.
+    /// Refused before they were accepted.
     pub rejected: u64,
     /// Taken out of quarantine for good, by hand or by `quarantine.keep_days` and `max_bytes`.
     pub dropped: u64,
