@@ -18,13 +18,13 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use segmenter::decode::Limits;
 use segmenter::{OpenOptions, Segmenter};
-use serde_json::json;
 
-use crate::failure::{Failure, Reason, chain};
+use crate::failure::{Failure, chain};
 use crate::models::{log_half_precision, use_threads};
 use crate::operate::control::AskError;
 use crate::outbox::job::boot_id;
-use crate::report::encode::{Encoder, Origin};
+use crate::report::encode::{Encoder, Origin, object};
+use crate::report::http::{ERROR_SCHEMA, Error};
 use crate::report::privacy::Privacy;
 use crate::report::schema::Document;
 use crate::report::{Findings, Report};
@@ -213,15 +213,13 @@ pub fn segment_files(args: &SegmentArgs, out: &mut impl Write) -> Result<bool, C
             }
             Err(failure) => {
                 all_good = false;
-                let Reason {
-                    code,
-                    words,
-                    remedy,
-                } = failure.reason();
-                let file = file.display().to_string();
-                let line = json!({
-                    "schema": "error/1", "file": file, "code": code, "words": words,
-                    "remedy": remedy,
+                let reason = failure.reason();
+                let line = object(&Error {
+                    schema: ERROR_SCHEMA,
+                    file: Some(file.display().to_string()),
+                    code: &reason.code,
+                    words: &reason.words,
+                    remedy: &reason.remedy,
                 });
                 writeln!(out, "{line}")?;
             }

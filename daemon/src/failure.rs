@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use segmenter::decode::DecodeError;
 use segmenter::infer::InferError;
 use serde::{Deserialize, Serialize};
@@ -32,10 +33,13 @@ pub enum Failure {
 }
 
 /// What lies beside a file in quarantine, and travels in the event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reason {
+    /// Stable, for programs.
     pub code: String,
+    /// What happened, for people.
     pub words: String,
+    /// What to do about it.
     pub remedy: String,
 }
 
@@ -63,7 +67,7 @@ impl fmt::Display for Stage {
 }
 
 impl Reason {
-    /// From the code, which is all that a row keeps of the failure.
+    /// That of [`Failure::stage`], from the code, which is all that a row keeps of the failure; the decoder's are the rest.
     pub fn stage(&self) -> Stage {
         match self.code.as_str() {
             "file_too_large" | "input_unreadable" => Stage::Accept,
@@ -92,6 +96,18 @@ impl Failure {
             Self::MessageTooLarge { .. } => "message_too_large",
             Self::Poison { .. } => "message_breaks_connection",
             Self::Refused { .. } => "message_refused",
+        }
+    }
+
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::Input(_) | Self::FileTooLarge { .. } => Stage::Accept,
+            Self::Decode(_) => Stage::Decode,
+            Self::NotRouted { .. } => Stage::Route,
+            Self::Infer(_) | Self::CrashLoop { .. } | Self::Panic { .. } => Stage::Infer,
+            Self::MessageTooLarge { .. } | Self::Poison { .. } | Self::Refused { .. } => {
+                Stage::Publish
+            }
         }
     }
 
@@ -187,6 +203,7 @@ mod tests {
             ),
         ];
         for (failure, stage) in cases {
+            assert_eq!(failure.stage(), stage, "{failure}");
             assert_eq!(failure.reason().stage(), stage, "{failure}");
         }
         let shape = InferError::OutputShape {

@@ -8,17 +8,19 @@ mod record;
 mod shadow;
 mod store;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use segmenter::Segmenter;
 use segmenter::infer::{half_precision, set_threads};
-use serde_json::{Value, json};
 
 use crate::clock;
 use crate::config::{self, Config};
 use crate::failure::chain;
 use crate::report::Model;
+use crate::report::encode::object;
+use crate::report::model::{self, Problem, SlotModel};
 
 pub use change::{Change, Reply, SlotView, perform};
 pub use error::ModelsError;
@@ -67,12 +69,6 @@ struct State {
     /// The record's version does not open; what served before does its work.
     fell_back: bool,
     figures: ComparisonFigures,
-}
-
-#[derive(Debug, Clone)]
-struct Problem {
-    at: String,
-    words: String,
 }
 
 impl Problem {
@@ -249,33 +245,22 @@ impl Models {
     }
 
     /// Digest of what serves, by slot.
-    pub fn digests(&self) -> Value {
-        let digest = |slot: &Slot| (slot.name.clone(), json!(slot.lock().serving.model.digest));
-        self.slots
-            .iter()
-            .map(digest)
-            .collect::<serde_json::Map<_, _>>()
-            .into()
+    pub fn digests(&self) -> BTreeMap<String, String> {
+        let models = self.serving_models().into_iter();
+        models.map(|(slot, model)| (slot, model.digest)).collect()
     }
 
     /// What serves, by slot.
-    pub fn serving_models(&self) -> Value {
-        let model = |slot: &Slot| (slot.name.clone(), json!(slot.lock().serving.model));
-        self.slots
-            .iter()
-            .map(model)
-            .collect::<serde_json::Map<_, _>>()
-            .into()
+    pub fn serving_models(&self) -> BTreeMap<String, Model> {
+        let model = |slot: &Slot| (slot.name.clone(), slot.lock().serving.model.clone());
+        self.slots.iter().map(model).collect()
     }
 
     /// Topic and payload of the retained message of each slot.
     pub fn messages(&self) -> Vec<(&'static str, Vec<u8>)> {
         let message = |slot: &Slot| {
-            let text = slot
-                .lock()
-                .report(&slot.name, self.compares_candidates)
-                .to_string();
-            (slot.topic, text.into_bytes())
+            let report = slot.lock().report(&slot.name, self.compares_candidates);
+            (slot.topic, object(&report).to_string().into_bytes())
         };
         self.slots.iter().map(message).collect()
     }
@@ -338,8 +323,7 @@ impl State {
         Ok(())
     }
 
-    /// `model/1`.
-    fn report(&self, slot: &str, compares_candidates: bool) -> Value {
+    fn report(&self, slot: &str, compares_candidates: bool) -> SlotModel {
         let serving = &self.serving.model;
         let active = self.record.active.as_ref();
         let active = active.filter(|stand| stand.version.digest == serving.digest);
@@ -348,23 +332,23 @@ impl State {
         let shadow = candidate
             .filter(|_| compares_candidates)
             .map(|candidate| self.figures.report(candidate));
-        json!({
-            "schema": "model/1",
-            "slot": slot,
-            "name": serving.name,
-            "version": serving.version,
-            "digest": serving.digest,
-            "precision": serving.precision,
-            "half_precision": serving.half_precision,
-            "counter": self.serving.segmenter.manifest().counter,
-            "since": stand.map(|stand| &stand.since),
-            "configured": stand.is_none_or(|stand| stand.version.configured),
-            "previous": active.and(self.record.previous.as_ref()),
-            "candidate": candidate,
-            "highest_counter": self.record.highest.as_ref().map(|mark| mark.counter),
-            "fell_back": self.fell_back,
-            "problem": self.problem.as_ref().map(|p| json!({ "at": p.at, "words": p.words })),
-            "shadow": shadow,
-        })
+        SlotModel {
+            schema: model::SCHEMA,
+            slot: slot.to_owned(),
+            name: serving.name.clone(),
+            version: serving.version.clone(),
+            digest: serving.digest.clone(),
+            precision: serving.precision,
+            half_precision: serving.half_precision.clone(),
+            counter: self.serving.segmenter.manifest().counter,
+            since: stand.map(|stand| stand.since.clone()),
+            configured: stand.is_none_or(|stand| stand.version.configured),
+            previous: active.and(self.record.previous.clone()),
+            candidate: candidate.cloned(),
+            highest_counter: self.record.highest.as_ref().map(|mark| mark.counter),
+            fell_back: self.fell_back,
+            problem: self.problem.clone(),
+            shadow,
+        }
     }
 }

@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::config::Version;
 use crate::outbox::Identity;
-use crate::status::metrics::{Counts, Metrics};
+use crate::report::health::SinceStart;
+use crate::report::state::Readiness;
+use crate::status::metrics::Metrics;
 use crate::status::pacs::Pacs;
 
 /// What moments are counted from.
@@ -201,8 +203,8 @@ impl Status {
         self.image_taken.load(Ordering::Relaxed) == NOTHING_IN_HAND
     }
 
-    pub fn counts(&self) -> Counts {
-        Counts {
+    pub fn counts(&self) -> SinceStart {
+        SinceStart {
             acknowledged: self.acknowledged.load(Ordering::Relaxed),
             no_subscribers: self.no_subscribers.load(Ordering::Relaxed),
             quarantined: self.quarantined.load(Ordering::Relaxed),
@@ -226,18 +228,18 @@ impl Status {
             .collect()
     }
 
-    pub fn word(&self) -> &'static str {
+    pub fn readiness(&self) -> Readiness {
         if self.draining.load(Ordering::Relaxed) {
-            "draining"
+            Readiness::Draining
         } else if self.distrust().is_some() {
-            "error"
+            Readiness::Error
         } else if self.disk_low.load(Ordering::Relaxed)
             || self.model_fell_back.load(Ordering::Relaxed)
             || self.pacs.is_away()
         {
-            "degraded"
+            Readiness::Degraded
         } else {
-            "ready"
+            Readiness::Ready
         }
     }
 }

@@ -22,12 +22,11 @@ pub(super) fn words(text: &str) -> Vec<Word> {
                 let rest = letters[at..].iter();
                 let end = at + rest.take_while(|letter| is_part(**letter)).count();
                 let word: String = letters[at..end].iter().collect();
-                match raw_end(&letters, end, &word) {
-                    Some(end) => end,
-                    None => {
-                        words.push(Word { text: word, line });
-                        end
-                    }
+                if let Some(end) = raw_end(&letters, end, &word) {
+                    end
+                } else {
+                    words.push(Word { text: word, line });
+                    end
                 }
             }
             ':' if letters.get(at + 1) == Some(&':') => {

@@ -12,7 +12,7 @@ use nets::Mode;
 use nets::loss::{dice_ce, embedding_mse, mask_distillation};
 use nets::mask_decoder::Tokens;
 use nets::optimizer::{AdamW, AdamWConfig};
-use nets::params::Loaded;
+use nets::params::{Compute, Loaded};
 use nets::prompt_encoder::Prompts;
 use nets::schedule::warmup_poly;
 use rand::SeedableRng;
@@ -26,33 +26,87 @@ use crate::cli::DistillArgs;
 use crate::compute;
 use crate::config::{self, Config};
 use crate::dataset::{Dataset, Sample, Split};
-use crate::estimate::{Load, estimate};
+use crate::estimate::Load;
 use crate::finetune::{checkpoint_digest, samples, validation_dice};
-use crate::model::{self, Model, resized};
+use crate::launch::Launch;
+use crate::model::{self, Model, Start, resized};
 use crate::output_cache::{Key, OutputCache};
 use crate::parallel::Group;
 use crate::report::{self, Progress};
-use crate::run_folder::{Identity, RunFolder, RunKind};
-use crate::train::{self, INTERRUPTED, Loss, Outcome, Plan, Share, Task};
+use crate::run_folder::{Identity, RunKind};
+use crate::train::{self, INTERRUPTED, Loss, Outcome, Plan, Run, Share, Task};
 
 pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
     let config = Config::resolve(args.recipe.config.as_deref(), &args.recipe.overrides)?;
+    let distill = &config.distill;
     ensure!(
-        !config.distill.teacher.as_os_str().is_empty(),
+        !distill.teacher.as_os_str().is_empty(),
         "distill.teacher is empty: name the run folder of `trainer finetune`"
     );
     let own = Dataset::read_many(&config.data.lists)?;
     let validation = samples(&own, Split::Validation, &config)?;
-    let lists: Vec<_> = config
-        .data
-        .lists
-        .iter()
-        .chain(&config.data.distill_lists)
-        .cloned()
-        .collect();
+    let lists = [&config.data.lists[..], &config.data.distill_lists].concat();
     let dataset = Dataset::read_many(&lists)?;
-    let frames = Loader::new(
-        &dataset,
+    let frames = training_frames(&config, &dataset)?;
+    let compute = compute::open(&config.compute, group.local_rank())?;
+    let (teacher, weights) = teacher::open(&config, [&own, &dataset], &compute)
+        .with_context(|| format!("teacher {}", distill.teacher.display()))?;
+    let student = student(&config, &teacher, &compute)?;
+    let views = Views {
+        config: &config,
+        frames: frames.frames(),
+    };
+    let plan = plan(&views, group);
+    let launch = Launch {
+        recipe: &args.recipe,
+        config: &config,
+        model: &student,
+        plan: &plan,
+        load: Load {
+            batch: distill.batch,
+            n_images: views.frames.len(),
+            checkpointing: false,
+            teacher: Some(&teacher),
+        },
+        start: if distill.start.as_os_str().is_empty() {
+            &distill.teacher
+        } else {
+            &distill.start
+        },
+    };
+    if !launch.describe(&format!(
+        "{} training images x {} views, {} validation images, {} batches an epoch, {} epochs",
+        views.frames.len(),
+        distill.views,
+        validation.len(),
+        views.len().div_ceil(distill.batch),
+        epochs(distill)
+    ))? {
+        return Ok(Outcome::Finished);
+    }
+    let teacher_digest = checkpoint_digest(&weights)?;
+    let identity = identity(&config, &dataset, &teacher_digest, group)?;
+    let folder = launch.open_folder(identity, group)?;
+    let fill = || views.teacher_cache(&folder.path, &teacher, teacher_digest, &dataset);
+    let Some(cache) = group.first_then_others(fill)? else {
+        return Ok(Outcome::Interrupted);
+    };
+    drop(teacher);
+    let student = Student {
+        views,
+        cache,
+        model: &student,
+        validation: &validation,
+        plan: &plan,
+    };
+    let folder = &folder;
+    train_student(&student, Run { folder, group })
+}
+
+/// Every training image once, as it is.
+fn training_frames(config: &Config, dataset: &Dataset) -> Result<Loader> {
+    Loader::new(
+        dataset,
         &dataset.of(Split::Train),
         LoaderOptions {
             input: config.input,
@@ -62,73 +116,23 @@ pub fn run(args: &DistillArgs, group: &Group) -> Result<Outcome> {
             seed: config.seed,
             shuffle: false,
         },
-    )?;
-    let compute = compute::open(&config.compute, group.local_rank())?;
-    let (teacher, weights) = teacher::open(&config, [&own, &dataset], &compute)
-        .with_context(|| format!("teacher {}", config.distill.teacher.display()))?;
-    let student_config = model::student_config(&config);
-    let mut student = Model::build(
-        student_config.clone(),
-        config.input,
-        teacher::start_of_student(&config.distill.start, &teacher, &student_config)?,
-        |name| !name.starts_with("prompt_encoder.p") && !name.starts_with("prompt_encoder.mask"),
-        (config.seed, &compute),
-    )?;
+    )
+}
+
+fn student(config: &Config, teacher: &Model, compute: &Compute) -> Result<Model> {
+    let sam = model::student_config(config);
+    let start = Start {
+        state: teacher::start_of_student(&config.distill.start, teacher, &sam)?,
+        seed: config.seed,
+        compute,
+    };
+    let mut student = Model::build(sam, config.input, start, |name| {
+        !name.starts_with("prompt_encoder.p") && !name.starts_with("prompt_encoder.mask")
+    })?;
     if config.distill.int8_epochs > 0 {
         student.mode = Mode::Int8;
     }
-    let views = Views {
-        config: &config,
-        frames: frames.frames(),
-    };
-    let start = if config.distill.start.as_os_str().is_empty() {
-        &config.distill.teacher
-    } else {
-        &config.distill.start
-    };
-    report::say(&model::describe_start(&student.loaded, start)?);
-    report::say(&report::trainable_table(&student.loaded.vars));
-    report::say(&format!(
-        "{} training images x {} views, {} validation images, {} batches an epoch, {} epochs",
-        views.frames.len(),
-        config.distill.views,
-        validation.len(),
-        views.len().div_ceil(config.distill.batch),
-        epochs(&config.distill)
-    ));
-    let plan = plan(&views, group);
-    let load = Load {
-        batch: config.distill.batch,
-        n_images: views.frames.len(),
-        checkpointing: false,
-        teacher: Some(&teacher),
-    };
-    let needs = estimate(&student, &plan, &load)?;
-    if args.recipe.dry_run {
-        report::say(&needs.table());
-        report::say(&config.to_toml());
-        return Ok(Outcome::Finished);
-    }
-    report::say(&needs.line());
-    let teacher_digest = checkpoint_digest(&weights)?;
-    let identity = identity(&config, &dataset, &teacher_digest, group)?;
-    let settings = (&config, &student.config);
-    let run = RunFolder::open(&args.recipe, settings, identity, group)?;
-    let fill = || views.teacher_cache(&run.path, &teacher, teacher_digest, &dataset);
-    let Some(cache) = group.first_then_others(fill)? else {
-        return Ok(Outcome::Interrupted);
-    };
-    drop(teacher);
-    train_student(
-        &Student {
-            views,
-            cache,
-            model: &student,
-            validation: &validation,
-            plan: &plan,
-        },
-        (&run, group),
-    )
+    Ok(student)
 }
 
 fn identity(
@@ -173,7 +177,7 @@ fn plan(views: &Views, group: &Group) -> Plan {
     }
 }
 
-fn train_student(student: &Student, place: (&RunFolder, &Group)) -> Result<Outcome> {
+fn train_student(student: &Student, run: Run<'_>) -> Result<Outcome> {
     let distill = &student.views.config.distill;
     let vars = &student.model.loaded.vars;
     let config = AdamWConfig {
@@ -181,7 +185,7 @@ fn train_student(student: &Student, place: (&RunFolder, &Group)) -> Result<Outco
         ..AdamWConfig::reference()
     };
     let mut optimizer = AdamW::new(vars, config)?;
-    train::train(student, student.plan, &mut optimizer, place)
+    train::train(student, student.plan, &mut optimizer, run)
 }
 
 /// Every training image as it is (view 0) and augmented (the others), by index.

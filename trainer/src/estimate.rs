@@ -262,6 +262,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, Method, Scope};
+    use crate::model::Start;
 
     #[test]
     fn a_run_of_the_decoder_alone_trains_nothing_of_the_encoder() {
@@ -275,9 +276,12 @@ mod tests {
         let model = Model::build(
             crate::model::teacher_config(&config).unwrap(),
             config.input,
-            BTreeMap::new(),
+            Start {
+                state: BTreeMap::new(),
+                seed: 1,
+                compute: &Compute::default(),
+            },
             move |name| trainable(name, scope, method, Freezing::Own),
-            (1, &Compute::default()),
         )
         .unwrap();
         let plan = Plan {

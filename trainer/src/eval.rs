@@ -15,7 +15,7 @@ use crate::cli::{EvalArgs, SplitArg};
 use crate::config::Config;
 use crate::dataset::{Dataset, Entry, LabelRule, Sample, Split};
 use crate::evaluate::{Report, evaluate};
-use crate::model::{Model, start_state};
+use crate::model::{Model, Start, start_state};
 use crate::report;
 
 /// What makes label maps.
@@ -93,8 +93,12 @@ fn open(args: &EvalArgs) -> Result<(Subject, LabelRule, usize)> {
             );
         }
         let input = Config::resolve(None, &args.overrides)?.input;
-        let start = (0, &Compute::default());
-        let model = Model::build(config, input, start_state(path)?, |_| false, start)?;
+        let start = Start {
+            state: start_state(path)?,
+            seed: 0,
+            compute: &Compute::default(),
+        };
+        let model = Model::build(config, input, start, |_| false)?;
         let random = &model.loaded.report.random;
         ensure!(
             random.is_empty(),

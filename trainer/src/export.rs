@@ -144,14 +144,7 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         input: config.input,
         classes: &config.data.classes,
         recipe: &config.export,
-        provenance: Provenance {
-            command: report::command_line(),
-            recipe_digest: recorded,
-            teacher: identity.teacher(),
-            data_fingerprint: identity.data_fingerprint,
-            dice: BTreeMap::new(),
-            code_version: identity.code_version,
-        },
+        provenance: provenance(identity, recorded),
         calibration: &calibration,
         validation: if validation.is_empty() {
             &calibration
@@ -170,6 +163,17 @@ pub fn run(args: &ExportArgs) -> Result<()> {
         report::say(&format!("Dice {dice:.4} {row}"));
     }
     Ok(())
+}
+
+fn provenance(identity: Identity, recipe_digest: String) -> Provenance {
+    Provenance {
+        command: report::command_line(),
+        recipe_digest,
+        teacher: identity.teacher(),
+        data_fingerprint: identity.data_fingerprint,
+        dice: BTreeMap::new(),
+        code_version: identity.code_version,
+    }
 }
 
 /// The lists as they were in training: after another split the figures would be of patients that the

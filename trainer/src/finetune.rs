@@ -17,19 +17,20 @@ use nets::sam::{Freezing, decayed_without_gradient, trainable};
 use nets::schedule::{self, warmup_poly};
 use nets::{Mode, checkpoint};
 
-use self::embeddings::Embeddings;
+use self::embeddings::{Embeddings, Inputs};
 use crate::augment::Changes;
 use crate::batch::{Batch, Loader, LoaderOptions};
 use crate::cli::FinetuneArgs;
 use crate::compute;
 use crate::config::{Config, Scope};
 use crate::dataset::{Dataset, Sample, Split};
-use crate::estimate::{Load, estimate};
-use crate::model::{self, Model, resized};
+use crate::estimate::Load;
+use crate::launch::Launch;
+use crate::model::{self, Model, Start, resized};
 use crate::parallel::Group;
 use crate::report;
-use crate::run_folder::{Identity, RunFolder, RunKind};
-use crate::train::{self, Loss, Outcome, Plan, Share, Task};
+use crate::run_folder::{Identity, RunKind};
+use crate::train::{self, Loss, Outcome, Plan, Run, Share, Task};
 use crate::weights;
 
 /// The recipe with the flags over it.
@@ -92,62 +93,101 @@ pub fn run(args: &FinetuneArgs, group: &Group) -> Result<Outcome> {
     let config = resolve(args)?;
     let dataset = Dataset::read_many(&config.data.lists)?;
     let validation = samples(&dataset, Split::Validation, &config)?;
-    let mut start = model::start_state(&config.model.checkpoint)?;
-    if !config.strict_reference {
-        start = model::fit_mask_tokens(start, config.num_cls())?;
+    let model = build(&config, group)?;
+    let loader = loader(&config, &dataset)?;
+    let plan = plan(&config, &loader, group);
+    let launch = Launch {
+        recipe: &args.recipe,
+        config: &config,
+        model: &model,
+        plan: &plan,
+        load: load(&config, &loader),
+        start: &config.model.checkpoint,
+    };
+    if !launch.describe(&format!(
+        "{} training images, {} validation images, {} batches an epoch, {} epochs",
+        loader.frames().len(),
+        validation.len(),
+        plan.batches_per_epoch,
+        plan.epochs
+    ))? {
+        return Ok(Outcome::Finished);
     }
-    let encoder = weights::encoder_of(&start);
-    let sam_config = model::teacher_config(&config)?;
+    let identity = identity(&config, &dataset, group)?;
+    let folder = launch.open_folder(identity, group)?;
+    let mut embeddings = None;
+    if Embeddings::are_fixed(&config) {
+        let of = Inputs {
+            config: &config,
+            identity: &folder.identity,
+            model: &model,
+            training: loader.frames(),
+            validation: &validation,
+        };
+        embeddings = group.first_then_others(|| Embeddings::fill(&folder.path, &of))?;
+        if embeddings.is_none() {
+            return Ok(Outcome::Interrupted);
+        }
+    }
+    let settings = AdamWConfig {
+        weight_decay: config.finetune.weight_decay,
+        ..AdamWConfig::reference()
+    };
+    let mut optimizer = AdamW::new(&model.loaded.vars, settings)?;
+    let task = Finetune {
+        model: &model,
+        loader: &loader,
+        validation: &validation,
+        embeddings,
+        config: &config,
+        plan: &plan,
+    };
+    let folder = &folder;
+    train::train(&task, &plan, &mut optimizer, Run { folder, group })
+}
+
+fn build(config: &Config, group: &Group) -> Result<Model> {
+    let mut state = model::start_state(&config.model.checkpoint)?;
+    if !config.strict_reference {
+        state = model::fit_mask_tokens(state, config.num_cls())?;
+    }
+    let encoder = weights::encoder_of(&state);
+    let sam_config = model::teacher_config(config)?;
     let freezing = if config.strict_reference {
         Freezing::Reference
     } else {
         Freezing::Own
     };
     let (scope, method) = (config.finetune.scope.into(), config.finetune.method.into());
-    let model = Model::build(
-        sam_config,
-        config.input,
-        start,
-        move |name| trainable(name, scope, method, freezing),
-        (
-            config.seed,
-            &compute::open(&config.compute, group.local_rank())?,
-        ),
-    )?;
+    let start = Start {
+        state,
+        seed: config.seed,
+        compute: &compute::open(&config.compute, group.local_rank())?,
+    };
+    let model = Model::build(sam_config, config.input, start, move |name| {
+        trainable(name, scope, method, freezing)
+    })?;
     model::ensure_encoder_fits(&model.loaded, encoder, &config.model)?;
-    let loader = Loader::new(
-        &dataset,
+    Ok(model)
+}
+
+fn loader(config: &Config, dataset: &Dataset) -> Result<Loader> {
+    Loader::new(
+        dataset,
         &dataset.of(Split::Train),
         LoaderOptions {
             input: config.input,
             labels: config.data.target,
-            augmentation: changes(&config),
+            augmentation: changes(config),
             batch: config.finetune.batch,
             seed: config.seed,
             shuffle: true,
         },
-    )?;
-    let plan = plan(&config, &loader, group);
-    report::say(&model::describe_start(
-        &model.loaded,
-        &config.model.checkpoint,
-    )?);
-    report::say(&report::trainable_table(&model.loaded.vars));
-    report::say(&format!(
-        "{} training images, {} validation images, {} batches an epoch, {} epochs",
-        loader.frames().len(),
-        validation.len(),
-        plan.batches_per_epoch,
-        plan.epochs
-    ));
-    let needs = estimate(&model, &plan, &load(&config, &loader))?;
-    if args.recipe.dry_run {
-        report::say(&needs.table());
-        report::say(&config.to_toml());
-        return Ok(Outcome::Finished);
-    }
-    report::say(&needs.line());
-    let identity = Identity {
+    )
+}
+
+fn identity(config: &Config, dataset: &Dataset, group: &Group) -> Result<Identity> {
+    Ok(Identity {
         kind: RunKind::Teacher,
         seed: config.seed,
         recipe_digest: config.digest(),
@@ -157,34 +197,7 @@ pub fn run(args: &FinetuneArgs, group: &Group) -> Result<Outcome> {
         code_version: report::CODE_VERSION.to_owned(),
         command: report::command_line(),
         processes: group.world(),
-    };
-    let settings = (&config, &model.config);
-    let run = RunFolder::open(&args.recipe, settings, identity.clone(), group)?;
-    let mut embeddings = None;
-    if Embeddings::are_fixed(&config) {
-        let images = (loader.frames(), &validation[..]);
-        let of = (&config, &identity);
-        embeddings = group.first_then_others(|| Embeddings::fill(&run.path, of, &model, images))?;
-        if embeddings.is_none() {
-            return Ok(Outcome::Interrupted);
-        }
-    }
-    let mut optimizer = AdamW::new(
-        &model.loaded.vars,
-        AdamWConfig {
-            weight_decay: config.finetune.weight_decay,
-            ..AdamWConfig::reference()
-        },
-    )?;
-    let task = Finetune {
-        model: &model,
-        loader: &loader,
-        validation: &validation,
-        embeddings,
-        config: &config,
-        plan: &plan,
-    };
-    train::train(&task, &plan, &mut optimizer, (&run, group))
+    })
 }
 
 struct Finetune<'a> {

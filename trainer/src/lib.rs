@@ -13,6 +13,7 @@ pub mod eval;
 pub mod evaluate;
 pub mod export;
 pub mod finetune;
+mod launch;
 pub mod model;
 pub mod onnx;
 pub mod output_cache;

@@ -118,16 +118,24 @@ pub fn student_config(config: &Config) -> SamConfig {
     }
 }
 
+/// What a network starts with, and where it computes.
+pub struct Start<'a> {
+    pub state: State,
+    /// For what `state` lacks.
+    pub seed: u64,
+    pub compute: &'a Compute,
+}
+
 impl Model {
-    /// Builds the network from `state`; what `state` lacks starts from `seed`.
+    /// Builds the network from what it starts with.
     pub fn build(
         config: SamConfig,
         input: InputRules,
-        state: State,
+        start: Start<'_>,
         trainable: impl Fn(&str) -> bool + 'static,
-        (seed, compute): (u64, &Compute),
     ) -> Result<Self> {
-        let params = Params::new(state, trainable, seed).with_compute(compute);
+        let compute = start.compute;
+        let params = Params::new(start.state, trainable, start.seed).with_compute(compute);
         let sam = Sam::new(&config, &params)?;
         Ok(Self {
             sam,
@@ -155,9 +163,12 @@ impl Model {
         let model = Self::build(
             sam_config,
             config.input,
-            run_folder::read_best(run)?,
+            Start {
+                state: run_folder::read_best(run)?,
+                seed: 0,
+                compute,
+            },
             |_| false,
-            (0, compute),
         )?;
         let random = &model.loaded.report.random;
         ensure!(

@@ -180,6 +180,17 @@ struct StepOnly {
     step: u64,
 }
 
+/// What a step of the optimizer came to.
+pub struct Step<'a> {
+    /// Counted from 1.
+    pub step: u64,
+    pub epoch: u64,
+    pub learning_rate: f64,
+    pub gradient_norm: f64,
+    pub loss: f32,
+    pub parts: &'a [(&'static str, f32)],
+}
+
 impl Metrics {
     /// Opens the files of a run folder to go on after optimizer step `step` (0: from the start). Lines
     /// of later steps are from after the checkpoint and will be written again; a torn last line goes too.
@@ -205,36 +216,31 @@ impl Metrics {
         })
     }
 
-    /// After optimizer step `step`, counted from 1.
-    pub fn step(
-        &mut self,
-        step: u64,
-        epoch: u64,
-        learning_rate: f64,
-        gradient_norm: f64,
-        loss: f32,
-        parts: &[(&'static str, f32)],
-    ) -> Result<()> {
-        let tags: Vec<String> = parts
+    /// After a step of the optimizer.
+    pub fn step(&mut self, step: &Step) -> Result<()> {
+        let tags: Vec<String> = step
+            .parts
             .iter()
             .map(|(part, _)| tensorboard::loss_tag(part))
             .collect();
-        let values = parts.iter().map(|&(_, value)| value);
-        let scalars = [("info/lr", learning_rate as f32), ("info/total_loss", loss)];
+        let values = step.parts.iter().map(|&(_, value)| value);
+        let scalars = [
+            ("info/lr", step.learning_rate as f32),
+            ("info/total_loss", step.loss),
+        ];
         self.events.scalars(
-            step,
+            step.step,
             scalars
                 .into_iter()
                 .chain(tags.iter().map(String::as_str).zip(values)),
         )?;
-        let parts = parts.iter().copied().collect();
         self.append(&Line::Step {
-            step,
-            epoch,
-            learning_rate,
-            gradient_norm,
-            loss,
-            parts,
+            step: step.step,
+            epoch: step.epoch,
+            learning_rate: step.learning_rate,
+            gradient_norm: step.gradient_norm,
+            loss: step.loss,
+            parts: step.parts.iter().copied().collect(),
         })
     }
 
@@ -292,7 +298,14 @@ mod tests {
         let mut metrics = Metrics::open(run, from).unwrap();
         for step in from + 1..=to {
             metrics
-                .step(step, 0, 1e-3, 0.5, 1.0 / step as f32, &[("dice", 0.25)])
+                .step(&Step {
+                    step,
+                    epoch: 0,
+                    learning_rate: 1e-3,
+                    gradient_norm: 0.5,
+                    loss: 1.0 / step as f32,
+                    parts: &[("dice", 0.25)],
+                })
                 .unwrap();
         }
     }

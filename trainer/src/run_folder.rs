@@ -89,6 +89,13 @@ pub struct Checkpoint {
     pub optimizer: State,
 }
 
+/// What a run folder records of how it was made.
+#[derive(Clone, Copy)]
+pub struct Settings<'a> {
+    pub config: &'a Config,
+    pub sam: &'a SamConfig,
+}
+
 pub struct RunFolder {
     pub path: PathBuf,
     pub identity: Identity,
@@ -99,7 +106,7 @@ impl RunFolder {
     /// Rank 0 does, once it is sure that all processes mean the same run.
     pub fn open(
         recipe: &Recipe,
-        settings: (&Config, &SamConfig),
+        settings: Settings<'_>,
         identity: Identity,
         group: &Group,
     ) -> Result<Self> {
@@ -121,7 +128,7 @@ impl RunFolder {
         Ok(folder)
     }
 
-    fn prepare(&self, (config, sam): (&Config, &SamConfig), resume: bool) -> Result<()> {
+    fn prepare(&self, settings: Settings<'_>, resume: bool) -> Result<()> {
         let (path, identity) = (&self.path, &self.identity);
         let run_json = path.join("run.json");
         if run_json.exists() {
@@ -151,10 +158,11 @@ impl RunFolder {
         } else {
             std::fs::create_dir_all(path)
                 .with_context(|| format!("cannot create the run folder {}", path.display()))?;
-            std::fs::write(path.join("config.toml"), config.to_toml())?;
+            std::fs::write(path.join("config.toml"), settings.config.to_toml())?;
             std::fs::write(&run_json, serde_json::to_string_pretty(identity)?)?;
         }
-        std::fs::write(path.join("sam.json"), serde_json::to_string_pretty(sam)?)?;
+        let sam = serde_json::to_string_pretty(settings.sam)?;
+        std::fs::write(path.join("sam.json"), sam)?;
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use self::gradients::Gradients;
 pub use self::gradients::{INTERRUPTED, Loss};
 use crate::parallel::Group;
-use crate::report::{Metrics, Progress};
+use crate::report::{Metrics, Progress, Step};
 use crate::run_folder::{Checkpoint, Position, RunFolder, State};
 
 /// The numbers of one run of the loop.
@@ -81,100 +81,196 @@ pub enum Outcome {
     Interrupted,
 }
 
+/// Where a run is kept, and which processes take part in it.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    pub folder: &'a RunFolder,
+    pub group: &'a Group,
+}
+
 /// Trains until the plan is done, patience is lost or Ctrl-C. Resuming gives the same weights
 /// as an uninterrupted run: batches are a function of (seed, epoch), and moments are saved.
-/// All processes of `group` take the same steps, on batches that are dealt out in turn.
+/// All processes of the run's group take the same steps, on batches that are dealt out in turn.
 pub fn train<T: Task>(
     task: &T,
     plan: &Plan,
     optimizer: &mut AdamW,
-    (run, group): (&RunFolder, &Group),
+    run: Run<'_>,
 ) -> Result<Outcome> {
-    let (loaded, vars) = (task.loaded(), &task.loaded().vars);
-    let mut position = Position::default();
-    let mut averaged = Averaged::new(plan.ema, loaded)?;
-    if let Some(last) = run.last()? {
-        loaded.restore(&last.model)?;
-        optimizer.load_state(&last.optimizer)?;
-        averaged.load(last.averaged, loaded)?;
-        position = last.position;
-    }
-    ensure_same_weights(group, loaded, &position)?;
-    let mut metrics = None;
-    if group.is_first() {
-        metrics = Some(Metrics::open(&run.path, position.step)?);
-    }
-    let save = |position: &Position, optimizer: &AdamW, averaged: &Averaged| {
-        if group.is_first() {
-            save(loaded, run, position, optimizer, averaged)?;
+    let mut state = Loop::open(task, plan, optimizer, run)?;
+    while state.position.epoch < plan.epochs && !state.position.finished {
+        let progress = Progress::epoch(state.position.epoch, plan.epochs, plan.batches_per_epoch);
+        let interrupted = state.epoch(optimizer, &progress)?;
+        if interrupted {
+            state.save(optimizer)?;
+            return Ok(Outcome::Interrupted);
         }
-        anyhow::Ok(())
-    };
-    let (rank, world) = (group.rank() as u64, group.world());
-    while position.epoch < plan.epochs && !position.finished {
-        let progress = Progress::epoch(position.epoch, plan.epochs, plan.batches_per_epoch);
-        let share = Share {
-            first: (position.batch + rank) as usize,
-            every: world,
-        };
-        let mut batches = task.batches(position.epoch, share)?;
-        while position.batch < plan.batches_per_epoch {
-            let end = (position.batch + plan.accumulate).min(plan.batches_per_epoch);
-            let mut gradients = Gradients::default();
-            let indices = (position.batch + rank..end).step_by(world);
-            for (index, batch) in indices.zip(batches.by_ref()) {
-                let loss = task.loss(&batch?, position.epoch)?;
-                let value = loss.total.to_scalar::<f32>()?;
-                if !value.is_finite() {
-                    bail!(
-                        "the loss is {value}: {}",
-                        remedy(run, position.epoch, index)
-                    );
-                }
-                gradients.add(loss, value, vars)?;
-                progress.advance(index + 1, value);
-            }
-            let learning_rate = task.learning_rate(position.step);
-            let mut mean = gradients.mean(group, loaded)?;
-            for (name, var) in vars {
-                if !mean.gradients.contains_key(name) && task.decays_without_gradient(name) {
-                    mean.gradients.insert(name.clone(), var.zeros_like()?);
-                }
-            }
-            let norm = optimizer
-                .step(&mean.gradients, learning_rate, plan.clip_norm)
-                .with_context(|| remedy(run, position.epoch, end - 1))?;
-            averaged.update(loaded, position.step)?;
-            position.step += 1;
-            position.batch = end;
-            if let Some(metrics) = &mut metrics {
-                metrics.step(
-                    position.step,
-                    position.epoch,
-                    learning_rate,
-                    norm,
-                    mean.loss,
-                    &mean.parts,
-                )?;
-            }
-            if mean.interrupted {
-                save(&position, optimizer, &averaged)?;
-                return Ok(Outcome::Interrupted);
-            }
+        state.position.epoch += 1;
+        state.position.batch = 0;
+        ensure_same_weights(run.group, task.loaded(), &state.position)?;
+        if task.validates_after(state.position.epoch, plan) {
+            state.judge()?;
         }
-        drop(batches);
-        position.epoch += 1;
-        position.batch = 0;
-        ensure_same_weights(group, loaded, &position)?;
-        if task.validates_after(position.epoch, plan) {
-            let dice = judge(task, plan, (run, group), &mut position, &averaged)?;
-            if let Some(metrics) = &mut metrics {
-                metrics.validation(position.step, position.epoch, dice, position.best_dice)?;
-            }
-        }
-        save(&position, optimizer, &averaged)?;
+        state.save(optimizer)?;
     }
     Ok(Outcome::Finished)
+}
+
+/// Where the loop stands, and what it works with.
+struct Loop<'a, T> {
+    task: &'a T,
+    plan: &'a Plan,
+    run: Run<'a>,
+    position: Position,
+    averaged: Averaged,
+    /// Of rank 0.
+    metrics: Option<Metrics>,
+}
+
+impl<'a, T: Task> Loop<'a, T> {
+    /// At the last checkpoint, where there is one.
+    fn open(task: &'a T, plan: &'a Plan, optimizer: &mut AdamW, run: Run<'a>) -> Result<Self> {
+        let loaded = task.loaded();
+        let mut position = Position::default();
+        let mut averaged = Averaged::new(plan.ema, loaded)?;
+        if let Some(last) = run.folder.last()? {
+            loaded.restore(&last.model)?;
+            optimizer.load_state(&last.optimizer)?;
+            averaged.load(last.averaged, loaded)?;
+            position = last.position;
+        }
+        ensure_same_weights(run.group, loaded, &position)?;
+        let mut metrics = None;
+        if run.group.is_first() {
+            metrics = Some(Metrics::open(&run.folder.path, position.step)?);
+        }
+        Ok(Self {
+            task,
+            plan,
+            run,
+            position,
+            averaged,
+            metrics,
+        })
+    }
+
+    /// Takes the steps that are left of this epoch; true after Ctrl-C.
+    fn epoch(&mut self, optimizer: &mut AdamW, progress: &Progress) -> Result<bool> {
+        let (task, plan) = (self.task, self.plan);
+        let (rank, world) = (self.run.group.rank() as u64, self.run.group.world());
+        let share = Share {
+            first: (self.position.batch + rank) as usize,
+            every: world,
+        };
+        let mut batches = task.batches(self.position.epoch, share)?;
+        while self.position.batch < plan.batches_per_epoch {
+            let end = (self.position.batch + plan.accumulate).min(plan.batches_per_epoch);
+            let indices = (self.position.batch + rank..end).step_by(world);
+            let gradients = self.gradients(indices.zip(batches.by_ref()), progress)?;
+            let interrupted = self.step(gradients, end, optimizer)?;
+            if interrupted {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Sums over those batches of one step that are this process's.
+    fn gradients(
+        &self,
+        batches: impl Iterator<Item = (u64, Result<T::Batch>)>,
+        progress: &Progress,
+    ) -> Result<Gradients> {
+        let mut gradients = Gradients::default();
+        for (index, batch) in batches {
+            let loss = self.task.loss(&batch?, self.position.epoch)?;
+            let value = loss.total.to_scalar::<f32>()?;
+            if !value.is_finite() {
+                bail!("the loss is {value}: {}", self.remedy(index));
+            }
+            gradients.add(loss, value, &self.task.loaded().vars)?;
+            progress.advance(index + 1, value);
+        }
+        Ok(gradients)
+    }
+
+    /// One step of the optimizer, up to batch `end`; true after Ctrl-C.
+    fn step(&mut self, gradients: Gradients, end: u64, optimizer: &mut AdamW) -> Result<bool> {
+        let (task, loaded) = (self.task, self.task.loaded());
+        let learning_rate = task.learning_rate(self.position.step);
+        let mut mean = gradients.mean(self.run.group, loaded)?;
+        for (name, var) in &loaded.vars {
+            if !mean.gradients.contains_key(name) && task.decays_without_gradient(name) {
+                mean.gradients.insert(name.clone(), var.zeros_like()?);
+            }
+        }
+        let gradient_norm = optimizer
+            .step(&mean.gradients, learning_rate, self.plan.clip_norm)
+            .with_context(|| self.remedy(end - 1))?;
+        self.averaged.update(loaded, self.position.step)?;
+        self.position.step += 1;
+        self.position.batch = end;
+        if let Some(metrics) = &mut self.metrics {
+            metrics.step(&Step {
+                step: self.position.step,
+                epoch: self.position.epoch,
+                learning_rate,
+                gradient_norm,
+                loss: mean.loss,
+                parts: &mean.parts,
+            })?;
+        }
+        Ok(mean.interrupted)
+    }
+
+    /// Validates the averaged weights, keeps them when they are the best so far, and notices lost patience.
+    fn judge(&mut self) -> Result<()> {
+        let (task, loaded, position) = (self.task, self.task.loaded(), &mut self.position);
+        let current = self.averaged.swap_in(loaded)?;
+        // As bits: JSON has no NaN.
+        let validate = || Ok(task.validate()?.to_bits());
+        let dice = f64::from_bits(self.run.group.from_first(validate)?);
+        if dice > position.best_dice || position.best_epoch == 0 {
+            position.best_dice = dice;
+            position.best_epoch = position.epoch;
+            if self.run.group.is_first() {
+                self.run.folder.save_best(&loaded.state_dict()?, position)?;
+            }
+        }
+        put(loaded, &current)?;
+        position.finished = position.epoch == self.plan.epochs
+            || position.epoch - position.best_epoch >= self.plan.patience_epochs;
+        if let Some(metrics) = &mut self.metrics {
+            metrics.validation(position.step, position.epoch, dice, position.best_dice)?;
+        }
+        Ok(())
+    }
+
+    /// Rank 0 does.
+    fn save(&self, optimizer: &AdamW) -> Result<()> {
+        if !self.run.group.is_first() {
+            return Ok(());
+        }
+        self.run.folder.save_last(&Checkpoint {
+            position: self.position.clone(),
+            model: self.task.loaded().state_dict()?,
+            averaged: self.averaged.values.clone(),
+            optimizer: optimizer.state()?,
+        })
+    }
+
+    fn remedy(&self, batch: u64) -> String {
+        let last = self.run.folder.path.join("last.safetensors");
+        let saved = if last.exists() {
+            format!("; the last good weights are in {}", last.display())
+        } else {
+            String::new()
+        };
+        format!(
+            "epoch {}, batch {batch}: lower the learning rate or look at the images of this batch{saved}",
+            self.position.epoch
+        )
+    }
 }
 
 /// Processes that drifted apart would go on for days with gradients of different networks.
@@ -202,58 +298,6 @@ fn ensure_same_weights(group: &Group, loaded: &Loaded, position: &Position) -> R
         "start all processes with the same files and the same program, on machines of one kind, and \
          with --resume if the run had begun",
     )
-}
-
-fn remedy(run: &RunFolder, epoch: u64, batch: u64) -> String {
-    let last = run.path.join("last.safetensors");
-    let saved = if last.exists() {
-        format!("; the last good weights are in {}", last.display())
-    } else {
-        String::new()
-    };
-    format!(
-        "epoch {epoch}, batch {batch}: lower the learning rate or look at the images of this batch{saved}"
-    )
-}
-
-/// Validates the averaged weights, keeps them when they are the best so far, and notices lost patience.
-fn judge<T: Task>(
-    task: &T,
-    plan: &Plan,
-    (run, group): (&RunFolder, &Group),
-    position: &mut Position,
-    averaged: &Averaged,
-) -> Result<f64> {
-    let loaded = task.loaded();
-    let current = averaged.swap_in(loaded)?;
-    // As bits: JSON has no NaN.
-    let dice = f64::from_bits(group.from_first(|| Ok(task.validate()?.to_bits()))?);
-    if dice > position.best_dice || position.best_epoch == 0 {
-        position.best_dice = dice;
-        position.best_epoch = position.epoch;
-        if group.is_first() {
-            run.save_best(&loaded.state_dict()?, position)?;
-        }
-    }
-    put(loaded, &current)?;
-    position.finished = position.epoch == plan.epochs
-        || position.epoch - position.best_epoch >= plan.patience_epochs;
-    Ok(dice)
-}
-
-fn save(
-    loaded: &Loaded,
-    run: &RunFolder,
-    position: &Position,
-    optimizer: &AdamW,
-    averaged: &Averaged,
-) -> Result<()> {
-    run.save_last(&Checkpoint {
-        position: position.clone(),
-        model: loaded.state_dict()?,
-        averaged: averaged.values.clone(),
-        optimizer: optimizer.state()?,
-    })
 }
 
 /// Exponential moving average of weights and running statistics, which belong together; empty when

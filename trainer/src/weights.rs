@@ -241,6 +241,19 @@ fn convert(source: &WeightsSource, out: &Path, force: bool) -> Result<String> {
     ))
 }
 
+/// Where LoRA of an encoder was added, if that may be asked.
+fn place(which: &Which, rows: LoraRows) -> &'static str {
+    match (which, rows) {
+        (Which::Known(Encoder::VitT | Encoder::LiteMedsam), LoraRows::PerHead) => {
+            ", on each head's q and v (--reference-rows is for finetune-SAM's TinyViT)"
+        }
+        (Which::Known(Encoder::VitT | Encoder::LiteMedsam), LoraRows::Reference) => {
+            ", on the first and last rows of qkv as finetune-SAM does"
+        }
+        _ => "",
+    }
+}
+
 /// `rows`: where a TinyViT's updates lie, if that was said.
 fn merge(
     source: &WeightsSource,
@@ -292,19 +305,10 @@ fn merge(
             )
         })?;
     write(out, &file, &merged, Some(rows))?;
-    let place = match (&description.which, rows) {
-        (Which::Known(Encoder::VitT | Encoder::LiteMedsam), _)
-            if updates.encoder_layers.is_empty() =>
-        {
-            ""
-        }
-        (Which::Known(Encoder::VitT | Encoder::LiteMedsam), LoraRows::PerHead) => {
-            ", on each head's q and v (--reference-rows is for finetune-SAM's TinyViT)"
-        }
-        (Which::Known(Encoder::VitT | Encoder::LiteMedsam), LoraRows::Reference) => {
-            ", on the first and last rows of qkv as finetune-SAM does"
-        }
-        _ => "",
+    let place = if updates.encoder_layers.is_empty() {
+        ""
+    } else {
+        place(&description.which, rows)
     };
     Ok(format!(
         "{}: {} tensors; merged {}{place}{remarks}",

@@ -15,7 +15,7 @@ use super::setup::{SentImages, Setup};
 use super::subscriber::Received;
 use super::{DemoError, patient};
 use crate::outbox::Ledger;
-use crate::report::{Entry, Report};
+use crate::report::Report;
 
 pub(super) struct Scoreboard {
     sent_images: SentImages,
@@ -170,13 +170,10 @@ fn found(report: &Report) -> String {
     let words: Vec<String> = report
         .instances
         .iter()
-        .map(|entry| match entry {
-            Entry::Inline(instance) => {
-                let mm2 = instance.area_mm2.map(|area| format!(", {area:.1} mm2"));
-                let (label, px) = (&instance.label, instance.area_px);
-                format!("{label} {px} px{}", mm2.unwrap_or_default())
-            }
-            Entry::Bare(instance) => format!("{} {} px", instance.label, instance.area_px),
+        .map(|instance| {
+            let mm2 = instance.area_mm2.map(|area| format!(", {area:.1} mm2"));
+            let (label, px) = (&instance.label, instance.area_px);
+            format!("{label} {px} px{}", mm2.unwrap_or_default())
         })
         .collect();
     if words.is_empty() {
@@ -198,10 +195,10 @@ fn times(report: &Report, out: &mut impl Write) -> io::Result<()> {
 /// The masks of the first frame as they were received.
 fn paint(report: &Report) -> LabelMap {
     let mut labels = LabelMap::new(report.image.rows, report.image.cols);
-    for entry in &report.instances {
-        if let Entry::Inline(instance) = entry
+    for instance in &report.instances {
+        if let Some(mask) = &instance.mask
             && instance.frame == 0
-            && let Err(error) = instance.mask.paint(&mut labels, instance.id)
+            && let Err(error) = mask.paint(&mut labels, instance.id)
         {
             tracing::error!(%error, "a mask was received that does not decode");
         }

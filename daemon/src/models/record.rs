@@ -6,16 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::ModelsError;
 use crate::clock;
 
-/// A bundle that serves, served or may.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Version {
-    pub name: String,
-    pub version: String,
-    pub counter: u64,
-    pub digest: String,
-    /// The bundle that the configuration names, not an installed one.
-    pub configured: bool,
-}
+pub use crate::report::model::{Deployment, Version};
 
 impl Version {
     pub(super) fn of(manifest: &Manifest, configured: bool) -> Self {
@@ -35,14 +26,6 @@ impl std::fmt::Display for Version {
         let (name, version, counter) = (&self.name, &self.version, self.counter);
         write!(f, "{name} {version}, counter {counter}, {digest}")
     }
-}
-
-/// A version and since when it is deployed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployment {
-    #[serde(flatten)]
-    pub version: Version,
-    pub since: String,
 }
 
 impl Deployment {

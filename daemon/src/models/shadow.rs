@@ -15,10 +15,10 @@ use contract::mask::Overlap;
 use contract::{Image, LabelMap};
 use segmenter::Segmenter;
 use segmenter::infer::alone;
-use serde_json::{Value, json};
 
 use super::{Models, Problem, Version};
 use crate::failure::chain;
+use crate::report::model::{ClassDice, Comparison};
 use crate::status::Status;
 
 /// An image and the masks of the active model.
@@ -191,22 +191,20 @@ impl ComparisonFigures {
         }
     }
 
-    pub(super) fn report(&self, candidate: &Version) -> Value {
+    pub(super) fn report(&self, candidate: &Version) -> Comparison {
         let round = |dice: f64| (dice * 1e4).round() / 1e4;
-        let dice = |class: &Class| {
-            json!({
-                "label": class.label,
-                "images": class.images,
-                "mean": round(class.sum / class.images as f64),
-                "least": round(class.least),
-            })
+        let dice = |class: &Class| ClassDice {
+            label: class.label.clone(),
+            images: class.images,
+            mean: round(class.sum / class.images as f64),
+            least: round(class.least),
         };
-        json!({
-            "digest": candidate.digest,
-            "images": self.images,
-            "skipped": self.skipped,
-            "failed": self.failed,
-            "dice": self.dice.iter().map(dice).collect::<Vec<_>>(),
-        })
+        Comparison {
+            digest: candidate.digest.clone(),
+            images: self.images,
+            skipped: self.skipped,
+            failed: self.failed,
+            dice: self.dice.iter().map(dice).collect(),
+        }
     }
 }

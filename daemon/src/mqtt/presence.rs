@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use super::session::Session;
@@ -14,7 +14,11 @@ use crate::config::{Config, Version};
 use crate::disk;
 use crate::models::Models;
 use crate::outbox::{Message, Outbox, OutboxError};
-use crate::report::encode::Encoder;
+use crate::report::encode::{Encoder, object};
+use crate::report::health::{self, Health};
+use crate::report::info::{self, Info, Limits};
+use crate::report::result;
+use crate::report::state::{self, State};
 use crate::status::Status;
 
 fn info(
@@ -23,28 +27,27 @@ fn info(
     models: &Models,
     protocol: Version,
 ) -> Value {
-    let sources: Vec<&str> = config.sources().collect();
-    json!({
-        "schema": "info/1",
-        "version": env!("CARGO_PKG_VERSION"),
-        "result_schema": "result/1",
-        "node": encoder.node,
-        "boot": encoder.boot,
-        "model": models.serving(0).model,
-        "models": models.serving_models(),
-        "sources": sources,
-        "formats": ["png", "jpeg", "tiff", "dicom"],
-        "protocol": protocol,
-        "missing": protocol.missing(),
-        "requests": config.mqtt.requests,
-        "state_directory": status.identity.get(),
-        "identifiers": config.privacy.identifiers,
-        "limits": {
-            "inline_max_bytes": encoder.inline_max_bytes,
-            "frame_max_pixels": config.decode.frame_max_pixels,
-            "frames_max": config.decode.frames_max,
-            "image_max_bytes": config.decode.image_max_bytes,
-            "request_max_bytes": config.mqtt.request_max_bytes,
+    object(&Info {
+        schema: info::SCHEMA,
+        version: env!("CARGO_PKG_VERSION"),
+        result_schema: result::SCHEMA,
+        node: &encoder.node,
+        boot: encoder.boot,
+        model: models.serving(0).model.clone(),
+        models: models.serving_models(),
+        sources: config.sources().collect(),
+        formats: &["png", "jpeg", "tiff", "dicom"],
+        protocol,
+        missing: protocol.missing(),
+        requests: &config.mqtt.requests,
+        state_directory: status.identity.get(),
+        identifiers: config.privacy.identifiers,
+        limits: Limits {
+            inline_max_bytes: encoder.inline_max_bytes,
+            frame_max_pixels: config.decode.frame_max_pixels,
+            frames_max: config.decode.frames_max,
+            image_max_bytes: config.decode.image_max_bytes,
+            request_max_bytes: config.mqtt.request_max_bytes,
         },
     })
 }
@@ -57,16 +60,16 @@ fn state(
     outbox: &Outbox,
 ) -> Result<Value, OutboxError> {
     let ledger = outbox.ledger()?;
-    Ok(json!({
-        "schema": "state/1",
-        "session": encoder.boot,
-        "state": status.word(),
-        "reasons": status.reasons(),
-        "at": clock::now(),
-        "pending": ledger.pending,
-        "disk_free_bytes": disk::free_bytes(&config.state.directory),
-        "model": models.serving(0).model.digest,
-        "models": models.digests(),
+    Ok(object(&State {
+        schema: state::SCHEMA,
+        session: encoder.boot,
+        state: status.readiness(),
+        reasons: status.reasons(),
+        at: clock::now(),
+        pending: ledger.pending,
+        disk_free_bytes: disk::free_bytes(&config.state.directory),
+        model: models.serving(0).model.digest.clone(),
+        models: models.digests(),
     }))
 }
 
@@ -78,19 +81,19 @@ fn health(
     started: std::time::Instant,
 ) -> Result<Value, OutboxError> {
     let oldest = outbox.oldest_pending()?;
-    Ok(json!({
-        "schema": "health/1",
-        "at": clock::now(),
-        "state": status.word(),
-        "uptime_s": started.elapsed().as_secs(),
-        "resident_bytes": resident_bytes(),
-        "ledger": outbox.ledger()?,
-        "results_kept": outbox.kept()?,
-        "oldest_pending_at": oldest.map(|job| job.received_at),
-        "since_start": status.counts(),
-        "connected_since": status.broker().since,
-        "segmentations": status.pacs.counts(),
-        "disk_free_bytes": disk::free_bytes(&config.state.directory),
+    Ok(object(&Health {
+        schema: health::SCHEMA,
+        at: clock::now(),
+        state: status.readiness(),
+        uptime_s: started.elapsed().as_secs(),
+        resident_bytes: resident_bytes(),
+        ledger: outbox.ledger()?,
+        results_kept: outbox.kept()?,
+        oldest_pending_at: oldest.map(|job| job.received_at),
+        since_start: status.counts(),
+        connected_since: status.broker().since,
+        segmentations: status.pacs.counts(),
+        disk_free_bytes: disk::free_bytes(&config.state.directory),
     }))
 }
 
@@ -131,7 +134,7 @@ impl Publisher {
         if !session.is_connected() {
             return Ok(());
         }
-        let current = (self.status.word(), self.status.reasons());
+        let current = (self.status.readiness(), self.status.reasons());
         let healthy = Instant::now() >= session.health_due;
         self.publish_models(session, healthy);
         if session.state_published.as_ref() == Some(&current) && !healthy {

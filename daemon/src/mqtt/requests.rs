@@ -21,9 +21,10 @@ use crate::backoff::Backoff;
 use crate::config::{Config, Verb, Version};
 use crate::intake::Intake;
 use crate::outbox::Message;
+use crate::report::response::{Code, Response};
 use crate::shutdown::stopped;
 
-use answer::{Responder, Response};
+use answer::Responder;
 use client::{Request, RequestConnection, RequestEvent};
 
 /// Reasons for which the metrics count an image that was not taken.
@@ -214,7 +215,7 @@ impl Requests {
         if response.is_stopping() {
             return Ok(None);
         }
-        let (code, job) = (response.code(), response.job());
+        let (code, job) = (response.code().map(Code::word), response.job());
         tracing::info!(%verb, code, ticket = job, "request answered");
         Ok(Some(AnsweredRequest {
             request: request.clone(),

@@ -12,6 +12,7 @@ use super::replay::ReplayProgress;
 use super::window::MessageKey;
 use crate::config;
 use crate::outbox::Key;
+use crate::report::state::Readiness;
 
 pub(super) struct Session {
     pub(super) connection: Connection,
@@ -31,7 +32,7 @@ pub(super) struct Session {
     pub(super) draining: bool,
     pub(super) health_due: Instant,
     /// The state that was published last.
-    pub(super) state_published: Option<(&'static str, Vec<&'static str>)>,
+    pub(super) state_published: Option<(Readiness, Vec<&'static str>)>,
     /// The revision of the models that was published last.
     pub(super) models_published: Option<u64>,
 }

@@ -5,8 +5,6 @@ use std::fs;
 use std::path::Path;
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::{META, Outbox, OutboxError, messages, take_numbers};
 use crate::clock;
@@ -14,20 +12,10 @@ use crate::outbox::job;
 use crate::report::Message;
 use crate::report::encode::Notice;
 
+pub use crate::report::info::Identity;
+
 /// `id`, `created_at`, `remains`, `node`, `node_before`, `renamed_at`.
 const IDENTITY: TableDefinition<'_, &str, &str> = TableDefinition::new("identity");
-
-/// A directory that an earlier version made has no time of creation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    pub id: Uuid,
-    pub created_at: Option<String>,
-    /// The node that works with it, once one did.
-    pub node: Option<String>,
-    /// The node that worked with it before, and until when.
-    pub node_before: Option<String>,
-    pub renamed_at: Option<String>,
-}
 
 impl Outbox {
     pub fn identity(&self) -> Result<Identity, OutboxError> {

@@ -14,6 +14,7 @@ use crate::failure::Reason;
 use crate::report::sha256;
 
 pub use crate::report::Ticket;
+pub use crate::report::response::Input;
 
 /// A row of the outbox's job table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,13 +27,6 @@ pub struct Job {
     /// How often the inference thread took it up.
     pub attempts: u32,
     pub state: State,
-}
-
-/// Size and digest of an input.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Input {
-    pub bytes: u64,
-    pub sha256: String,
 }
 
 impl Input {

@@ -4,9 +4,10 @@
 //! Results leave whole, the one that was acknowledged first before the others.
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use serde::{Deserialize, Serialize};
 
 use super::{Key, META, Message, Outbox, OutboxError, add, subtract};
+
+pub use crate::report::health::Kept;
 
 type Row<'a> = (&'a str, &'a [u8]);
 
@@ -15,15 +16,6 @@ pub(super) const KEPT: TableDefinition<'_, Key, Row<'_>> = TableDefinition::new(
 /// Milliseconds since 1970 of a number's first PUBACK, and the number.
 pub(super) const KEPT_SINCE: TableDefinition<'_, (u64, u64), ()> =
     TableDefinition::new("kept_since");
-
-/// What can be sent again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
-    pub first_seq: u64,
-    pub last_seq: u64,
-    /// Size of the topics and payloads.
-    pub bytes: u64,
-}
 
 impl Outbox {
     /// `None` when nothing is kept.

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata};
-use serde::{Deserialize, Serialize};
 
 use super::history::HISTORIES;
 use super::messages::MESSAGES;
@@ -12,23 +11,7 @@ use super::quarantined::{self, QUARANTINE};
 use super::{JOBS, META, Outbox, OutboxError, decode};
 use crate::outbox::job::Job;
 
-/// Counted since the state directory was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ledger {
-    /// Inputs that were accepted, and inputs that were refused.
-    pub received: u64,
-    pub published: u64,
-    /// Waiting for the inference thread, worked on, or waiting for the broker.
-    pub pending: u64,
-    /// In quarantine, after they were accepted.
-    pub quarantined: u64,
-    /// Refused before they were accepted.
-    pub rejected: u64,
-    /// Taken out of quarantine for good, by hand or by `quarantine.keep_days` and `max_bytes`.
-    pub dropped: u64,
-    /// Messages in the outbox: results, masks and events.
-    pub messages: u64,
-}
+pub use crate::report::health::Ledger;
 
 impl Ledger {
     pub fn balances(&self) -> bool {

@@ -8,8 +8,10 @@ use redb::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::kept::{KEPT, Kept};
+use super::kept::KEPT;
 use super::{Key, Message, Outbox, OutboxError, take_numbers};
+
+pub use crate::report::response::ReplaySummary;
 
 /// Keyed by the number of the request, oldest first.
 pub(super) const REPLAYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("replays");
@@ -37,18 +39,6 @@ pub enum ReplayAnswer {
     Promised(ReplaySummary),
     /// As many replays as `results.replays_max` are under way.
     Busy { replays_max: u64 },
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplaySummary {
-    pub results: u64,
-    /// Results, their masks and events.
-    pub messages: u64,
-    /// First and last number of what is sent again.
-    pub first_seq: Option<u64>,
-    pub last_seq: Option<u64>,
-    /// All that is kept.
-    pub kept: Option<Kept>,
 }
 
 /// A row.

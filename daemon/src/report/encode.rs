@@ -1,4 +1,5 @@
-//! Findings to message bytes: `result/1` and `event/1`.
+//! Messages to bytes. Results and events have their fields in the order of their types; everything else, in the order of
+//! the alphabet.
 //!
 //! A result above the inline limit is split: part 0 is the result with `masks` in place of mask data,
 //! parts 1 to n joined are the JSON array of its instances with masks.
@@ -7,17 +8,16 @@ mod notices;
 
 pub use notices::Notice;
 
-use segmenter::result::Instance;
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::clock;
 use crate::failure::Reason;
+use crate::report::event::{self, Event, Facts, Kind, Quarantined, SeriesFacts};
 use crate::report::privacy::Privacy;
-use crate::report::{
-    BareInstance, Entry, Findings, Image, Masks, Message, Model, Report, SeriesFacts, Ticket,
-    TimingMs, job_id, sha256,
-};
+use crate::report::result::{self, Image, Instance, Masks, Model, Report, Ticket, TimingMs};
+use crate::report::{Findings, Message, job_id, sha256};
 
 /// Who speaks: this process.
 #[derive(Debug, Clone)]
@@ -26,35 +26,6 @@ pub struct Encoder {
     pub boot: Uuid,
     pub inline_max_bytes: usize,
     pub privacy: Privacy,
-}
-
-#[derive(Serialize)]
-struct Event<'a> {
-    schema: &'static str,
-    #[serde(rename = "event")]
-    kind: &'static str,
-    seq: u64,
-    node: &'a str,
-    boot: Uuid,
-    at: String,
-    source: &'a str,
-    job: Ticket,
-    job_id: Option<Uuid>,
-    #[serde(flatten)]
-    reason: &'a Reason,
-}
-
-#[derive(Serialize)]
-struct SeriesEvent<'a> {
-    schema: &'static str,
-    #[serde(rename = "event")]
-    kind: &'static str,
-    seq: u64,
-    node: &'a str,
-    boot: Uuid,
-    at: String,
-    #[serde(flatten)]
-    facts: &'a SeriesFacts,
 }
 
 /// Where and when an image came in.
@@ -73,7 +44,7 @@ impl Encoder {
     pub fn report(&self, found: Findings, origin: &Origin, model: &Model) -> Report {
         let ms = |duration: std::time::Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         Report {
-            schema: "result/1".to_owned(),
+            schema: result::SCHEMA.to_owned(),
             job_id: job_id(&found.sha256, model),
             job: origin.job,
             seq: 0,
@@ -95,7 +66,7 @@ impl Encoder {
                 postprocess: ms(found.timing.postprocess),
                 encode: ms(found.encode),
             },
-            instances: found.instances.into_iter().map(Entry::Inline).collect(),
+            instances: found.instances.into_iter().map(Instance::from).collect(),
             masks: None,
             warnings: found.warnings,
             replay: false,
@@ -120,49 +91,42 @@ impl Encoder {
         seq: u64,
         reason: &Reason,
     ) -> Message {
-        let event = Event {
-            schema: "event/1",
-            kind: "quarantined",
-            seq,
-            node: &self.node,
-            boot: self.boot,
-            at: clock::now(),
+        let facts = Facts::Quarantined(Quarantined {
             source,
             job: ticket,
             job_id: id,
             reason,
+        });
+        self.event(Kind::Quarantined, seq, facts)
+    }
+
+    /// What tells subscribers that the images of a series have a segmentation.
+    pub fn series(&self, facts: &SeriesFacts, seq: u64) -> Message {
+        let message = self.event(Kind::Series, seq, Facts::Series(facts));
+        if message.payload.len() <= self.inline_max_bytes {
+            return message;
+        }
+        let short = SeriesFacts {
+            jobs: Vec::new(),
+            ..facts.clone()
+        };
+        self.event(Kind::Series, seq, Facts::Series(&short))
+    }
+
+    fn event(&self, kind: Kind, seq: u64, facts: Facts<'_>) -> Message {
+        let event = Event {
+            schema: event::SCHEMA,
+            kind,
+            seq,
+            node: &self.node,
+            boot: self.boot,
+            at: clock::now(),
+            facts,
+            replay: None,
         };
         Message {
             topic: "event".to_owned(),
             payload: json(&event),
-        }
-    }
-}
-
-impl Encoder {
-    /// What tells subscribers that the images of a series have a segmentation.
-    pub fn series(&self, facts: &SeriesFacts, seq: u64) -> Message {
-        let event = |facts| {
-            json(&SeriesEvent {
-                schema: "event/1",
-                kind: "series",
-                seq,
-                node: &self.node,
-                boot: self.boot,
-                at: clock::now(),
-                facts,
-            })
-        };
-        let mut payload = event(facts);
-        if payload.len() > self.inline_max_bytes {
-            payload = event(&SeriesFacts {
-                jobs: Vec::new(),
-                ..facts.clone()
-            });
-        }
-        Message {
-            topic: "event".to_owned(),
-            payload,
         }
     }
 }
@@ -179,7 +143,9 @@ pub fn split(mut report: Report, limit_bytes: usize) -> Vec<Message> {
         bytes: joined.len(),
         sha256: sha256(&joined),
     });
-    report.instances = report.instances.into_iter().map(Entry::bare).collect();
+    for instance in &mut report.instances {
+        instance.mask = None;
+    }
     let mut payload = json(&report);
     if payload.len() > limit_bytes {
         report.instances.clear();
@@ -197,28 +163,9 @@ pub fn split(mut report: Report, limit_bytes: usize) -> Vec<Message> {
     messages
 }
 
-impl Entry {
-    fn bare(self) -> Self {
-        match self {
-            Self::Inline(Instance {
-                id,
-                label,
-                frame,
-                bbox,
-                area_px,
-                area_mm2,
-                ..
-            }) => Self::Bare(BareInstance {
-                id,
-                label,
-                frame,
-                bbox,
-                area_px,
-                area_mm2,
-            }),
-            bare @ Self::Bare(_) => bare,
-        }
-    }
+/// The keys are sorted, at every depth.
+pub fn object(message: &impl Serialize) -> Value {
+    serde_json::to_value(message).expect("messages are plain data with text keys")
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {

@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use segmenter::decode;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -23,12 +24,18 @@ const BLOCK_BYTES: usize = 64;
 pub(crate) const HASH_DIGITS: usize = 32;
 
 /// Identifiers in a result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Identifiers {
+    // With `none` there is no such object.
+    #[schemars(with = "String", extend("enum" = [Level::Hashed, Level::Full]))]
     pub level: Level,
+    /// (0020,000D).
     pub study_instance_uid: Option<String>,
+    /// (0020,000E).
     pub series_instance_uid: Option<String>,
+    /// (0008,0018).
     pub sop_instance_uid: Option<String>,
+    /// (0010,0020).
     pub patient_id: Option<String>,
 }
 

@@ -14,7 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::outbox::Ledger;
-use crate::status::pacs;
+use crate::report::health::{Segmentations, SinceStart};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Source {
@@ -58,25 +58,15 @@ impl Default for Metrics {
     }
 }
 
-/// Values of the counters since the start.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-pub struct Counts {
-    pub acknowledged: u64,
-    #[serde(rename = "unheard")]
-    pub no_subscribers: u64,
-    pub quarantined: u64,
-    pub connects: u64,
-}
-
 /// What is read at the moment of a request.
 #[derive(Debug)]
 pub struct Snapshot {
     pub ledger: Ledger,
-    pub counts: Counts,
+    pub counts: SinceStart,
     pub outbox_file_bytes: u64,
     pub oldest_pending: Duration,
     /// Where they are sent to a PACS.
-    pub segmentations: Option<pacs::Counts>,
+    pub segmentations: Option<Segmentations>,
     pub in_hand: Duration,
     pub stuck: bool,
     pub mqtt_connected: bool,
@@ -239,7 +229,7 @@ impl Page {
         );
     }
 
-    fn segmentations(&mut self, counts: Option<&pacs::Counts>) {
+    fn segmentations(&mut self, counts: Option<&Segmentations>) {
         let Some(counts) = counts else { return };
         for (name, help, value) in [
             (
@@ -268,7 +258,7 @@ impl Page {
     }
 
     fn moment(&mut self, snapshot: &Snapshot, started_s: f64) {
-        let Counts {
+        let SinceStart {
             acknowledged,
             no_subscribers,
             connects,

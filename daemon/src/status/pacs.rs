@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock;
+use crate::report::health::Segmentations;
 
 /// A PACS that takes nothing is no longer passing trouble after so many of the longest pauses between two tries.
 const PAUSES: u32 = 2;
@@ -39,14 +40,6 @@ struct Trouble {
     began: Instant,
     since: String,
     why: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
-    pub waiting: u64,
-    pub waiting_bytes: u64,
-    pub oldest_waiting_s: u64,
-    pub refused: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,11 +113,11 @@ impl Pacs {
     }
 
     /// None where nothing is sent. Blocking: looks into the folder.
-    pub fn counts(&self) -> Option<Counts> {
+    pub fn counts(&self) -> Option<Segmentations> {
         let site = self.site.get()?;
         let all = list(&site.folder, None);
         let waiting = all.iter().filter(|one| !one.refused);
-        Some(Counts {
+        Some(Segmentations {
             waiting: waiting.clone().count() as u64,
             waiting_bytes: waiting.clone().map(|one| one.bytes).sum(),
             oldest_waiting_s: waiting.map(|one| one.age_s).max().unwrap_or(0),
@@ -136,7 +129,7 @@ impl Pacs {
     pub fn words(&self) -> Option<String> {
         let site = self.site.get()?;
         let counts = self.counts()?;
-        let Counts {
+        let Segmentations {
             waiting,
             refused,
             oldest_waiting_s,

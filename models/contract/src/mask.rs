@@ -22,6 +22,7 @@ pub struct LabelMap {
 /// COCO run-length encoding of a binary mask, as pycocotools writes it: column-major, first run is
 /// background, counts compressed to printable ASCII.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rle {
     /// Rows, columns.
     pub size: [usize; 2],

@@ -1,10 +1,10 @@
 //! Operations that training needs fast, forward and backward, in f32 or bf16 with f32 weights. Inputs that are not
 //! contiguous are copied first.
 //!
-//! Each is a candle `CustomOp`, and its backward pass runs further operations without one. On a CPU they are loops here,
-//! in f32 (bf16 is rounded from and to it). On a GPU they are cuBLAS's products and the kernels of `kernels.cu`, or, where
-//! that costs little, candle's own operations: the functions `.._in_steps`. Gradients are computed for the inputs that
-//! need one (`Tensor::track_op`) and for no others.
+//! Each is an `operation`, which candle takes as one of its `CustomOp`s, and its backward pass runs further operations
+//! without one. On a CPU they are loops here, in f32 (bf16 is rounded from and to it). On a GPU they are cuBLAS's
+//! products and the kernels of `kernels.cu`, or, where that costs little, candle's own operations: the functions
+//! `.._in_steps`. Gradients are computed for the inputs that need one (`Tensor::track_op`) and for no others.
 
 mod activation;
 mod attention;
@@ -20,6 +20,7 @@ mod linear;
 mod lookup;
 mod norm;
 mod norm_2d;
+mod operation;
 mod product;
 mod resize;
 #[cfg(test)]

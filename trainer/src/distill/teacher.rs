@@ -11,7 +11,7 @@ use nets::tiny_vit::fit_attention_biases;
 
 use crate::config::{Config, Finetune, Method};
 use crate::dataset::Dataset;
-use crate::model::{self, Model};
+use crate::model::{self, Model, Start};
 use crate::run_folder::{self, State};
 
 /// The frozen teacher and the file that its weights are in. A run folder's has learned the classes; a
@@ -52,9 +52,12 @@ pub(super) fn open(
     let teacher = Model::build(
         model::teacher_config(&plain)?,
         own_size,
-        model::fit_mask_tokens(model::start_state(path)?, config.num_cls())?,
+        Start {
+            state: model::fit_mask_tokens(model::start_state(path)?, config.num_cls())?,
+            seed: config.seed,
+            compute,
+        },
         |_| false,
-        (config.seed, compute),
     )?;
     let mut random = teacher.loaded.report.random.iter();
     if let Some(missing) = random.find(|name| name.starts_with("image_encoder.")) {

@@ -27,6 +27,15 @@ pub(super) struct Embeddings {
     n_training: usize,
 }
 
+/// What the embeddings are computed from.
+pub(super) struct Inputs<'a> {
+    pub(super) config: &'a Config,
+    pub(super) identity: &'a Identity,
+    pub(super) model: &'a Model,
+    pub(super) training: &'a [Frame],
+    pub(super) validation: &'a [Sample],
+}
+
 impl Embeddings {
     /// Whether they stay the same. In strict mode batch normalization moves, frozen or not.
     pub(super) fn are_fixed(config: &Config) -> bool {
@@ -36,12 +45,14 @@ impl Embeddings {
     }
 
     /// Reads or computes those of training and validation images. `None` after Ctrl-C: what is done stays.
-    pub(super) fn fill(
-        run: &Path,
-        (config, identity): (&Config, &Identity),
-        model: &Model,
-        (training, validation): (&[Frame], &[Sample]),
-    ) -> Result<Option<Self>> {
+    pub(super) fn fill(run: &Path, of: &Inputs<'_>) -> Result<Option<Self>> {
+        let Inputs {
+            config,
+            identity,
+            model,
+            training,
+            validation,
+        } = *of;
         let encoder = &model.config.encoder;
         let side = encoder.embedding_size();
         let depends_on = serde_json::to_string(&(config.input, encoder))?;

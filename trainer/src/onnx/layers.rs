@@ -7,6 +7,31 @@ use super::array::Array;
 use super::graph::{GraphBuilder, Value, float, int, ints, to_i64};
 use super::weights::Weights;
 
+/// A part of the network: where its weights stand, and what its nodes are called.
+pub(super) struct Module {
+    pub(super) key: String,
+    pub(super) name: String,
+}
+
+impl Module {
+    pub(super) fn new(key: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            key: key.into(),
+            name: name.into(),
+        }
+    }
+
+    pub(super) fn part(&self, part: &str) -> Self {
+        let Self { key, name } = self;
+        Self::new(format!("{key}.{part}"), format!("{name}/{part}"))
+    }
+
+    /// Whether the weights have an adapter here.
+    pub(super) fn is_adapter(&self, weights: &Weights) -> bool {
+        weights.has(&format!("{}.D_fc1.weight", self.key))
+    }
+}
+
 /// A feature map as tokens: (height * width, C).
 pub(super) struct Map {
     pub(super) tokens: Value,
@@ -210,7 +235,7 @@ impl GraphBuilder {
     pub(super) fn adapter(
         &mut self,
         weights: &mut Weights,
-        (key, name): (&str, &str),
+        Module { key, name }: &Module,
         x: &Value,
     ) -> Result<Value> {
         let first = Linear::read(weights, &format!("{key}.D_fc1"))?;
@@ -218,6 +243,24 @@ impl GraphBuilder {
         let hidden = self.linear(&format!("{name}/D_fc1"), x, &first);
         let hidden = self.gelu(&format!("{name}/act"), &hidden);
         Ok(self.linear(&format!("{name}/D_fc2"), &hidden, &second))
+    }
+
+    /// `out`, and half of what the adapter makes of `x` where there is one.
+    pub(super) fn mlp_adapter(
+        &mut self,
+        weights: &mut Weights,
+        adapter: &Module,
+        x: &Value,
+        out: Value,
+    ) -> Result<Value> {
+        if !adapter.is_adapter(weights) {
+            return Ok(out);
+        }
+        let name = &adapter.name;
+        let added = self.adapter(weights, adapter, x)?;
+        let half = self.scalar(0.5);
+        let added = self.mul(&format!("{name}/half"), &added, &half);
+        Ok(self.add(name, &out, &added))
     }
 }
 

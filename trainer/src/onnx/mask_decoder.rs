@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::array::Array;
 use super::graph::{GraphBuilder, Value};
-use super::layers::{Linear, norm};
+use super::layers::{Linear, Module, norm};
 use super::weights::Weights;
 
 const KEY: &str = "mask_decoder";
@@ -55,10 +55,16 @@ pub(super) fn lower(
     for layer in 0..depth {
         two_way_layer(graph, weights, layer, &mut state)?;
     }
-    let name = "mask_decoder/final_attn_token_to_image";
-    let key = "mask_decoder.transformer.final_attn_token_to_image";
-    let attended = tokens_to_image(graph, weights, (key, name), &state)?;
-    let queries = graph.add(&format!("{name}/residual"), &state.queries, &attended);
+    let last = Module::new(
+        "mask_decoder.transformer.final_attn_token_to_image",
+        "mask_decoder/final_attn_token_to_image",
+    );
+    let attended = tokens_to_image(graph, weights, &last, &state)?;
+    let queries = graph.add(
+        &format!("{}/residual", last.name),
+        &state.queries,
+        &attended,
+    );
     let (scale, shift) = norm(weights, "mask_decoder.transformer.norm_final_attn")?;
     let name = "mask_decoder/norm_final_attn";
     let queries = graph.layer_norm(name, &queries, (&scale, &shift), EPSILON);
@@ -126,143 +132,122 @@ fn first_self_attention(weights: &mut Weights, tokens: &Array) -> Result<Array> 
 fn two_way_layer(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    layer: usize,
+    index: usize,
     state: &mut Tokens,
 ) -> Result<()> {
-    let name = format!("mask_decoder/layers.{layer}");
-    let key = format!("mask_decoder.transformer.layers.{layer}");
-    if layer > 0 {
-        let q = graph.add(
-            &format!("{name}/self_attn/query"),
-            &state.queries,
-            &state.point,
-        );
-        let parts = (
-            &format!("{key}.self_attn")[..],
-            &format!("{name}/self_attn")[..],
-        );
-        let attended = attention(graph, weights, parts, [&q, &q, &state.queries])?;
-        state.queries = normed_sum(
-            graph,
-            weights,
-            (&key, &name, "norm1"),
-            &state.queries,
-            &attended,
-        )?;
-    }
-    let part = "cross_attn_token_to_image";
-    let parts = (&format!("{key}.{part}")[..], &format!("{name}/{part}")[..]);
-    let attended = tokens_to_image(graph, weights, parts, state)?;
-    let mut queries = graph.add(
-        &format!("{parts_1}/residual", parts_1 = parts.1),
-        &state.queries,
-        &attended,
+    let layer = Module::new(
+        format!("mask_decoder.transformer.layers.{index}"),
+        format!("mask_decoder/layers.{index}"),
     );
-    let adapter = format!("{key}.Adapter");
-    let adapted = weights.has(&format!("{adapter}.D_fc1.weight"));
-    if adapted {
-        queries = skip_adapter(
-            graph,
-            weights,
-            (&adapter, &format!("{name}/Adapter/queries")),
-            &queries,
-        )?;
+    if index > 0 {
+        let part = layer.part("self_attn");
+        let name = format!("{}/query", part.name);
+        let q = graph.add(&name, &state.queries, &state.point);
+        let attended = attention(graph, weights, &part, [&q, &q, &state.queries])?;
+        let sum = [&state.queries, &attended];
+        state.queries = normed_sum(graph, weights, &layer.part("norm1"), sum)?;
     }
-    queries = layer_norm(graph, weights, (&key, &name, "norm2"), &queries)?;
-    let mut out = mlp(graph, weights, (&key, &name), &queries)?;
-    let mlp_adapter = format!("{key}.MLP_Adapter");
-    if weights.has(&format!("{mlp_adapter}.D_fc1.weight")) {
-        let title = format!("{name}/MLP_Adapter");
-        let added = graph.adapter(weights, (&mlp_adapter, &title), &queries)?;
-        let half = graph.scalar(0.5);
-        let added = graph.mul(&format!("{title}/half"), &added, &half);
-        out = graph.add(&title, &out, &added);
-    }
-    state.queries = normed_sum(graph, weights, (&key, &name, "norm3"), &queries, &out)?;
-
-    let part = "cross_attn_image_to_token";
-    let q = graph.add(
-        &format!("{name}/{part}/query"),
-        &state.keys,
-        &state.position,
-    );
-    let k = graph.add(&format!("{name}/{part}/key"), &state.queries, &state.point);
-    let parts = (&format!("{key}.{part}")[..], &format!("{name}/{part}")[..]);
-    let attended = attention(graph, weights, parts, [&q, &k, &state.queries])?;
-    let mut keys = graph.add(&format!("{name}/{part}/residual"), &state.keys, &attended);
-    if adapted {
-        // Upstream's fork runs the image tokens through the queries' adapter.
-        keys = skip_adapter(
-            graph,
-            weights,
-            (&adapter, &format!("{name}/Adapter/keys")),
-            &keys,
-        )?;
-    }
-    state.keys = layer_norm(graph, weights, (&key, &name, "norm4"), &keys)?;
+    let part = layer.part("cross_attn_token_to_image");
+    let attended = tokens_to_image(graph, weights, &part, state)?;
+    let residual = format!("{}/residual", part.name);
+    let mut queries = graph.add(&residual, &state.queries, &attended);
+    queries = skip_adapter(graph, weights, &adapter(&layer, "queries"), queries)?;
+    queries = layer_norm(graph, weights, &layer.part("norm2"), &queries)?;
+    let out = mlp(graph, weights, &layer.part("mlp"), &queries)?;
+    let out = graph.mlp_adapter(weights, &layer.part("MLP_Adapter"), &queries, out)?;
+    state.queries = normed_sum(graph, weights, &layer.part("norm3"), [&queries, &out])?;
+    state.keys = image_to_tokens(graph, weights, &layer, state)?;
     Ok(())
 }
 
+/// The layer's second half: image tokens attend to queries.
+fn image_to_tokens(
+    graph: &mut GraphBuilder,
+    weights: &mut Weights,
+    layer: &Module,
+    state: &Tokens,
+) -> Result<Value> {
+    let part = layer.part("cross_attn_image_to_token");
+    let name = &part.name;
+    let q = graph.add(&format!("{name}/query"), &state.keys, &state.position);
+    let k = graph.add(&format!("{name}/key"), &state.queries, &state.point);
+    let attended = attention(graph, weights, &part, [&q, &k, &state.queries])?;
+    let keys = graph.add(&format!("{name}/residual"), &state.keys, &attended);
+    // Upstream's fork runs the image tokens through the queries' adapter.
+    let keys = skip_adapter(graph, weights, &adapter(layer, "keys"), keys)?;
+    layer_norm(graph, weights, &layer.part("norm4"), &keys)
+}
+
+/// A layer's adapter, applied to these tokens.
+fn adapter(layer: &Module, tokens: &str) -> Module {
+    let Module { key, name } = layer;
+    Module::new(format!("{key}.Adapter"), format!("{name}/Adapter/{tokens}"))
+}
+
+/// `x`, and what the adapter makes of it where there is one.
 fn skip_adapter(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    (key, name): (&str, &str),
-    x: &Value,
+    adapter: &Module,
+    x: Value,
 ) -> Result<Value> {
-    let added = graph.adapter(weights, (key, name), x)?;
-    Ok(graph.add(name, x, &added))
+    if !adapter.is_adapter(weights) {
+        return Ok(x);
+    }
+    let added = graph.adapter(weights, adapter, &x)?;
+    Ok(graph.add(&adapter.name, &x, &added))
 }
 
 fn layer_norm(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    (key, name, part): (&str, &str, &str),
+    module: &Module,
     x: &Value,
 ) -> Result<Value> {
-    let (scale, shift) = norm(weights, &format!("{key}.{part}"))?;
-    Ok(graph.layer_norm(&format!("{name}/{part}"), x, (&scale, &shift), EPSILON))
+    let (scale, shift) = norm(weights, &module.key)?;
+    Ok(graph.layer_norm(&module.name, x, (&scale, &shift), EPSILON))
 }
 
 fn normed_sum(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    (key, name, part): (&str, &str, &str),
-    x: &Value,
-    added: &Value,
+    module: &Module,
+    [x, added]: [&Value; 2],
 ) -> Result<Value> {
-    let sum = graph.add(&format!("{name}/{part}/sum"), x, added);
-    layer_norm(graph, weights, (key, name, part), &sum)
+    let sum = graph.add(&format!("{}/sum", module.name), x, added);
+    layer_norm(graph, weights, module, &sum)
 }
 
 fn mlp(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    (key, name): (&str, &str),
+    Module { key, name }: &Module,
     x: &Value,
 ) -> Result<Value> {
-    let first = Linear::read(weights, &format!("{key}.mlp.lin1"))?;
-    let second = Linear::read(weights, &format!("{key}.mlp.lin2"))?;
-    let hidden = graph.linear(&format!("{name}/mlp/lin1"), x, &first);
-    let hidden = graph.relu(&format!("{name}/mlp/act"), &hidden);
-    Ok(graph.linear(&format!("{name}/mlp/lin2"), &hidden, &second))
+    let first = Linear::read(weights, &format!("{key}.lin1"))?;
+    let second = Linear::read(weights, &format!("{key}.lin2"))?;
+    let hidden = graph.linear(&format!("{name}/lin1"), x, &first);
+    let hidden = graph.relu(&format!("{name}/act"), &hidden);
+    Ok(graph.linear(&format!("{name}/lin2"), &hidden, &second))
 }
 
 fn tokens_to_image(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    (key, name): (&str, &str),
+    module: &Module,
     state: &Tokens,
 ) -> Result<Value> {
+    let name = &module.name;
     let q = graph.add(&format!("{name}/query"), &state.queries, &state.point);
     let k = graph.add(&format!("{name}/key"), &state.keys, &state.position);
-    attention(graph, weights, (key, name), [&q, &k, &state.keys])
+    attention(graph, weights, module, [&q, &k, &state.keys])
 }
 
 /// Multi-head attention of flat tokens; queries, keys, values.
 fn attention(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    (key, name): (&str, &str),
+    Module { key, name }: &Module,
     operands: [&Value; 3],
 ) -> Result<Value> {
     let mut parts = Vec::new();
@@ -342,7 +327,7 @@ fn upscale(graph: &mut GraphBuilder, weights: &mut Weights, keys: &Value) -> Res
     let x = transposed_conv(
         graph,
         weights,
-        (&format!("{key}.0"), &format!("{name}.0")),
+        &Module::new(format!("{key}.0"), format!("{name}.0")),
         keys,
     )?;
     let (scale, shift) = norm(weights, &format!("{key}.1"))?;
@@ -356,7 +341,7 @@ fn upscale(graph: &mut GraphBuilder, weights: &mut Weights, keys: &Value) -> Res
     let x = transposed_conv(
         graph,
         weights,
-        (&format!("{key}.3"), &format!("{name}.3")),
+        &Module::new(format!("{key}.3"), format!("{name}.3")),
         &x,
     )?;
     Ok(graph.gelu(&format!("{name}.4"), &x))
@@ -366,7 +351,7 @@ fn upscale(graph: &mut GraphBuilder, weights: &mut Weights, keys: &Value) -> Res
 fn transposed_conv(
     graph: &mut GraphBuilder,
     weights: &mut Weights,
-    (key, name): (&str, &str),
+    Module { key, name }: &Module,
     x: &Value,
 ) -> Result<Value> {
     let kernel = weights.ranked(&format!("{key}.weight"), 4)?;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use super::array::Array;
 use super::graph::{GraphBuilder, Value, ints};
-use super::layers::{Linear, Map, norm};
+use super::layers::{Linear, Map, Module, norm};
 use super::weights::Weights;
 use super::window_attention::window_attention;
 
@@ -231,13 +231,12 @@ fn tiny_vit_block(
     map: &Map,
 ) -> Result<Map> {
     let name = title(module);
-    let (key, attention) = (format!("{KEY}.{module}.attn"), format!("{name}/attn"));
-    let mut attended = window_attention(graph, weights, (&key, &attention), map)?;
-    let adapter_key = format!("{KEY}.{module}.Space_Adapter");
-    if weights.has(&format!("{adapter_key}.D_fc1.weight")) {
-        let title = format!("{name}/Space_Adapter");
-        let added = graph.adapter(weights, (&adapter_key, &title), &attended)?;
-        attended = graph.add(&title, &attended, &added);
+    let block = Module::new(format!("{KEY}.{module}"), &name);
+    let mut attended = window_attention(graph, weights, &block.part("attn"), map)?;
+    let adapter = block.part("Space_Adapter");
+    if adapter.is_adapter(weights) {
+        let added = graph.adapter(weights, &adapter, &attended)?;
+        attended = graph.add(&adapter.name, &attended, &added);
     }
     let x = graph.add(&format!("{name}/attn/residual"), &attended, &map.tokens);
     let local = format!("{module}.local_conv");
@@ -251,15 +250,8 @@ fn tiny_vit_block(
     let y = graph.linear(&format!("{name}/mlp/fc1"), &y, &fc1);
     let y = graph.activation(weights.activation, &format!("{name}/mlp/act"), &y);
     let y = graph.linear(&format!("{name}/mlp/fc2"), &y, &fc2);
-    let mut out = graph.add(&format!("{name}/mlp/residual"), &y, &x);
-    let adapter_key = format!("{KEY}.{module}.MLP_Adapter");
-    if weights.has(&format!("{adapter_key}.D_fc1.weight")) {
-        let title = format!("{name}/MLP_Adapter");
-        let added = graph.adapter(weights, (&adapter_key, &title), &x)?;
-        let half = graph.scalar(0.5);
-        let added = graph.mul(&format!("{title}/half"), &added, &half);
-        out = graph.add(&title, &out, &added);
-    }
+    let out = graph.add(&format!("{name}/mlp/residual"), &y, &x);
+    let out = graph.mlp_adapter(weights, &block.part("MLP_Adapter"), &x, out)?;
     Ok(map.with(out))
 }
 

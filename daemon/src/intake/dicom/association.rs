@@ -1,5 +1,6 @@
 //! One association from its request to its release: messages out of PDUs, C-ECHO and C-STORE answered.
 
+use std::io;
 use std::mem;
 use std::net::{IpAddr, TcpStream};
 use std::time::Duration;
@@ -29,20 +30,10 @@ pub(super) const NO_TLS: &str = "tls";
 /// Serves one connection to its end. `full`: the peer is told that there is no place.
 pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
     let config = &scp.config;
-    let tls = scp
-        .intake
-        .credentials
-        .borrow()
-        .dicom
-        .get(&config.name)
-        .cloned();
     let peer = stream
         .peer_addr()
         .map(|address| address.ip().to_canonical());
-    let line = Line::new(stream, tls);
-    let wire =
-        line.and_then(|line| Wire::new(line, config.pdu_max_bytes, scp.stop.clone(), scp.grace));
-    let mut wire = match wire {
+    let mut wire = match open(scp, stream) {
         Ok(wire) => wire,
         Err(error) => return tracing::warn!(source = config.name, %error, "connection is no good"),
     };
@@ -95,39 +86,17 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
     let ended = wire
         .send(&Pdu::AssociationAC(answer))
         .and_then(|()| association.run(&mut wire));
-    let Association {
-        stored,
-        refused,
-        calling,
-        sender,
-        message,
-        ..
-    } = association;
-    let n_stored = stored.len() as u64;
-    if let (Ok(()), Some(releases)) = (&ended, &scp.intake.releases) {
-        releases.tell(stored);
-    }
-    if let Err(lost) = ended {
-        let cut = matches!(message, Message::Data(..));
-        if cut {
-            tracing::warn!(
-                source = config.name,
-                calling,
-                "object cut off, nothing of it is kept"
-            );
-        }
-        abort(scp, &mut wire, Some(&calling), &lost);
-    }
-    if n_stored + refused > 0 {
-        tracing::info!(
-            source = config.name,
-            calling,
-            peer = sender.address.map(tracing::field::display),
-            stored = n_stored,
-            refused,
-            "association ended"
-        );
-    }
+    association.end(ended, &mut wire);
+}
+
+/// In TLS where the port has a certificate.
+fn open(scp: &Scp, stream: TcpStream) -> io::Result<Wire> {
+    let config = &scp.config;
+    let credentials = scp.intake.credentials.borrow();
+    let tls = credentials.dicom.get(&config.name).cloned();
+    drop(credentials);
+    let line = Line::new(stream, tls)?;
+    Wire::new(line, config.pdu_max_bytes, scp.stop.clone(), scp.grace)
 }
 
 fn sender(calling: &str, address: Option<IpAddr>) -> Sender {
@@ -213,6 +182,44 @@ impl Association<'_> {
                 Pdu::AbortRQ { .. } => return Err(Lost::Aborted),
                 _ => return Err(Lost::Protocol("a PDU that does not belong here")),
             }
+        }
+    }
+
+    /// Says what came of it, and tells that its images are complete where it was released.
+    fn end(self, ended: Result<(), Lost>, wire: &mut Wire) {
+        let Association {
+            scp,
+            stored,
+            refused,
+            calling,
+            sender,
+            message,
+            ..
+        } = self;
+        let n_stored = stored.len() as u64;
+        if let (Ok(()), Some(releases)) = (&ended, &scp.intake.releases) {
+            releases.tell(stored);
+        }
+        if let Err(lost) = ended {
+            let cut = matches!(message, Message::Data(..));
+            if cut {
+                tracing::warn!(
+                    source = scp.config.name,
+                    calling,
+                    "object cut off, nothing of it is kept"
+                );
+            }
+            abort(scp, wire, Some(&calling), &lost);
+        }
+        if n_stored + refused > 0 {
+            tracing::info!(
+                source = scp.config.name,
+                calling,
+                peer = sender.address.map(tracing::field::display),
+                stored = n_stored,
+                refused,
+                "association ended"
+            );
         }
     }
 

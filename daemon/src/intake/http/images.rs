@@ -10,7 +10,6 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use segmenter::decode::{Format, sniff};
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -20,6 +19,7 @@ use super::refusal::{Refusal, object};
 use super::{Desk, Peer};
 use crate::intake::NotTaken;
 use crate::outbox::job::{Sender, Ticket};
+use crate::report::http::{ACCEPTED_SCHEMA, Accepted};
 
 /// Enough to tell what a file is.
 const HEAD_BYTES: usize = 132;
@@ -56,10 +56,13 @@ pub(super) async fn post(
     match taken.unwrap_or(Err(Refusal::TooSlow)) {
         Ok(receipt) => {
             let Receipt { job, bytes, sha256 } = receipt;
-            let body = json!({
-                "schema": "accepted/1", "job": job, "source": desk.config.name, "bytes": bytes,
-                "sha256": sha256,
-            });
+            let body = Accepted {
+                schema: ACCEPTED_SCHEMA,
+                job,
+                source: &desk.config.name,
+                bytes,
+                sha256,
+            };
             object(StatusCode::ACCEPTED, &body)
         }
         Err(refusal) => refuse(&desk, refusal, &head.headers, body).await,

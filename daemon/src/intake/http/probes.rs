@@ -7,7 +7,6 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
@@ -15,6 +14,7 @@ use super::Desk;
 use super::refusal::{Refusal, object};
 use crate::disk;
 use crate::outbox::OutboxError;
+use crate::report::http::{Alive, Ready};
 use crate::spool::name;
 use crate::status::metrics::Snapshot;
 
@@ -76,7 +76,10 @@ fn page(desk: &Desk) -> Result<String, OutboxError> {
 pub(super) async fn health(State(desk): State<Arc<Desk>>) -> Response {
     let in_hand = desk.intake.status.in_hand();
     let stuck = desk.intake.status.is_stuck(desk.image_timeout);
-    let body = json!({ "alive": !stuck, "image_in_hand_s": in_hand.as_secs_f64() });
+    let body = Alive {
+        alive: !stuck,
+        image_in_hand_s: in_hand.as_secs_f64(),
+    };
     object(code(!stuck), &body)
 }
 
@@ -93,10 +96,13 @@ pub(super) async fn ready(State(desk): State<Arc<Desk>>) -> Response {
     let shared = Arc::clone(&desk);
     // Looks into a folder. It is for people, like what is said of MQTT.
     let looked = spawn_blocking(move || shared.intake.status.pacs.words()).await;
-    let body = json!({
-        "ready": ready, "state": status.word(), "reasons": reasons,
-        "mqtt": status.broker().to_string(), "segmentations": looked.ok().flatten(),
-    });
+    let body = Ready {
+        ready,
+        state: status.readiness(),
+        reasons,
+        mqtt: status.broker().to_string(),
+        segmentations: looked.ok().flatten(),
+    };
     object(code(ready), &body)
 }
 

@@ -2,7 +2,10 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+
+use crate::report::encode;
+use crate::report::http::{ERROR_SCHEMA, Error};
 
 use crate::intake::{Busy, NotTaken};
 
@@ -134,10 +137,13 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let body = json!({
-            "schema": "error/1", "code": self.code(), "words": self.to_string(),
-            "remedy": self.remedy(),
-        });
+        let body = Error {
+            schema: ERROR_SCHEMA,
+            file: None,
+            code: self.code(),
+            words: &self.to_string(),
+            remedy: self.remedy(),
+        };
         let mut response = object(self.status(), &body);
         let headers = response.headers_mut();
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
@@ -151,9 +157,9 @@ impl IntoResponse for Refusal {
     }
 }
 
-pub(super) fn object(status: StatusCode, body: &Value) -> Response {
+pub(super) fn object(status: StatusCode, body: &impl Serialize) -> Response {
     let kind = [(header::CONTENT_TYPE, "application/json")];
-    (status, kind, body.to_string()).into_response()
+    (status, kind, encode::object(body).to_string()).into_response()
 }
 
 pub(super) async fn unknown_path() -> Refusal {

@@ -91,6 +91,16 @@ pub async fn run(
         }
     }
     drop(listener);
+    finish(desk, connections).await;
+    match failures.try_recv() {
+        Ok(error) => Err(error.into()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Waits for what is under way, for no longer than the grace period.
+async fn finish(desk: Arc<Desk>, mut connections: JoinSet<()>) {
+    let grace = desk.grace;
     let under_way = async { while connections.join_next().await.is_some() {} };
     if timeout(grace, under_way).await.is_err() {
         tracing::warn!(
@@ -102,10 +112,6 @@ pub async fn run(
     // A file whose client is gone ends by itself; who hears of the end may open the outbox at once.
     while Arc::strong_count(&desk) > 1 {
         sleep(Duration::from_millis(5)).await;
-    }
-    match failures.try_recv() {
-        Ok(error) => Err(error.into()),
-        Err(_) => Ok(()),
     }
 }
 

@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::report::privacy::Privacy;
-use crate::report::schema::{HEALTH, INFO, MODEL, STATE, check};
+use crate::report::schema::Document;
+use crate::report::schema::tests::check;
 
 #[test]
 fn retained_messages_and_health_obey_the_shipped_schemas() {
@@ -29,20 +30,18 @@ fn retained_messages_and_health_obey_the_shipped_schemas() {
         privacy: Privacy::Full,
     };
     status.identity.set(outbox.identity().unwrap()).unwrap();
-    let obeys = |schema: &str, value: &Value, place| {
-        check(&serde_json::from_str(schema).unwrap(), value, place);
-    };
     for protocol in [Version::Five, Version::Three] {
         let info = info(&config, (&encoder, &status), &models, protocol);
-        obeys(INFO, &info, "info");
+        check(Document::Info, &info, "info");
     }
     let state = state(&config, (&encoder, &models), &status, &outbox).unwrap();
-    obeys(STATE, &state, "state");
+    check(Document::State, &state, "state");
     let health = health(&config, &status, &outbox, started).unwrap();
-    obeys(HEALTH, &health, "health");
+    check(Document::Health, &health, "health");
     let messages = models.messages();
     assert_eq!(messages.len(), 2);
     for (topic, payload) in messages {
-        obeys(MODEL, &serde_json::from_slice(&payload).unwrap(), topic);
+        let value = serde_json::from_slice(&payload).unwrap();
+        check(Document::Model, &value, topic);
     }
 }

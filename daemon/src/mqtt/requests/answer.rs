@@ -1,14 +1,14 @@
 //! One request to its response: `response/1`.
 
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
-
 use super::client::{CORRELATION_MAX_BYTES as ID_MAX_BYTES, Request};
 use crate::clock;
 use crate::config::{MQTT_SOURCE, Verb};
 use crate::intake::{Busy, Intake, NotTaken};
-use crate::outbox::job::{Input, Sender, Ticket};
+use crate::outbox::job::{Input, Sender};
 use crate::outbox::{self, ReplayRange};
+use crate::report::encode::object;
+use crate::report::request::ReplayRequest;
+use crate::report::response::{self, Answer, Code, Outcome, Refused, Response, Taken};
 use crate::spool::AcceptError;
 
 /// What answers are made from.
@@ -17,25 +17,6 @@ pub(super) struct Responder {
     pub(super) node: String,
     pub(super) image_max_bytes: u64,
     pub(super) intake: Intake,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Response {
-    fields: Map<String, Value>,
-    stopping: bool,
-}
-
-/// Payload of `request/replay`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ReplayRequest {
-    #[serde(default)]
-    id: Option<String>,
-    from_seq: u64,
-    #[serde(default)]
-    to_seq: Option<u64>,
-    #[serde(default)]
-    source: Option<String>,
 }
 
 /// Why something is not done.
@@ -61,11 +42,11 @@ enum Refusal {
 
 /// Codes for which an image is not taken. While the daemon stops a request waits for the next start.
 pub(crate) const OF_IMAGES: [&str; 5] = [
-    "id_too_long",
-    "empty",
-    "too_large",
-    "disk_low",
-    "queue_full",
+    Code::IdTooLong.word(),
+    Code::Empty.word(),
+    Code::TooLarge.word(),
+    Code::DiskLow.word(),
+    Code::QueueFull.word(),
 ];
 
 impl From<Busy> for Refusal {
@@ -85,16 +66,16 @@ impl From<Refusal> for NotTaken<Refusal> {
 }
 
 impl Refusal {
-    fn code(&self) -> &'static str {
+    fn code(&self) -> Code {
         match self {
-            Self::Id => "id_too_long",
-            Self::Unreadable(_) => "unreadable",
-            Self::Busy { .. } => "busy",
-            Self::Empty => "empty",
-            Self::TooLarge { .. } => "too_large",
-            Self::DiskLow => "disk_low",
-            Self::QueueFull => "queue_full",
-            Self::Stopping => "stopping",
+            Self::Id => Code::IdTooLong,
+            Self::Unreadable(_) => Code::Unreadable,
+            Self::Busy { .. } => Code::Busy,
+            Self::Empty => Code::Empty,
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::DiskLow => Code::DiskLow,
+            Self::QueueFull => Code::QueueFull,
+            Self::Stopping => Code::Stopping,
         }
     }
 
@@ -112,25 +93,24 @@ impl Refusal {
             Self::Stopping => "ask again when it has started",
         }
     }
+
+    fn said(&self) -> Refused {
+        Refused {
+            code: self.code(),
+            words: self.to_string(),
+            remedy: self.remedy(),
+        }
+    }
 }
 
 impl Response {
     pub(super) fn payload(&self) -> Vec<u8> {
-        Value::Object(self.fields.clone()).to_string().into_bytes()
+        object(self).to_string().into_bytes()
     }
 
     /// No answer: the request waits for the next start.
     pub(super) fn is_stopping(&self) -> bool {
-        self.stopping
-    }
-
-    /// What went wrong, if anything.
-    pub(super) fn code(&self) -> Option<&str> {
-        self.fields.get("code")?.as_str()
-    }
-
-    pub(super) fn job(&self) -> Option<Ticket> {
-        self.fields.get("job")?.as_u64()
+        self.code() == Some(Code::Stopping)
     }
 }
 
@@ -150,35 +130,28 @@ impl Responder {
             Ok(fields) => Ok(fields),
             Err(not_done) => Err(not_done.refusal()?),
         };
-        let (status, stopping) = match &done {
-            Ok(_) => ("ok", false),
-            Err(refusal) => ("error", matches!(refusal, Refusal::Stopping)),
+        let (status, answer) = match done {
+            Ok(answer) => (Outcome::Ok, answer),
+            Err(refusal) => (Outcome::Error, Answer::Refused(refusal.said())),
         };
-        if let (Verb::Segment, Err(refusal), false) = (verb, &done, stopping) {
+        let response = Response {
+            schema: response::SCHEMA,
+            verb,
+            id,
+            node: self.node.clone(),
+            at: clock::now(),
+            status,
+            answer,
+        };
+        if let (Verb::Segment, Some(code), false) = (verb, response.code(), response.is_stopping())
+        {
             let metrics = &self.intake.status.metrics;
-            metrics.refused(MQTT_SOURCE, refusal.code());
+            metrics.refused(MQTT_SOURCE, code.word());
         }
-        let fields = done.unwrap_or_else(|refusal| {
-            object(json!({
-                "code": refusal.code(), "words": refusal.to_string(), "remedy": refusal.remedy(),
-            }))
-        });
-        let mut all = object(json!({
-            "schema": "response/1", "verb": verb, "id": id, "node": self.node, "at": clock::now(),
-            "status": status,
-        }));
-        all.extend(fields);
-        Ok(Response {
-            fields: all,
-            stopping,
-        })
+        Ok(response)
     }
 
-    fn replay(
-        &self,
-        payload: &[u8],
-        id: &mut Option<String>,
-    ) -> Result<Map<String, Value>, NotTaken<Refusal>> {
+    fn replay(&self, payload: &[u8], id: &mut Option<String>) -> Result<Answer, NotTaken<Refusal>> {
         let wish: ReplayRequest = serde_json::from_slice(payload).map_err(Refusal::Unreadable)?;
         if let Some(own) = wish.id {
             if own.len() > ID_MAX_BYTES {
@@ -192,13 +165,13 @@ impl Responder {
             source: wish.source,
         };
         match self.intake.outbox.replay(&range)? {
-            outbox::ReplayAnswer::Promised(summary) => Ok(object(json!(summary))),
+            outbox::ReplayAnswer::Promised(summary) => Ok(Answer::Replay(summary)),
             outbox::ReplayAnswer::Busy { replays_max } => Err(Refusal::Busy { replays_max }.into()),
         }
     }
 
     /// As safe as a file of an inbox that was accepted, before anything is said.
-    fn segment(&self, request: &Request) -> Result<Map<String, Value>, NotTaken<Refusal>> {
+    fn segment(&self, request: &Request) -> Result<Answer, NotTaken<Refusal>> {
         let (intake, image) = (&self.intake, request.payload());
         let sender = Sender {
             response_topic: request.response_topic.clone(),
@@ -219,17 +192,11 @@ impl Responder {
         let mut incoming = incoming.sent_by(sender);
         incoming.write(image)?;
         let job = intake.take::<Refusal>(incoming)?;
-        Ok(object(json!({
-            "job": job, "input": Input::of(image),
-            "result": format!("result/{MQTT_SOURCE}"),
-        })))
-    }
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
+        Ok(Answer::Segment(Taken {
+            job,
+            input: Input::of(image),
+            result: format!("result/{MQTT_SOURCE}"),
+        }))
     }
 }
 
@@ -244,8 +211,12 @@ fn printable(bytes: &[u8]) -> Option<String> {
 mod tests {
     use tokio::sync::mpsc;
 
+    use serde_json::Value;
+
     use super::*;
-    use crate::report::schema::{Document, check};
+    use crate::outbox::job::Ticket;
+    use crate::report::schema::Document;
+    use crate::report::schema::tests::check;
 
     fn responder(folder: &std::path::Path) -> (Responder, mpsc::Receiver<Ticket>) {
         let (intake, queue) = Intake::of(folder, 1);
@@ -266,8 +237,7 @@ mod tests {
         let request = Request::of(payload, correlation);
         let response = responder.answer(verb, &request).unwrap();
         let said = serde_json::from_slice(&response.payload()).unwrap();
-        let schema = Document::Response.text();
-        check(&serde_json::from_str(&schema).unwrap(), &said, "response");
+        check(Document::Response, &said, "response");
         said
     }
 

@@ -1,11 +1,8 @@
 //! What subscribers have to know of the state directory: their numbers begin anew, or go on under another name.
 
-use serde::Serialize;
-use uuid::Uuid;
-
-use super::{Encoder, json};
-use crate::clock;
+use super::Encoder;
 use crate::report::Message;
+use crate::report::event::{Facts, Kind, StateDirectory};
 
 /// What subscribers and operators have to know, once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,44 +13,19 @@ pub enum Notice {
     Renamed { before: String, next_seq: u64 },
 }
 
-#[derive(Serialize)]
-struct NoticeEvent<'a> {
-    schema: &'static str,
-    #[serde(rename = "event")]
-    kind: &'static str,
-    seq: u64,
-    node: &'a str,
-    boot: Uuid,
-    at: String,
-    /// Of the one that had the state directory before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    node_before: Option<&'a str>,
-    words: String,
-    remedy: String,
-}
-
 impl Encoder {
     pub fn notice(&self, notice: &Notice, seq: u64) -> Message {
         let (kind, node_before) = match notice {
-            Notice::Created { .. } => ("state_created", None),
-            Notice::Renamed { before, .. } => ("state_renamed", Some(&**before)),
+            Notice::Created { .. } => (Kind::StateCreated, None),
+            Notice::Renamed { before, .. } => (Kind::StateRenamed, Some(&**before)),
         };
         let (words, remedy) = notice.words(&self.node);
-        let event = NoticeEvent {
-            schema: "event/1",
-            kind,
-            seq,
-            node: &self.node,
-            boot: self.boot,
-            at: clock::now(),
+        let facts = Facts::StateDirectory(StateDirectory {
             node_before,
             words,
             remedy,
-        };
-        Message {
-            topic: "event".to_owned(),
-            payload: json(&event),
-        }
+        });
+        self.event(kind, seq, facts)
     }
 }
 
@@ -87,6 +59,7 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
+    use uuid::Uuid;
 
     use super::*;
     use crate::report::privacy::Privacy;

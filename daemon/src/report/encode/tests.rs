@@ -4,14 +4,15 @@ use contract::mask::Rle;
 use segmenter::Timing;
 use segmenter::decode::{Identifiers, SpacingFrom};
 use segmenter::result::Instance;
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
-use super::{Encoder, Entry, Image, Model, Notice, Origin, Report, SeriesFacts};
+use super::{Encoder, Image, Model, Notice, Origin, Report, SeriesFacts};
 use crate::failure::Failure;
 use crate::report::privacy::Privacy;
-use crate::report::schema::{EVENT, RESULT, check};
-use crate::report::{Findings, VolumeOf, sha256};
+use crate::report::schema::Document;
+use crate::report::schema::tests::check;
+use crate::report::{Findings, VolumeOf, result, sha256};
 
 fn encoder(inline_max_bytes: usize) -> Encoder {
     Encoder {
@@ -82,25 +83,20 @@ fn report(encoder: &Encoder, instances: usize) -> Report {
 
 #[test]
 fn results_obey_the_shipped_schema() {
-    let schema: Value = serde_json::from_str(RESULT).unwrap();
     let encoder = encoder(2000);
     for instances in [0, 1, 3, 100] {
         let first = &encoder.messages(report(&encoder, instances))[0];
-        check(
-            &schema,
-            &serde_json::from_slice(&first.payload).unwrap(),
-            "result",
-        );
+        let value = serde_json::from_slice(&first.payload).unwrap();
+        check(Document::Result, &value, "result");
     }
     let full = serde_json::to_value(report(&encoder, 1)).unwrap();
-    for key in schema["required"].as_array().unwrap() {
+    for key in Document::Result.json()["required"].as_array().unwrap() {
         assert!(full.get(key.as_str().unwrap()).is_some(), "{key}");
     }
 }
 
 #[test]
 fn events_obey_the_shipped_schema() {
-    let schema: Value = serde_json::from_str(EVENT).unwrap();
     let encoder = encoder(2000);
     let reason = Failure::CrashLoop { attempts: 3 }.reason();
     let facts = SeriesFacts {
@@ -138,7 +134,7 @@ fn events_obey_the_shipped_schema() {
     ];
     for message in messages {
         let value = serde_json::from_slice(&message.payload).unwrap();
-        check(&schema, &value, "event");
+        check(Document::Event, &value, "event");
     }
 }
 
@@ -147,7 +143,7 @@ fn events_obey_the_shipped_schema() {
 fn the_schema_check_finds_an_extra_field() {
     let mut value = serde_json::to_value(report(&encoder(9999), 1)).unwrap();
     value["patient_name"] = json!("x");
-    check(&serde_json::from_str(RESULT).unwrap(), &value, "result");
+    check(Document::Result, &value, "result");
 }
 
 #[test]
@@ -166,8 +162,8 @@ fn a_large_result_is_split_and_joins_again() {
         .flat_map(|message| message.payload.clone())
         .collect();
     assert_eq!((joined.len(), sha256(&joined)), (masks.bytes, masks.sha256));
-    let entries: Vec<Entry> = serde_json::from_slice(&joined).unwrap();
-    assert_eq!(entries, whole.instances);
+    let instances: Vec<result::Instance> = serde_json::from_slice(&joined).unwrap();
+    assert_eq!(instances, whole.instances);
 }
 
 #[test]
@@ -176,6 +172,6 @@ fn bare_instances_stay_in_the_result_while_they_fit() {
     let first = &encoder.messages(report(&encoder, 5))[0];
     let report: Report = serde_json::from_slice(&first.payload).unwrap();
     assert_eq!(report.instances.len(), 5);
-    assert!(matches!(report.instances[0], Entry::Bare(_)));
+    assert!(report.instances[0].mask.is_none());
     assert!(report.warnings.is_empty());
 }

@@ -1,11 +1,12 @@
 //! Element-wise activations and softmax.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, D, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, D, Layout, Result, Shape, Tensor};
 
 use serde::{Deserialize, Serialize};
 
 use super::kernel::{BLOCK, dot, exp, for_blocks, in_f32, kernel, max, sum, values};
 use super::launch::Launch;
+use super::operation::{Custom, Input, Operation};
 
 /// What stands between the layers of a TinyViT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -23,7 +24,7 @@ pub enum Activation {
 impl Activation {
     /// Of any shape.
     pub fn of(self, x: &Tensor) -> Result<Tensor> {
-        in_f32(x, |x| x.apply_op1(self))
+        in_f32(x, |x| x.apply_op1(Custom(self)))
     }
 
     fn kernel(self) -> [&'static str; 2] {
@@ -42,15 +43,18 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 
 /// Softmax over the last dimension.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    in_f32(x, |x| x.apply_op1(Softmax))
+    in_f32(x, |x| x.apply_op1(Custom(Softmax)))
 }
 
-impl CustomOp1 for Activation {
+impl Operation<1> for Activation {
     fn name(&self) -> &'static str {
         self.kernel()[0]
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn forward_on_cpu(
+        &self,
+        [(storage, layout)]: [Input<'_, CpuStorage>; 1],
+    ) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let mut out = vec![0f32; x.len()];
         match self {
@@ -63,12 +67,20 @@ impl CustomOp1 for Activation {
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
-    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+    fn forward_on_gpu(
+        &self,
+        [(storage, layout)]: [Input<'_, CudaStorage>; 1],
+    ) -> Result<(CudaStorage, Shape)> {
         let launch = Launch::each(self.name(), layout.shape().elem_count(), &[]);
         launch.run(&[(storage, layout)], layout.shape())
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn gradients(
+        &self,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 1]> {
         let launch = Launch::each(self.kernel()[1], x.elem_count(), &[]);
         let grad = kernel(launch, [x, grad], x.shape(), |inputs, out| match self {
             Self::Gelu => each(inputs, out, |[x, grad]| {
@@ -84,7 +96,7 @@ impl CustomOp1 for Activation {
                 grad * (hard_sigmoid(x) + slope)
             }),
         })?;
-        Ok(Some(grad))
+        Ok([Some(grad)])
     }
 }
 
@@ -163,12 +175,15 @@ impl Softmax {
     }
 }
 
-impl CustomOp1 for Softmax {
+impl Operation<1> for Softmax {
     fn name(&self) -> &'static str {
         "softmax"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn forward_on_cpu(
+        &self,
+        [(storage, layout)]: [Input<'_, CpuStorage>; 1],
+    ) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let width = layout.shape().dim(D::Minus1)?;
         let mut out = vec![0f32; x.len()];
@@ -189,12 +204,20 @@ impl CustomOp1 for Softmax {
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
-    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+    fn forward_on_gpu(
+        &self,
+        [(storage, layout)]: [Input<'_, CudaStorage>; 1],
+    ) -> Result<(CudaStorage, Shape)> {
         Self::launch(layout)?.run(&[(storage, layout)], layout.shape())
     }
 
-    fn bwd(&self, _: &Tensor, y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        softmax_backward(y, grad, 1.0).map(Some)
+    fn gradients(
+        &self,
+        [_]: [&Tensor; 1],
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 1]> {
+        softmax_backward(y, grad, 1.0).map(|gradient| [Some(gradient)])
     }
 }
 

@@ -1,12 +1,11 @@
 //! Scaled dot product attention.
 
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, CustomOp3, D, DType, Layout, Result, Shape, Tensor,
-};
+use candle_core::{CpuStorage, CudaStorage, D, DType, Layout, Result, Shape, Tensor};
 
 use super::activation::{rows_per_block, softmax_backward, softmax_row};
 use super::kernel::{axpy, for_blocks, kernel, like, plain, sum, values, vectorized};
 use super::launch::Launch;
+use super::operation::{Custom, Input, Operation};
 use super::product::{Product, ProductSize, product_shape};
 
 /// `softmax(scale * q k^T + bias) v` for `q` (B, H, N, D), `k` and `v` (B, H, M, D) and `bias`
@@ -54,8 +53,8 @@ fn weighted(
         bias: kind,
     };
     let weights = match bias {
-        Some(bias) => q.apply_op3(&k, &like(&q, bias)?, op)?,
-        None => q.apply_op2(&k, op)?,
+        Some(bias) => q.apply_op3(&k, &like(&q, bias)?, Custom(op))?,
+        None => q.apply_op2(&k, Custom(op))?,
     };
     Product {
         swapped: [false; 2],
@@ -300,86 +299,67 @@ impl AttentionWeights {
     }
 }
 
-impl CustomOp2 for AttentionWeights {
+impl Operation<2> for AttentionWeights {
     fn name(&self) -> &'static str {
         "attention-weights"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CpuStorage>; 2],
     ) -> Result<(CpuStorage, Shape)> {
         self.run((s1, l1), (s2, l2), None)
     }
 
-    fn cuda_fwd(
+    fn forward_on_gpu(
         &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CudaStorage>; 2],
     ) -> Result<(CudaStorage, Shape)> {
         self.on_gpu((s1, l1), (s2, l2), None)
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        q: &Tensor,
-        k: &Tensor,
+        [q, k]: [&Tensor; 2],
         weights: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 2]> {
         let (grad_q, grad_k, _) = self.backward([q, k, weights, grad])?;
-        Ok((grad_q, grad_k))
+        Ok([grad_q, grad_k])
     }
 }
 
-impl CustomOp3 for AttentionWeights {
+impl Operation<3> for AttentionWeights {
     fn name(&self) -> &'static str {
         "attention-weights"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
+        [(s1, l1), (s2, l2), (s3, l3)]: [Input<'_, CpuStorage>; 3],
     ) -> Result<(CpuStorage, Shape)> {
         self.bias.check(l3, SCORES.size(l1, l2)?)?;
         self.run((s1, l1), (s2, l2), Some(values(s3, l3)?))
     }
 
-    fn cuda_fwd(
+    fn forward_on_gpu(
         &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
-        s3: &CudaStorage,
-        l3: &Layout,
+        [(s1, l1), (s2, l2), (s3, l3)]: [Input<'_, CudaStorage>; 3],
     ) -> Result<(CudaStorage, Shape)> {
         self.bias.check(l3, SCORES.size(l1, l2)?)?;
         self.on_gpu((s1, l1), (s2, l2), Some((s3, l3)))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        bias: &Tensor,
+        [q, k, bias]: [&Tensor; 3],
         weights: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 3]> {
         let (grad_q, grad_k, scores) = self.backward([q, k, weights, grad])?;
         let grad_bias = bias
             .track_op()
             .then(|| self.bias.backward(bias, &scores, self.scale));
-        Ok((grad_q, grad_k, grad_bias.transpose()?))
+        Ok([grad_q, grad_k, grad_bias.transpose()?])
     }
 }

@@ -1,11 +1,12 @@
 //! Batch normalization in training, and as the affine map it is in evaluation.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Tensor, bail};
 
 use super::kernel::{
     channel_sums, for_blocks, in_f32, like, long_dot, long_sum, plain, squared_deviation,
     sum_per_channel, values,
 };
+use super::operation::{Custom, Input, Operation};
 
 /// Normalizes each channel of `x` (B, C, H, W) by its statistics over the batch, then scales by
 /// `weight` (C) and shifts by `bias` (C). Gives the result, the batch's mean (C) and its biased
@@ -49,7 +50,7 @@ pub fn batch_norm_train(
         mean: mean.to_vec1()?,
         inverse: inverse.to_vec1()?,
     };
-    let y = x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?;
+    let y = x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Custom(op))?;
     Ok((y, mean, variance))
 }
 
@@ -58,7 +59,7 @@ pub fn channel_affine(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tens
     in_f32(x, |x| {
         let (scale, shift) = (like(x, scale)?, like(x, shift)?);
         if x.device().is_cpu() {
-            return x.apply_op3(&scale, &shift, ChannelAffine);
+            return x.apply_op3(&scale, &shift, Custom(ChannelAffine));
         }
         channel_affine_in_steps(x, &scale, &shift)
     })
@@ -199,19 +200,14 @@ impl BatchNorm {
     }
 }
 
-impl CustomOp3 for BatchNorm {
+impl Operation<3> for BatchNorm {
     fn name(&self) -> &'static str {
         "batch-norm"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
+        [(s1, l1), (s2, l2), (s3, l3)]: [Input<'_, CpuStorage>; 3],
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) = (values(s1, l1)?, values(s2, l2)?, values(s3, l3)?);
         let size = Channels::of(l1.dims())?;
@@ -230,14 +226,12 @@ impl CustomOp3 for BatchNorm {
         ))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
+        [x, weight, bias]: [&Tensor; 3],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 3]> {
         let size = Channels::of(x.dims())?;
         let grad = grad.contiguous()?;
         let means = self.gradient_means(x, &grad, size)?;
@@ -268,29 +262,24 @@ impl CustomOp3 for BatchNorm {
         let count = f64::from(size.count());
         let grad_weight = weight.track_op().then(|| &slope * count);
         let grad_bias = bias.track_op().then(|| &average * count);
-        Ok((
+        Ok([
             grad_x.transpose()?,
             grad_weight.transpose()?,
             grad_bias.transpose()?,
-        ))
+        ])
     }
 }
 
 struct ChannelAffine;
 
-impl CustomOp3 for ChannelAffine {
+impl Operation<3> for ChannelAffine {
     fn name(&self) -> &'static str {
         "channel-affine"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
+        [(s1, l1), (s2, l2), (s3, l3)]: [Input<'_, CpuStorage>; 3],
     ) -> Result<(CpuStorage, Shape)> {
         let size = Channels::of(l1.dims())?;
         check_channels(size, [l2, l3])?;
@@ -298,14 +287,12 @@ impl CustomOp3 for ChannelAffine {
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        scale: &Tensor,
-        shift: &Tensor,
+        [x, scale, shift]: [&Tensor; 3],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 3]> {
         let size = Channels::of(x.dims())?;
         let grad = grad.contiguous()?;
         let grad_x = x.track_op().then(|| {
@@ -349,10 +336,10 @@ impl CustomOp3 for ChannelAffine {
             )
         });
         let grad_shift = shift.track_op().then(|| sum_per_channel(&grad));
-        Ok((
+        Ok([
             grad_x.transpose()?,
             grad_scale.transpose()?,
             grad_shift.transpose()?,
-        ))
+        ])
     }
 }

@@ -1,11 +1,12 @@
 //! Dense convolution as matrix products.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::im2col::Windows;
 use super::kernel::{axpy, in_f32, into_values, like, sum_per_channel, values, vectorized};
+use super::operation::{Custom, Input, Operation};
 use super::unfold::conv2d_in_steps;
 
 /// Convolution of `x` (B, I, H, W) with `weight` (O, I, k, k) and `bias` (O), zero padded.
@@ -40,8 +41,8 @@ pub fn conv2d(
             return conv2d_in_steps(x, &weight, bias.as_ref(), windows);
         }
         match bias {
-            Some(bias) => x.apply_op3(&weight, &bias, op),
-            None => x.apply_op2(&weight, op),
+            Some(bias) => x.apply_op3(&weight, &bias, Custom(op)),
+            None => x.apply_op2(&weight, Custom(op)),
         }
     })
 }
@@ -148,54 +149,45 @@ impl Convolution {
         let grad = grad.contiguous()?;
         let to_x = x
             .track_op()
-            .then(|| grad.apply_op2_no_bwd(weight, &InputGradient(*self)));
+            .then(|| grad.apply_op2_no_bwd(weight, &Custom(InputGradient(*self))));
         let to_weight = weight
             .track_op()
-            .then(|| x.apply_op2_no_bwd(&grad, &WeightGradient(*self)));
+            .then(|| x.apply_op2_no_bwd(&grad, &Custom(WeightGradient(*self))));
         Ok((to_x.transpose()?, to_weight.transpose()?))
     }
 }
 
-impl CustomOp2 for Convolution {
+impl Operation<2> for Convolution {
     fn name(&self) -> &'static str {
         "conv2d"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CpuStorage>; 2],
     ) -> Result<(CpuStorage, Shape)> {
         let (y, shape) = self.forward((s1, l1), (s2, l2))?;
         Ok((CpuStorage::F32(y), shape))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
+        [x, weight]: [&Tensor; 2],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        self.gradients(x, weight, grad)
+    ) -> Result<[Option<Tensor>; 2]> {
+        self.gradients(x, weight, grad).map(Into::into)
     }
 }
 
-impl CustomOp3 for Convolution {
+impl Operation<3> for Convolution {
     fn name(&self) -> &'static str {
         "conv2d"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
+        [(s1, l1), (s2, l2), (s3, l3)]: [Input<'_, CpuStorage>; 3],
     ) -> Result<(CpuStorage, Shape)> {
         let (mut y, shape) = self.forward((s1, l1), (s2, l2))?;
         let bias = values(s3, l3)?;
@@ -210,17 +202,15 @@ impl CustomOp3 for Convolution {
         Ok((CpuStorage::F32(y), shape))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
+        [x, weight, bias]: [&Tensor; 3],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 3]> {
         let (to_x, to_weight) = self.gradients(x, weight, grad)?;
         let to_bias = bias.track_op().then(|| sum_per_channel(grad)).transpose()?;
-        Ok((to_x, to_weight, to_bias))
+        Ok([to_x, to_weight, to_bias])
     }
 }
 
@@ -238,17 +228,14 @@ pub(super) fn add_per_channel(y: &mut [f32], bias: &[f32], plane: usize) {
 /// (gradient, weight) to the input's gradient.
 struct InputGradient(Convolution);
 
-impl CustomOp2 for InputGradient {
+impl Operation<2> for InputGradient {
     fn name(&self) -> &'static str {
         "conv2d-input-gradient"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CpuStorage>; 2],
     ) -> Result<(CpuStorage, Shape)> {
         let op = self.0;
         let windows = op.windows;
@@ -280,17 +267,14 @@ impl CustomOp2 for InputGradient {
 /// (input, gradient) to the weight's gradient.
 struct WeightGradient(Convolution);
 
-impl CustomOp2 for WeightGradient {
+impl Operation<2> for WeightGradient {
     fn name(&self) -> &'static str {
         "conv2d-weight-gradient"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CpuStorage>; 2],
     ) -> Result<(CpuStorage, Shape)> {
         let op = self.0;
         let (taps, kernel) = (op.taps(), op.windows.kernel);

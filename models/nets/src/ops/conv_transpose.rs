@@ -1,11 +1,12 @@
 //! Transposed convolution with kernel 2 and stride 2. Its windows do not overlap: it is a matrix
 //! product whose rows are then spread over the finer grid.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::conv::{add_per_channel, conv2d};
 use super::kernel::{in_f32, like, plain, sum_per_channel, values};
+use super::operation::{Custom, Input, Operation};
 
 /// `x` (B, I, H, W), `weight` (I, O, 2, 2), `bias` (O), giving (B, O, 2H, 2W).
 pub fn conv_transpose2x2(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -22,8 +23,8 @@ pub fn conv_transpose2x2(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> 
     let y = conv2d(x, &kernel, None, 1, 0)?;
     in_f32(&y, |y| match bias {
         bias if !y.device().is_cpu() => spread_in_steps(y, bias),
-        Some(bias) => y.apply_op2(&like(y, bias)?, Spread),
-        None => y.apply_op1(Spread),
+        Some(bias) => y.apply_op2(&like(y, bias)?, Custom(Spread)),
+        None => y.apply_op1(Custom(Spread)),
     })
 }
 
@@ -82,32 +83,37 @@ impl Spread {
     }
 }
 
-impl CustomOp1 for Spread {
+impl Operation<1> for Spread {
     fn name(&self) -> &'static str {
         "spread"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn forward_on_cpu(
+        &self,
+        [(storage, layout)]: [Input<'_, CpuStorage>; 1],
+    ) -> Result<(CpuStorage, Shape)> {
         let (out, shape) = Self::run(storage, layout)?;
         Ok((CpuStorage::F32(out), shape))
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Self::backward(x, grad).map(Some)
+    fn gradients(
+        &self,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 1]> {
+        Self::backward(x, grad).map(|gradient| [Some(gradient)])
     }
 }
 
-impl CustomOp2 for Spread {
+impl Operation<2> for Spread {
     fn name(&self) -> &'static str {
         "spread"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CpuStorage>; 2],
     ) -> Result<(CpuStorage, Shape)> {
         let (mut out, shape) = Self::run(s1, l1)?;
         let bias = values(s2, l2)?;
@@ -122,15 +128,14 @@ impl CustomOp2 for Spread {
         Ok((CpuStorage::F32(out), shape))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        bias: &Tensor,
+        [x, bias]: [&Tensor; 2],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 2]> {
         let to_x = x.track_op().then(|| Self::backward(x, grad)).transpose()?;
         let to_bias = bias.track_op().then(|| sum_per_channel(grad)).transpose()?;
-        Ok((to_x, to_bias))
+        Ok([to_x, to_bias])
     }
 }

@@ -1,12 +1,13 @@
 //! Depthwise convolution: one small kernel per channel. candle splits it into one convolution a
 //! channel; here every plane is one pass over memory, planes in parallel.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::im2col::{Windows, add_strided};
 use super::kernel::{axpy, dot, in_f32, kernel, like, values, vectorized};
 use super::launch::Launch;
+use super::operation::{Custom, Input, Operation};
 
 /// Convolution of each channel of `x` (B, C, H, W) with its kernel in `weight` (C, 1, k, k).
 pub fn depthwise_conv2d(
@@ -25,7 +26,9 @@ pub fn depthwise_conv2d(
         );
     }
     let windows = Windows::new([h, w], kernel, stride, padding)?;
-    in_f32(x, |x| x.apply_op2(&like(x, weight)?, Depthwise { windows }))
+    in_f32(x, |x| {
+        x.apply_op2(&like(x, weight)?, Custom(Depthwise { windows }))
+    })
 }
 
 struct Depthwise {
@@ -170,17 +173,14 @@ fn dot_strided(a: &[f32], b: &[f32], stride: usize) -> f32 {
     }
 }
 
-impl CustomOp2 for Depthwise {
+impl Operation<2> for Depthwise {
     fn name(&self) -> &'static str {
         "depthwise-conv2d"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CpuStorage>; 2],
     ) -> Result<(CpuStorage, Shape)> {
         let (batch, channels, _, _) = l1.shape().dims4()?;
         let (x, weight) = (values(s1, l1)?, values(s2, l2)?);
@@ -217,24 +217,20 @@ impl CustomOp2 for Depthwise {
         Ok((CpuStorage::F32(out), self.launch(l1)?.1))
     }
 
-    fn cuda_fwd(
+    fn forward_on_gpu(
         &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CudaStorage>; 2],
     ) -> Result<(CudaStorage, Shape)> {
         let (launch, shape) = self.launch(l1)?;
         launch.run(&[(s1, l1), (s2, l2)], shape)
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
+        [x, weight]: [&Tensor; 2],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 2]> {
         let grad = grad.contiguous()?;
         let to_x = x
             .track_op()
@@ -242,6 +238,6 @@ impl CustomOp2 for Depthwise {
         let to_weight = weight
             .track_op()
             .then(|| self.weight_gradient(x, &grad, weight.shape()));
-        Ok((to_x.transpose()?, to_weight.transpose()?))
+        Ok([to_x.transpose()?, to_weight.transpose()?])
     }
 }

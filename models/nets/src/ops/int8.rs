@@ -1,9 +1,10 @@
 //! Rounding as in an exported int8 graph, while the network trains: it can learn to do without what is lost there.
 //! Gradients pass as if nothing was rounded.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 
 use super::kernel::{BLOCK, for_blocks, in_f32, values};
+use super::operation::{Custom, Input, Operation};
 use crate::Mode;
 
 /// An activation has 256 steps with a zero point, a weight is symmetric.
@@ -34,7 +35,7 @@ enum Rounding {
 
 fn rounded(x: &Tensor, rounding: Rounding) -> Result<Tensor> {
     if x.device().is_cpu() {
-        return x.apply_op1(rounding);
+        return x.apply_op1(Custom(rounding));
     }
     let found = rounding.grid(&x.flatten_all()?.to_vec1()?, x.shape());
     let mut shape = vec![1; x.rank()];
@@ -85,12 +86,15 @@ impl Rounding {
     }
 }
 
-impl CustomOp1 for Rounding {
+impl Operation<1> for Rounding {
     fn name(&self) -> &'static str {
         "round to int8"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn forward_on_cpu(
+        &self,
+        [(storage, layout)]: [Input<'_, CpuStorage>; 1],
+    ) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let Grid { steps, least, most } = self.grid(x, layout.shape());
         let width = x.len() / steps.len();
@@ -111,8 +115,13 @@ impl CustomOp1 for Rounding {
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
-    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(grad.clone()))
+    fn gradients(
+        &self,
+        [_]: [&Tensor; 1],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 1]> {
+        Ok([Some(grad.clone())])
     }
 }
 

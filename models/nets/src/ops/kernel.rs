@@ -3,13 +3,11 @@
 
 use std::sync::LazyLock;
 
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor,
-    bail,
-};
+use candle_core::{CpuStorage, CudaStorage, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::launch::Launch;
+use super::operation::{Custom, Input, Operation};
 
 static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
 
@@ -57,84 +55,28 @@ struct Plain<F> {
     fill: F,
 }
 
-impl<F: Fn(&[&[f32]], &mut [f32])> Plain<F> {
-    fn on_cpu(&self, inputs: &[&[f32]]) -> (CpuStorage, Shape) {
-        let mut out = vec![0f32; self.shape.elem_count()];
-        (self.fill)(inputs, &mut out);
-        #[cfg(test)]
-        super::launch::recorder::record(self.launch.as_ref(), inputs, &out);
-        (CpuStorage::F32(out), self.shape.clone())
+impl<const N: usize, F: Fn(&[&[f32]], &mut [f32])> Operation<N> for Plain<F> {
+    fn name(&self) -> &'static str {
+        self.name
     }
 
-    fn on_gpu(&self, inputs: &[(&CudaStorage, &Layout)]) -> Result<(CudaStorage, Shape)> {
+    fn forward_on_cpu(&self, inputs: [Input<'_, CpuStorage>; N]) -> Result<(CpuStorage, Shape)> {
+        let mut slices = [&[][..]; N];
+        for (slice, (storage, layout)) in slices.iter_mut().zip(inputs) {
+            *slice = values(storage, layout)?;
+        }
+        let mut out = vec![0f32; self.shape.elem_count()];
+        (self.fill)(&slices, &mut out);
+        #[cfg(test)]
+        super::launch::recorder::record(self.launch.as_ref(), &slices, &out);
+        Ok((CpuStorage::F32(out), self.shape.clone()))
+    }
+
+    fn forward_on_gpu(&self, inputs: [Input<'_, CudaStorage>; N]) -> Result<(CudaStorage, Shape)> {
         match &self.launch {
-            Some(launch) => launch.run(inputs, self.shape.clone()),
+            Some(launch) => launch.run(&inputs, self.shape.clone()),
             None => bail!("{} has no kernel for a GPU", self.name),
         }
-    }
-}
-
-impl<F: Fn(&[&[f32]], &mut [f32])> CustomOp1 for Plain<F> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok(self.on_cpu(&[values(s, l)?]))
-    }
-    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> Result<(CudaStorage, Shape)> {
-        self.on_gpu(&[(s, l)])
-    }
-}
-
-impl<F: Fn(&[&[f32]], &mut [f32])> CustomOp2 for Plain<F> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.on_cpu(&[values(s1, l1)?, values(s2, l2)?]))
-    }
-    fn cuda_fwd(
-        &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.on_gpu(&[(s1, l1), (s2, l2)])
-    }
-}
-
-impl<F: Fn(&[&[f32]], &mut [f32])> CustomOp3 for Plain<F> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-    fn cpu_fwd(
-        &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.on_cpu(&[values(s1, l1)?, values(s2, l2)?, values(s3, l3)?]))
-    }
-    fn cuda_fwd(
-        &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
-        s3: &CudaStorage,
-        l3: &Layout,
-    ) -> Result<(CudaStorage, Shape)> {
-        self.on_gpu(&[(s1, l1), (s2, l2), (s3, l3)])
     }
 }
 
@@ -169,7 +111,7 @@ fn plain_or<const N: usize>(
         .iter()
         .map(|input| input.contiguous())
         .collect::<Result<Vec<_>>>()?;
-    let op = Plain {
+    let op = Custom(Plain {
         name,
         launch,
         shape,
@@ -177,7 +119,7 @@ fn plain_or<const N: usize>(
             let slices = slices.try_into().expect("as many slices as inputs");
             fill(slices, out);
         },
-    };
+    });
     match &contiguous[..] {
         [a] => a.apply_op1_no_bwd(&op),
         [a, b] => a.apply_op2_no_bwd(b, &op),

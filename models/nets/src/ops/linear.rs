@@ -1,13 +1,12 @@
 //! The affine map of a linear layer.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail,
-};
+use candle_core::{CpuStorage, CudaStorage, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::kernel::{axpy, for_blocks, in_f32, into_values, like, plain, values, vectorized};
 use super::launch::Launch;
+use super::operation::{Custom, Input, Operation};
 
 /// `x weight^T + bias` for `x` (.., in), `weight` (out, in) and `bias` (out). A weight or an input
 /// that needs no gradient costs nothing in the backward pass.
@@ -15,16 +14,19 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     in_f32(x, |x| {
         let weight = like(x, weight)?;
         match bias {
-            Some(bias) if x.device().is_cpu() => x.apply_op3(&weight, &like(x, bias)?, Linear),
+            Some(bias) if x.device().is_cpu() => {
+                x.apply_op3(&weight, &like(x, bias)?, Custom(Linear))
+            }
             Some(bias) => linear_in_steps(x, &weight, &like(x, bias)?),
-            None => x.apply_op2(&weight, Linear),
+            None => x.apply_op2(&weight, Custom(Linear)),
         }
     })
 }
 
 /// With a bias, on a GPU.
 pub(super) fn linear_in_steps(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.apply_op2(weight, Linear)?.apply_op2(bias, AddRow)
+    x.apply_op2(weight, Custom(Linear))?
+        .apply_op2(bias, Custom(AddRow))
 }
 
 struct Linear;
@@ -67,55 +69,43 @@ impl Linear {
     }
 }
 
-impl CustomOp2 for Linear {
+impl Operation<2> for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CpuStorage>; 2],
     ) -> Result<(CpuStorage, Shape)> {
         Self::forward((s1, l1), (s2, l2))
     }
 
-    fn cuda_fwd(
+    fn forward_on_gpu(
         &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CudaStorage>; 2],
     ) -> Result<(CudaStorage, Shape)> {
         Self::forward((s1, l1), (s2, l2))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
+        [x, weight]: [&Tensor; 2],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Self::backward(x, weight, grad)
+    ) -> Result<[Option<Tensor>; 2]> {
+        Self::backward(x, weight, grad).map(Into::into)
     }
 }
 
-impl CustomOp3 for Linear {
+impl Operation<3> for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
+        [(s1, l1), (s2, l2), (s3, l3)]: [Input<'_, CpuStorage>; 3],
     ) -> Result<(CpuStorage, Shape)> {
         let (y, shape) = Self::forward((s1, l1), (s2, l2))?;
         let (mut y, bias) = (into_values(y)?, values(s3, l3)?);
@@ -130,17 +120,15 @@ impl CustomOp3 for Linear {
         Ok((CpuStorage::F32(y), shape))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
+        [x, weight, bias]: [&Tensor; 3],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 3]> {
         let (grad_x, grad_weight) = Self::backward(x, weight, grad)?;
         let grad_bias = bias.track_op().then(|| sum_rows(grad, bias.elem_count()));
-        Ok((grad_x, grad_weight, grad_bias.transpose()?))
+        Ok([grad_x, grad_weight, grad_bias.transpose()?])
     }
 }
 
@@ -169,17 +157,14 @@ impl AddRow {
     }
 }
 
-impl CustomOp2 for AddRow {
+impl Operation<2> for AddRow {
     fn name(&self) -> &'static str {
         "add-row"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CpuStorage>; 2],
     ) -> Result<(CpuStorage, Shape)> {
         let (x, bias) = (values(s1, l1)?, values(s2, l2)?);
         let mut out = x.to_vec();
@@ -189,25 +174,21 @@ impl CustomOp2 for AddRow {
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    fn cuda_fwd(
+    fn forward_on_gpu(
         &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CudaStorage>; 2],
     ) -> Result<(CudaStorage, Shape)> {
         Self::launch(l1, l2).run(&[(s1, l1), (s2, l2)], l1.shape())
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        bias: &Tensor,
+        [x, bias]: [&Tensor; 2],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 2]> {
         let to_bias = bias.track_op().then(|| sum_rows(grad, bias.elem_count()));
-        Ok((x.track_op().then(|| grad.clone()), to_bias.transpose()?))
+        Ok([x.track_op().then(|| grad.clone()), to_bias.transpose()?])
     }
 }
 

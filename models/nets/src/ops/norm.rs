@@ -1,16 +1,19 @@
 //! Layer normalization over the last dimension.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, Result, Shape, Tensor, bail};
 
 use super::activation::rows_per_block;
 use super::kernel::{dot, for_blocks, in_f32, kernel, like, plain, squared_deviation, sum, values};
 use super::launch::Launch;
 use super::linear::{add_row_sums, sum_rows};
+use super::operation::{Custom, Input, Operation};
 
 /// Normalizes over the last dimension, then scales by `weight` and shifts by `bias`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let op = LayerNorm { eps: eps as f32 };
-    in_f32(x, |x| x.apply_op3(&like(x, weight)?, &like(x, bias)?, op))
+    in_f32(x, |x| {
+        x.apply_op3(&like(x, weight)?, &like(x, bias)?, Custom(op))
+    })
 }
 
 pub(super) struct LayerNorm {
@@ -100,26 +103,23 @@ impl LayerNorm {
         width: usize,
     ) -> Result<Tensor> {
         let ones = Tensor::ones(width, x.dtype(), x.device())?;
-        let normalized = x
-            .detach()
-            .apply_op3_no_bwd(&ones, &ones.zeros_like()?, self)?;
+        let normalized = x.detach().apply_op3_no_bwd(
+            &ones,
+            &ones.zeros_like()?,
+            &Custom(Self { eps: self.eps }),
+        )?;
         sum_rows(&(normalized * grad)?, width)
     }
 }
 
-impl CustomOp3 for LayerNorm {
+impl Operation<3> for LayerNorm {
     fn name(&self) -> &'static str {
         "layer-norm"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
+        [(s1, l1), (s2, l2), (s3, l3)]: [Input<'_, CpuStorage>; 3],
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) = (values(s1, l1)?, values(s2, l2)?, values(s3, l3)?);
         let width = weight.len();
@@ -154,38 +154,31 @@ impl CustomOp3 for LayerNorm {
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    fn cuda_fwd(
+    fn forward_on_gpu(
         &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
-        s3: &CudaStorage,
-        l3: &Layout,
+        [(s1, l1), (s2, l2), (s3, l3)]: [Input<'_, CudaStorage>; 3],
     ) -> Result<(CudaStorage, Shape)> {
         let width = l2.shape().elem_count();
         self.launch("layer_norm", l1.shape().elem_count(), width)
             .run(&[(s1, l1), (s2, l2), (s3, l3)], l1.shape())
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
+        [x, weight, bias]: [&Tensor; 3],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 3]> {
         let width = weight.elem_count();
         let grad_x = x.track_op().then(|| self.input_gradient(x, weight, grad));
         let grad_weight = weight
             .track_op()
             .then(|| self.weight_gradient(x, grad, width));
         let grad_bias = bias.track_op().then(|| sum_rows(grad, width));
-        Ok((
+        Ok([
             grad_x.transpose()?,
             grad_weight.transpose()?,
             grad_bias.transpose()?,
-        ))
+        ])
     }
 }

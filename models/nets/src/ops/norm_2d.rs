@@ -1,19 +1,20 @@
 //! Layer normalization over the channels of each pixel.
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::kernel::{
     BLOCK, axpy, channel_sums, for_blocks, in_f32, like, plain, sum_per_channel, values, vectorized,
 };
 use super::norm::layer_norm;
+use super::operation::{Custom, Input, Operation};
 
 /// `layer_norm` over the channels of each pixel: `x` (B, C, H, W), `weight` and `bias` (C).
 pub fn layer_norm_2d(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let op = LayerNorm2d { eps: eps as f32 };
     in_f32(x, |x| {
         if x.device().is_cpu() {
-            return x.apply_op3(&like(x, weight)?, &like(x, bias)?, op);
+            return x.apply_op3(&like(x, weight)?, &like(x, bias)?, Custom(op));
         }
         layer_norm_2d_in_steps(x, weight, bias, eps)
     })
@@ -214,19 +215,14 @@ fn for_planes(
         });
 }
 
-impl CustomOp3 for LayerNorm2d {
+impl Operation<3> for LayerNorm2d {
     fn name(&self) -> &'static str {
         "layer-norm-2d"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
-        s3: &CpuStorage,
-        l3: &Layout,
+        [(s1, l1), (s2, l2), (s3, l3)]: [Input<'_, CpuStorage>; 3],
     ) -> Result<(CpuStorage, Shape)> {
         let (x, weight, bias) = (values(s1, l1)?, values(s2, l2)?, values(s3, l3)?);
         let size = size(l1.dims())?;
@@ -258,21 +254,19 @@ impl CustomOp3 for LayerNorm2d {
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
+        [x, weight, bias]: [&Tensor; 3],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 3]> {
         let grad_x = x.track_op().then(|| self.input_gradient(x, weight, grad));
         let grad_weight = weight.track_op().then(|| self.weight_gradient(x, grad));
         let grad_bias = bias.track_op().then(|| sum_per_channel(grad));
-        Ok((
+        Ok([
             grad_x.transpose()?,
             grad_weight.transpose()?,
             grad_bias.transpose()?,
-        ))
+        ])
     }
 }

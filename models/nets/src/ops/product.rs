@@ -2,10 +2,11 @@
 //! attention one after the other.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CudaStorage, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::kernel::{BLOCK, into_values};
+use super::operation::{Custom, Input, Operation};
 
 /// `a b` for `a` (.., m, k) and `b` (.., k, n); the flags say which of the two is stored with its
 /// last two dimensions swapped.
@@ -26,12 +27,13 @@ pub(super) struct ProductSize {
 impl Product {
     /// With the gradients of both.
     pub(super) fn apply(self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        a.contiguous()?.apply_op2(&b.contiguous()?, self)
+        a.contiguous()?.apply_op2(&b.contiguous()?, Custom(self))
     }
 
     /// Without gradients.
     pub(super) fn apply_no_bwd(self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        a.contiguous()?.apply_op2_no_bwd(&b.contiguous()?, &self)
+        a.contiguous()?
+            .apply_op2_no_bwd(&b.contiguous()?, &Custom(self))
     }
 
     pub(super) fn size(self, a: &Layout, b: &Layout) -> Result<ProductSize> {
@@ -131,17 +133,14 @@ pub(super) fn product_shape(a: &Layout, size: ProductSize) -> Shape {
     dims.into()
 }
 
-impl CustomOp2 for Product {
+impl Operation<2> for Product {
     fn name(&self) -> &'static str {
         "product"
     }
 
-    fn cpu_fwd(
+    fn forward_on_cpu(
         &self,
-        s1: &CpuStorage,
-        l1: &Layout,
-        s2: &CpuStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CpuStorage>; 2],
     ) -> Result<(CpuStorage, Shape)> {
         let shape = product_shape(l1, self.size(l1, l2)?);
         let out = self.run((s1, l1), (s2, l2), |_, product, out| {
@@ -150,24 +149,20 @@ impl CustomOp2 for Product {
         Ok((CpuStorage::F32(out), shape))
     }
 
-    fn cuda_fwd(
+    fn forward_on_gpu(
         &self,
-        s1: &CudaStorage,
-        l1: &Layout,
-        s2: &CudaStorage,
-        l2: &Layout,
+        [(s1, l1), (s2, l2)]: [Input<'_, CudaStorage>; 2],
     ) -> Result<(CudaStorage, Shape)> {
         let shape = product_shape(l1, self.size(l1, l2)?);
         Ok((self.whole((s1, l1), (s2, l2))?, shape))
     }
 
-    fn bwd(
+    fn gradients(
         &self,
-        a: &Tensor,
-        b: &Tensor,
+        [a, b]: [&Tensor; 2],
         _: &Tensor,
         grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    ) -> Result<[Option<Tensor>; 2]> {
         let [swap_a, swap_b] = self.swapped;
         let product = |swapped, a, b| Product { swapped }.apply_no_bwd(a, b);
         // With A and B unswapped: dA = G B^T and dB = A^T G; a swapped one gets its transpose.
@@ -185,6 +180,6 @@ impl CustomOp2 for Product {
                 product([!swap_a, false], a, grad)
             }
         });
-        Ok((grad_a.transpose()?, grad_b.transpose()?))
+        Ok([grad_a.transpose()?, grad_b.transpose()?])
     }
 }

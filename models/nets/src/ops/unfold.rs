@@ -1,11 +1,12 @@
 //! Convolution on a GPU: its windows as the rows of a matrix, all at once, and a linear layer.
 
-use candle_core::{CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CudaStorage, Layout, Result, Shape, Tensor};
 
 use super::im2col::Windows;
 use super::kernel::{kernel, values};
 use super::launch::Launch;
 use super::linear;
+use super::operation::{Custom, Input, Operation};
 
 /// `x` (B, I, H, W) with `weight` (O, I, k, k) and `bias` (O), giving (B, O, H', W').
 pub(super) fn conv2d_in_steps(
@@ -19,7 +20,7 @@ pub(super) fn conv2d_in_steps(
     let rows = if windows.is_pointwise() {
         x.flatten_from(2)?.transpose(1, 2)?.contiguous()?
     } else {
-        x.apply_op1(Unfold { windows, inputs })?
+        x.apply_op1(Custom(Unfold { windows, inputs }))?
     };
     let [height, width] = windows.output;
     linear(&rows, &weight.reshape((outputs, ()))?, bias)?
@@ -60,12 +61,15 @@ impl Unfold {
     }
 }
 
-impl CustomOp1 for Unfold {
+impl Operation<1> for Unfold {
     fn name(&self) -> &'static str {
         "unfold"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn forward_on_cpu(
+        &self,
+        [(storage, layout)]: [Input<'_, CpuStorage>; 1],
+    ) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let (_, shape) = self.launch(layout)?;
         let (taps, pixels) = (self.taps(), self.windows.pixels_out());
@@ -81,12 +85,20 @@ impl CustomOp1 for Unfold {
         Ok((CpuStorage::F32(out), shape))
     }
 
-    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+    fn forward_on_gpu(
+        &self,
+        [(storage, layout)]: [Input<'_, CudaStorage>; 1],
+    ) -> Result<(CudaStorage, Shape)> {
         let (launch, shape) = self.launch(layout)?;
         launch.run(&[(storage, layout)], shape)
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+    fn gradients(
+        &self,
+        [x]: [&Tensor; 1],
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<[Option<Tensor>; 1]> {
         let numbers = self.windows.numbers(self.inputs);
         let launch = Launch::each("scatter", x.elem_count(), &numbers);
         let (taps, pixels) = (self.taps(), self.windows.pixels_out());
@@ -98,6 +110,6 @@ impl CustomOp1 for Unfold {
                     .scatter(columns, 0..self.windows.output[0], image);
             }
         })
-        .map(Some)
+        .map(|gradient| [Some(gradient)])
     }
 }

@@ -64,7 +64,7 @@ impl Padding {
         );
         let is_below = lowest? >= low && lowest? <= high;
         let is_above = highest? <= high && highest? >= low;
-        let is_padding = |value: &f32| (*value >= low) & (*value <= high);
+        let is_padding = |value: &f32| (low..=high).contains(value);
         (is_below || is_above).then(|| stored.iter().map(is_padding).collect())
     }
 }

@@ -14,6 +14,7 @@ use crate::warning::Warning;
 
 /// Where the spacing of an image comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SpacingFrom {
     PixelSpacing,

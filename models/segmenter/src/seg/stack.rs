@@ -60,6 +60,7 @@ pub(super) fn places(slices: &[Slice], frames: &[(usize, usize)]) -> Vec<Place> 
 
 /// What a class fills.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Volume {
     pub id: u8,
     pub label: String,

@@ -8,6 +8,30 @@ use crate::decode::error::DecodeError;
 
 const DNL: [u8; 2] = [0xff, 0xdc];
 
+/// From three bytes each.
+fn components(parameters: &[u8]) -> Result<Vec<Component>, DecodeError> {
+    let components = parameters.as_chunks::<3>().0.iter();
+    let components: Vec<Component> = components
+        .map(|&[id, factors, quantization]| Component {
+            id,
+            horizontal: usize::from(factors >> 4),
+            vertical: usize::from(factors & 15),
+            quantization: usize::from(quantization),
+        })
+        .collect();
+    let valid = |component: &Component| {
+        (1..=4).contains(&component.horizontal)
+            && (1..=4).contains(&component.vertical)
+            && component.quantization < 4
+    };
+    if !components.iter().all(valid) {
+        return Err(malformed(
+            "a component has no such sampling factor or table",
+        ));
+    }
+    Ok(components)
+}
+
 impl Stream<'_> {
     pub(super) fn frame_header(
         &mut self,
@@ -48,25 +72,7 @@ impl Stream<'_> {
             ));
         }
         let parameters = segment.get(6..6 + 3 * n_components).ok_or_else(truncated)?;
-        let components = parameters.as_chunks::<3>().0.iter();
-        let components: Vec<_> = components
-            .map(|&[id, factors, quantization]| Component {
-                id,
-                horizontal: usize::from(factors >> 4),
-                vertical: usize::from(factors & 15),
-                quantization: usize::from(quantization),
-            })
-            .collect();
-        let valid = |component: &Component| {
-            (1..=4).contains(&component.horizontal)
-                && (1..=4).contains(&component.vertical)
-                && component.quantization < 4
-        };
-        if !components.iter().all(valid) {
-            return Err(malformed(
-                "a component has no such sampling factor or table",
-            ));
-        }
+        let components = components(parameters)?;
         let frame = Frame {
             process,
             precision,

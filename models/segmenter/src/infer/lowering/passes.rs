@@ -2,7 +2,7 @@
 
 use super::super::ops::{Activation, Depthwise, Layout, Patches, RelativeBias, WindowAttention};
 use super::graph::{
-    Draft, Graph, LinearDraft, Matrix, OURS, RowsDraft, Values, attribute, integers,
+    Draft, Graph, LinearDraft, Matrix, OURS, RowsDraft, Steps, Values, attribute, integers,
 };
 
 pub(super) type Pass = fn(&mut Graph, usize) -> Option<()>;
@@ -92,11 +92,44 @@ fn convolution(graph: &mut Graph, root: usize) -> Option<()> {
         return None;
     }
     let groups = usize::try_from(attribute(node, "group", 1)).ok()?;
-    let mut removed = vec![flat, conv];
-    let quantized = graph.quantized(&node.input[0]);
-    let x = quantized.as_ref().map_or(&node.input[0][..], |(x, ..)| x);
+    let source = source(graph, &node.input[0])?;
+    let &[1, channels, height, width] = &source.map[..] else {
+        return None;
+    };
+    let patches = Patches {
+        height,
+        width,
+        channels,
+        stride,
+        layout: source.layout,
+    };
+    let kernel = kernel(graph, &node.input[1], &source)?;
+    let draft = convolved(patches, kernel, groups, bias)?;
+    let removed = [&[flat, conv], &source.removed[..]].concat();
+    graph.replace(root, &removed, vec![source.input], draft);
+    Some(())
+}
+
+/// What a convolution reads.
+struct Source {
+    input: String,
+    /// (1, channels, height, width)
+    map: Vec<usize>,
+    layout: Layout,
+    /// Of bytes.
+    steps: Option<Steps>,
+    /// Nodes between the input and the convolution.
+    removed: Vec<usize>,
+}
+
+fn source(graph: &Graph, value: &str) -> Option<Source> {
+    let quantized = graph.quantized(value);
+    let x = quantized.as_ref().map_or(value, |(x, ..)| x);
     let steps = quantized.as_ref().map(|(_, steps, _)| *steps);
-    removed.extend(quantized.iter().flat_map(|(_, _, places)| places));
+    let mut removed: Vec<usize> = quantized
+        .iter()
+        .flat_map(|(_, _, places)| *places)
+        .collect();
     let (input, map, layout) = match graph.reshape(x) {
         Some((reshape, flat, map)) => {
             let (transpose, tokens) = graph.transpose(flat, &[1, 0])?;
@@ -105,36 +138,52 @@ fn convolution(graph: &mut Graph, root: usize) -> Option<()> {
         }
         None => (x.to_owned(), graph.image_shape(x)?, Layout::Planes),
     };
-    let &[1, channels, height, width] = &map[..] else {
-        return None;
-    };
-    let patches = Patches {
-        height,
-        width,
-        channels,
-        stride,
+    Some(Source {
+        input,
+        map,
         layout,
-    };
-    let integers = steps.and_then(|steps| Some((steps, graph.weights(&node.input[1], 0)?)));
-    let (shape, kernel) = match integers {
+        steps,
+        removed,
+    })
+}
+
+struct Kernel {
+    /// (out, in, 3, 3)
+    shape: Vec<usize>,
+    /// (K, out)
+    values: Values,
+}
+
+fn kernel(graph: &Graph, value: &str, source: &Source) -> Option<Kernel> {
+    let channels = source.map[1];
+    let integers = source
+        .steps
+        .and_then(|steps| Some((steps, graph.weights(value, 0)?)));
+    match integers {
         Some((input, (shape, values, scales))) if 9 * channels <= MOST_PRODUCTS => {
-            let values = order(&values, &shape, layout)?;
+            let values = order(&values, &shape, source.layout)?;
             let values = Values::I8 {
                 values,
                 scales,
                 input,
             };
-            (shape, values)
+            Some(Kernel { shape, values })
         }
-        _ if steps.is_some() => return None,
+        _ if source.steps.is_some() => None,
         _ => {
-            let (shape, values) = graph.f32(&node.input[1])?;
-            let values = order(&values, &shape, layout)?;
-            (shape, Values::F32(values))
+            let (shape, values) = graph.f32(value)?;
+            let values = Values::F32(order(&values, &shape, source.layout)?);
+            Some(Kernel { shape, values })
         }
-    };
+    }
+}
+
+/// The operation: depthwise, or of all channels.
+fn convolved(patches: Patches, kernel: Kernel, groups: usize, bias: Vec<f32>) -> Option<Draft> {
+    let channels = patches.channels;
+    let Kernel { shape, values } = kernel;
     let activation = Activation::None;
-    let draft = match kernel {
+    match values {
         // (9, C) is (K, out) of one input channel.
         Values::F32(taps) if groups == channels && shape[..2] == [channels, 1] => {
             let bias = if bias.is_empty() {
@@ -142,14 +191,14 @@ fn convolution(graph: &mut Graph, root: usize) -> Option<()> {
             } else {
                 bias
             };
-            Draft::Depthwise(Depthwise {
+            Some(Draft::Depthwise(Depthwise {
                 patches,
                 taps,
                 bias,
                 activation,
-            })
+            }))
         }
-        values if groups == 1 && shape[1] == channels => Draft::Linear(LinearDraft {
+        values if groups == 1 && shape[1] == channels => Some(Draft::Linear(LinearDraft {
             weights: Matrix {
                 shape: [9 * channels, shape[0]],
                 values,
@@ -157,11 +206,9 @@ fn convolution(graph: &mut Graph, root: usize) -> Option<()> {
             bias,
             activation,
             rows: RowsDraft::Patches(patches),
-        }),
-        _ => return None,
-    };
-    graph.replace(root, &removed, vec![input], draft);
-    Some(())
+        })),
+        _ => None,
+    }
 }
 
 /// A kernel (out, in, 3, 3) as (K, out), K in the order of the patches.
