@@ -30,7 +30,7 @@ pub use store::Store;
 
 use shadow::ComparisonFigures;
 
-/// A loaded bundle and what messages say of it.
+/// A loaded bundle, and the model as messages name it.
 pub struct Serving {
     pub segmenter: Segmenter,
     pub model: Model,
@@ -48,7 +48,7 @@ pub struct Models {
     pub store: Store,
     slots: Vec<Slot>,
     compares_candidates: bool,
-    /// Moves when there is something to publish.
+    /// Grows when there is something to publish.
     revision: AtomicU64,
 }
 
@@ -80,7 +80,7 @@ impl Problem {
     }
 }
 
-/// Lets all models multiply with so many threads; where they cannot be had, one does.
+/// Sets the number of threads that multiply, for all models; one thread does where they cannot be started.
 pub(crate) fn use_threads(threads: usize) {
     match set_threads(threads) {
         Ok(threads) => tracing::debug!(threads, "threads that multiply"),
@@ -88,7 +88,7 @@ pub(crate) fn use_threads(threads: usize) {
     }
 }
 
-/// Says what was asked for that this CPU does not have.
+/// Logs whether this CPU has half precision, where it is asked for.
 pub(crate) fn log_half_precision(wanted: bool) {
     match half_precision() {
         _ if !wanted => {}
@@ -121,7 +121,7 @@ impl Models {
         })
     }
 
-    /// Without slots, for tests of what does not concern them.
+    /// Has no slots; for tests that need none.
     #[cfg(test)]
     pub(crate) fn none(config: &Config) -> Self {
         Self {
@@ -176,7 +176,7 @@ impl Models {
         self.slots.iter().find(|slot| slot.name == name)
     }
 
-    /// The next image of this slot meets another model.
+    /// From the next image on another model serves this slot.
     fn serve(&self, slot: &str, next: Arc<Serving>) {
         if let Some(slot) = self.find(slot) {
             let mut state = slot.lock();
@@ -230,7 +230,7 @@ impl Models {
         self.revision.load(Ordering::Relaxed)
     }
 
-    /// A slot serves what served before, because its own version does not open.
+    /// Whether a slot serves an older version because its own does not open.
     pub fn fell_back(&self) -> bool {
         self.slots.iter().any(|slot| slot.lock().fell_back)
     }

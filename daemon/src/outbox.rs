@@ -96,7 +96,7 @@ pub struct Outbox {
     database: Database,
     path: PathBuf,
     retention: config::Results,
-    /// Jobs whose files have gone where they belong; their rows go with the next commit.
+    /// Jobs whose files are where they belong; the next commit removes their rows.
     departed: Mutex<Vec<JobNumber>>,
 }
 
@@ -138,7 +138,7 @@ impl Outbox {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(create(error)),
                 _ => {}
             }
-            // Made by us, who know its rights.
+            // This function makes it, with the rights that it shall have.
             drop(create_file(&part).map_err(create)?);
             drop(database().create(&part).map_err(&opened)?);
             File::open(&part)
@@ -187,7 +187,7 @@ impl Outbox {
         &self.path
     }
 
-    /// With other limits for what is kept than the default ones.
+    /// Sets how long and how much of what was acknowledged is kept.
     pub fn with_retention(self, retention: config::Results) -> Self {
         Self { retention, ..self }
     }
@@ -215,7 +215,7 @@ impl Outbox {
         })
     }
 
-    /// Counts an input that was refused at the door and not kept.
+    /// Counts an input that was refused and not kept.
     pub fn reject(&self) -> Result<(), OutboxError> {
         self.write(|transaction| {
             add(transaction, "received", 1)?;
@@ -283,7 +283,7 @@ impl Outbox {
         })
     }
 
-    /// The job's file is where it belongs. The row goes with the next commit: if that never comes,
+    /// The job's file is where it belongs. The next commit removes its row: if that never comes,
     /// the next start finds nothing left to move and drops it.
     pub fn forget(&self, job_number: JobNumber) {
         self.departed

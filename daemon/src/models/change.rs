@@ -40,7 +40,7 @@ pub enum Reply {
     Refused(String),
 }
 
-/// A slot for people.
+/// A slot as `models list` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotView {
     pub slot: String,
@@ -50,7 +50,7 @@ pub struct SlotView {
     pub highest_counter: Option<u64>,
     /// The highest counter first.
     pub installed: Vec<Version>,
-    /// Folders of installed versions that are not what they were.
+    /// Folders of installed versions that were changed since.
     pub damaged: Vec<String>,
     /// What does not work, where a daemon runs.
     pub problem: Option<String>,

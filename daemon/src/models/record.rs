@@ -37,14 +37,14 @@ impl Deployment {
     }
 }
 
-/// The highest counter that ever served, and whose it was.
+/// The highest counter that ever served, and the digest of its bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HighestCounter {
     pub counter: u64,
     pub digest: String,
 }
 
-/// What a slot knows; empty before the first start.
+/// The deployments of a slot; empty before the first start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub active: Option<Deployment>,
@@ -57,7 +57,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// No counter below the highest, and no other content under the same one.
+    /// Refuses a counter below the highest, and other content under the same counter.
     pub(super) fn check(&self, slot: &str, version: &Version) -> Result<(), ModelsError> {
         let Some(highest) = &self.highest else {
             return Ok(());

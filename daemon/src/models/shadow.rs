@@ -21,7 +21,7 @@ use crate::failure::chain;
 use crate::report::model::{ClassDice, Comparison};
 use crate::status::Status;
 
-/// An image and what the active model made of it.
+/// An image and the masks of the active model.
 pub struct ShadowInput {
     pub slot: usize,
     /// Of the active model, which may have been replaced since.
@@ -30,7 +30,7 @@ pub struct ShadowInput {
     pub labels: Vec<LabelMap>,
 }
 
-/// The way to the thread.
+/// Sends images to the thread.
 pub struct Shadow {
     inputs: SyncSender<ShadowInput>,
     models: Arc<Models>,

@@ -43,7 +43,7 @@ pub struct Store {
 pub(super) struct Installed {
     /// The highest counter first.
     pub(super) versions: Vec<Version>,
-    /// Folders whose manifest is not what it was.
+    /// Folders whose manifest was changed since.
     pub(super) damaged: Vec<String>,
 }
 
@@ -133,7 +133,7 @@ impl Store {
         }
     }
 
-    /// The one step in which something else begins to serve.
+    /// The one step that changes what serves.
     pub(super) fn write_record(&self, slot: &str, record: &Record) -> Result<(), ModelsError> {
         let folder = self.slot_folder(slot);
         let (path, partial) = (folder.join(RECORD), folder.join(".slot.json.partial"));

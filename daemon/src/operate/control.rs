@@ -89,7 +89,7 @@ pub struct QuarantinedFile {
     pub remedy: String,
     /// `None` when the file is gone.
     pub bytes: Option<u64>,
-    /// Refused at the door; counts as rejected.
+    /// Refused before it was accepted; counts as rejected.
     pub refused: bool,
 }
 

@@ -13,7 +13,7 @@ use crate::outbox::job::{Input, Job, JobNumber, LookupKeys, Sender, State};
 
 pub(super) const HISTORIES: TableDefinition<'_, JobNumber, &[u8]> = TableDefinition::new("lives");
 
-/// Without the name that the sender gave the file.
+/// Everything that is known of a job, but for the name that the sender gave the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobHistory {
     pub job: JobNumber,
@@ -21,11 +21,11 @@ pub struct JobHistory {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<Sender>,
     pub accepted_at: String,
-    /// Refused at the door instead.
+    /// It was refused, not accepted.
     pub refused: bool,
     /// Known once the image was segmented.
     pub input: Option<Input>,
-    /// Of its result, or of the one that it would have had.
+    /// The id of its result, or of the result that it would have had.
     #[serde(default)]
     pub job_id: Option<Uuid>,
     /// As results with hashed identifiers carry it.
@@ -36,7 +36,7 @@ pub struct JobHistory {
     pub since: String,
     /// Since it was accepted or put back to work.
     pub attempts: u32,
-    /// Of the last time that it went into quarantine.
+    /// Why it went into quarantine the last time.
     pub reason: Option<Reason>,
     pub messages: Vec<Sent>,
 }
@@ -46,7 +46,7 @@ pub struct JobHistory {
 pub enum Phase {
     /// Waits for the inference thread.
     Accepted,
-    /// In the hands of a process.
+    /// A process works on it.
     InHand,
     /// Waits for the broker.
     Inferred,
@@ -83,10 +83,10 @@ impl From<&State> for Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// Waits for the inference thread, is in its hands, or waits for the broker.
+    /// Waits for the inference thread, is worked on, or waits for the broker.
     Pending,
     Published,
-    /// Also what was refused at the door.
+    /// Also inputs that were refused.
     Quarantined,
     Dropped,
 }
@@ -158,7 +158,7 @@ impl Outbox {
         })
     }
 
-    /// What was learned of a job that will have no result.
+    /// Records the lookup keys of a job that will have no result.
     pub fn record_lookup_keys(
         &self,
         job_number: JobNumber,
@@ -177,7 +177,7 @@ impl Outbox {
     }
 }
 
-/// Follows a change of the job's row.
+/// Records a change of the job's row.
 pub(super) fn record_state(
     transaction: &WriteTransaction,
     job_number: JobNumber,
@@ -200,7 +200,7 @@ pub(super) fn record_state(
     });
     history.state = Phase::from(&job.state);
     history.since = clock::now();
-    // A dropped job has no attempts left, but it had some.
+    // The row of a dropped job counts no attempts any more.
     if history.state != Phase::Dropped {
         history.attempts = job.attempts;
     }
@@ -214,7 +214,7 @@ pub(super) fn record_state(
     put(transaction, &history)
 }
 
-/// A job that begins in quarantine.
+/// Records a job that begins in quarantine.
 pub(super) fn record_refused(
     transaction: &WriteTransaction,
     job_number: JobNumber,
@@ -234,7 +234,7 @@ pub(super) fn record_sender(
     })
 }
 
-/// What is not known this time stays.
+/// Keys that are not known this time stay as they were.
 pub(super) fn record_lookup_keys(
     transaction: &WriteTransaction,
     job_number: JobNumber,

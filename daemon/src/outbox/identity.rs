@@ -63,7 +63,7 @@ impl Outbox {
                     Notice::Renamed { before, next_seq }
                 }
                 (None, Some(_)) => Notice::Created { remains },
-                // An earlier version did not note its name.
+                // An earlier version did not note the name of its node.
                 (None, None) => return Ok(None),
             };
             drop(table);
@@ -94,7 +94,7 @@ pub(super) fn begin(
     Ok(())
 }
 
-/// What only a daemon leaves in a state directory, as words.
+/// Names what lies in a state directory that only a daemon leaves there.
 pub(super) fn remains(directory: &Path) -> String {
     let holds_something = |name: &str| {
         fs::read_dir(directory.join(name)).is_ok_and(|mut entries| entries.next().is_some())

@@ -37,7 +37,7 @@ impl Input {
         }
     }
 
-    /// Of a file of any size.
+    /// Reads a file of any size block by block.
     pub fn of_file(path: &Path) -> io::Result<Self> {
         let (mut file, mut digest, mut bytes) = (File::open(path)?, Sha256::new(), 0);
         let mut buffer = vec![0; 256 * 1024];
@@ -58,10 +58,10 @@ impl Input {
 /// Who handed an image over, as far as its source tells. Stays on the box.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sender {
-    /// The calling one of a C-STORE association.
+    /// The calling AE title of a C-STORE association.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ae_title: Option<String>,
-    /// The other end of the connection.
+    /// The address of the other end of the connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     /// Of a request over MQTT: where it wanted its answer.
@@ -82,12 +82,12 @@ impl fmt::Display for Sender {
     }
 }
 
-/// By what people look for a job later, as far as it is known.
+/// What people can look for a job by, as far as it is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LookupKeys {
     pub input: Option<Input>,
     pub job_id: Option<Uuid>,
-    /// Hashed under the key of the box.
+    /// Hashed with the key of this state directory.
     pub sop_instance_uid: Option<String>,
 }
 
@@ -95,7 +95,7 @@ pub struct LookupKeys {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Accepted,
-    /// In the hands of the process with this boot id. A lease of another boot is free.
+    /// The process with this boot id works on it. A lease of another boot does not hold.
     Leased {
         boot: Uuid,
     },
@@ -105,7 +105,7 @@ pub enum State {
     },
     /// Every message is acknowledged; the input waits for its removal.
     Published,
-    /// The input waits for its way into quarantine.
+    /// The input is still to be moved into quarantine.
     Quarantined {
         reason: Reason,
     },

@@ -86,7 +86,7 @@ pub(super) fn shrink(transaction: &WriteTransaction, max_bytes: u64) -> Result<(
     Ok(())
 }
 
-/// A result that ends in quarantine is none.
+/// Forgets a result whose job ends in quarantine.
 pub(super) fn withdraw(transaction: &WriteTransaction, seq: u64) -> Result<(), redb::Error> {
     let bytes = {
         let mut table = transaction.open_table(KEPT)?;
@@ -106,7 +106,7 @@ fn oldest(transaction: &WriteTransaction) -> Result<Option<(u64, u64)>, redb::Er
     Ok(first.map(|(since, _)| since.value()))
 }
 
-/// False when there is none.
+/// False when nothing is kept.
 fn forget_oldest(transaction: &WriteTransaction) -> Result<bool, redb::Error> {
     let Some(oldest) = oldest(transaction)? else {
         return Ok(false);

@@ -1,4 +1,4 @@
-//! Who works on a job: one thread of one process, and so often at most; and the end of that work.
+//! Which process works on a job and how often it may try; and the end of that work.
 
 use redb::WriteTransaction;
 use uuid::Uuid;
@@ -12,13 +12,13 @@ use crate::outbox::job::{Input, Job, JobNumber, LookupKeys, State};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lease {
     Work(Job),
-    /// The process died too often with this job in hand.
+    /// The process died too often while it worked on this job.
     CrashLoop {
         attempts: u32,
     },
 }
 
-/// The wish for a lease.
+/// Which job to lease, and for whom.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaseRequest {
     pub job_number: JobNumber,
@@ -35,7 +35,7 @@ pub struct ResultRows<'a> {
 }
 
 impl Outbox {
-    /// Takes a job in hand; the attempt is on the disk before the work starts. `None` when there is
+    /// Leases a job; the attempt is on the disk before the work starts. `None` when there is
     /// nothing to do for this job number.
     pub fn lease(
         &self,
@@ -111,7 +111,7 @@ fn lease(
     Ok(Some(Lease::Work(job)))
 }
 
-/// Nothing happens to a job that has ended.
+/// Does nothing to a job that has ended.
 fn append(
     transaction: &WriteTransaction,
     job_number: JobNumber,

@@ -23,7 +23,7 @@ impl Message {
     }
 }
 
-/// A message in its place.
+/// A message and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Queued {
     pub key: Key,

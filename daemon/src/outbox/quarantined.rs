@@ -9,7 +9,7 @@ use crate::clock;
 use crate::failure::Reason;
 use crate::outbox::job::{Job, JobNumber, State};
 
-/// By name of the file, so in the order of acceptance.
+/// Keyed by the name of the file, which begins with the time of acceptance.
 pub(super) const QUARANTINE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("quarantine");
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +20,7 @@ pub struct Entry {
     pub file: String,
     pub received_at: String,
     pub quarantined_at: String,
-    /// Refused at the door: counts as rejected, not as quarantined.
+    /// Refused before it was accepted: counts as rejected, not as quarantined.
     pub refused: bool,
     pub reason: Reason,
 }
@@ -46,7 +46,7 @@ impl Entry {
 }
 
 impl Outbox {
-    /// Counts an input that was refused at the door and lies in quarantine; doing it again changes
+    /// Counts an input that was refused and lies in quarantine; doing it again changes
     /// nothing.
     pub fn refuse(&self, arrival: &Arrival, reason: &Reason) -> Result<(), OutboxError> {
         self.write(|transaction| {

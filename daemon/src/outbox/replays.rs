@@ -13,13 +13,13 @@ use super::{Key, Message, Outbox, OutboxError, take_numbers};
 
 pub use crate::report::response::ReplaySummary;
 
-/// By number of the request, oldest first.
+/// Keyed by the number of the request, oldest first.
 pub(super) const REPLAYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("replays");
 
-/// Rows that one look at what is kept goes through, so that no transaction is open for long.
+/// Rows that one transaction reads at most, so that none is open for long.
 const ROWS_PER_READ: usize = 1000;
 
-/// What a subscriber did not get.
+/// Which messages a subscriber asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplayRange {
     pub from_seq: u64,
@@ -31,11 +31,11 @@ pub struct ReplayRange {
     pub source: Option<String>,
 }
 
-/// What came of asking for it.
+/// The answer to a request for a replay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayAnswer {
-    /// These are sent again; none when `messages` is 0.
+    /// What will be sent again; nothing when `messages` is 0.
     Promised(ReplaySummary),
     /// As many replays as `results.replays_max` are under way.
     Busy { replays_max: u64 },
@@ -51,20 +51,20 @@ struct Replay {
     done: Option<Key>,
 }
 
-/// The next messages of the replay at hand.
+/// The next messages of the present replay.
 #[derive(Debug)]
 pub struct ReplayPage {
     /// Of the replay.
     pub number: u64,
     pub messages: Vec<(Key, Message)>,
-    /// How far it was looked; from here on it goes.
+    /// How far the kept messages were read; the next page goes on from here.
     pub cursor: Option<Key>,
-    /// There are no more.
+    /// The replay has no more messages.
     pub finished: bool,
 }
 
 impl Outbox {
-    /// Promises to send again what is kept of this.
+    /// Notes a replay of what is kept in this range, unless too many are under way.
     pub fn replay(&self, range: &ReplayRange) -> Result<ReplayAnswer, OutboxError> {
         let kept = self.kept()?;
         let mut summary = ReplaySummary {

@@ -1,4 +1,4 @@
-//! What segmentations will be made of: a row comes with the result of its image and goes when the
+//! The images that segmentations will be made of: a row comes with the result of its image and goes when the
 //! segmentation of its series lies where it belongs.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,9 +25,9 @@ pub(super) const SEGMENTED: TableDefinition<'_, (&str, u64), &[u8]> =
 /// UID of a series -> [`ClosedSeries`] without its slices, as JSON.
 pub(super) const CLOSED: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("closed_series");
 
-/// For so long images that come late are joined with those before them.
+/// How long images that come late are joined with those before them.
 const KEPT_MS: u64 = 24 * 60 * 60 * 1000;
-/// Of all closed series; beyond it the one that was closed first is forgotten.
+/// Size of all closed series, beyond which the one that was closed first is forgotten.
 const KEPT_MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// One image of a series and what a segmentation says of it.
@@ -43,7 +43,7 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// UID of its series.
+    /// UID of the series.
     pub(crate) fn series(&self) -> &str {
         &self.image.source.series_instance_uid
     }
@@ -56,7 +56,7 @@ pub struct ClosedSeries {
     pub made: Vec<SegmentationRecord>,
     #[serde(skip)]
     pub slices: Vec<Slice>,
-    /// Of the rows of its slices.
+    /// Size of the rows of its slices.
     bytes: u64,
 }
 
@@ -225,7 +225,7 @@ fn remember(
     Ok(())
 }
 
-/// What is too old, and the oldest while all are too many.
+/// Forgets what is too old, and the oldest while all together are too large.
 fn forget(transaction: &WriteTransaction, now_ms: u64) -> Result<(), redb::Error> {
     let mut closed = Vec::new();
     for row in transaction.open_table(CLOSED)?.iter()? {

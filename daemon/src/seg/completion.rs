@@ -23,7 +23,7 @@ pub(super) struct Completion {
     releases: Vec<BTreeSet<JobNumber>>,
 }
 
-/// A series as it was when it was looked at last.
+/// A series at the last look at the outbox.
 #[derive(Debug)]
 struct SeriesState {
     job_numbers: BTreeSet<JobNumber>,

@@ -17,7 +17,7 @@ const MODE: u32 = 0o640;
 
 #[derive(Debug, Clone)]
 pub(super) struct SegmentationFolders {
-    /// The reader's.
+    /// The folder of the reader, where one is configured.
     directory: Option<PathBuf>,
     /// Present where segmentations are sent.
     outgoing: Option<Outgoing>,
@@ -89,13 +89,13 @@ impl Outgoing {
         Ok(files.into_iter().map(|(path, _)| path).collect())
     }
 
-    /// The PACS has it.
+    /// The PACS has the object: its file is removed.
     pub(super) fn sent(&self, path: &Path) -> Result<(), SpoolError> {
         ignore_not_found(fs::remove_file(path)).map_err(failed("remove from", &self.waiting))?;
         sync_folder(&self.waiting)
     }
 
-    /// The PACS will not have it.
+    /// The PACS refuses the object: its file is set aside.
     pub(super) fn refuse(&self, path: &Path) -> Result<(), SpoolError> {
         self.set_aside(path)?;
         self.limit()

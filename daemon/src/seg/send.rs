@@ -124,7 +124,7 @@ struct StoreScu {
     credentials: watch::Receiver<Credentials>,
     outgoing: Outgoing,
     status: Arc<Status>,
-    /// Answers that asked for another try.
+    /// How often each object was answered with a request for another try.
     attempts: HashMap<PathBuf, u32>,
     /// The trouble that was logged last.
     logged: Option<String>,

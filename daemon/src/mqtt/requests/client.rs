@@ -48,7 +48,7 @@ enum Publish {
 
 pub(super) struct RequestConnection {
     client: Client,
-    event: mpsc::Receiver<RequestEvent>,
+    events: mpsc::Receiver<RequestEvent>,
     poller: JoinHandle<()>,
     /// Requests that came while another was in hand: MQTT 3.1.1 has no receive maximum.
     queued: VecDeque<Box<Request>>,
@@ -179,11 +179,11 @@ impl RequestConnection {
                 (Client::Three(client), Loop::Three(Box::new(eventloop)))
             }
         };
-        let (sender, event) = mpsc::channel(4);
+        let (sender, events) = mpsc::channel(4);
         let poller = tokio::spawn(poll(eventloop, sender));
         Ok(Self {
             client,
-            event,
+            events,
             poller,
             queued: VecDeque::new(),
             queued_bytes: 0,
@@ -214,7 +214,7 @@ impl RequestConnection {
     }
 
     async fn receive(&mut self) -> RequestEvent {
-        let event = self.event.recv().await;
+        let event = self.events.recv().await;
         event.unwrap_or_else(|| RequestEvent::Lost("the connection task ended".to_owned()))
     }
 

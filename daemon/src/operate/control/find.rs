@@ -1,7 +1,7 @@
 //! What became of an image, by whatever its sender or a subscriber knows of it.
 //!
-//! What was segmented, or ended in quarantine at work, is in the history with its marks. What still waits, or was
-//! refused at the door, was not looked into yet: its file is read now, up to a limit.
+//! What was segmented, or ended in quarantine at work, is in the history with its lookup keys. What still waits, or was
+//! refused, was not read yet: its file is read now, up to a limit.
 
 use std::collections::HashMap;
 use std::fs;
