@@ -79,8 +79,12 @@ fn images_go_to_the_bundle_that_the_rules_name() {
     seen.sort();
     assert_eq!(seen, ["- 1.0.0", "MR 2.0.0"]);
     assert!(events.0.wait().unwrap().success());
-    let (_, text) = daemon.cli(&["quarantine", "list"]);
-    assert!(text.contains("  inbox  route  "), "{text}");
+    // The event is on its way before the file has moved.
+    let list = || daemon.cli(&["quarantine", "list"]).1;
+    wait_for("an image in quarantine", || {
+        list().contains("  inbox  route  ")
+    });
+    let text = list();
     assert!(
         text.contains("rule 1 of `[[route]]` sends it to no model: no model for CT"),
         "{text}"
