@@ -241,6 +241,14 @@ impl Publisher {
         self.outage = error;
     }
 
+    fn publisher_id(&self) -> PublisherId {
+        PublisherId {
+            client_id: self.config.node.clone(),
+            will_topic: self.topic("availability"),
+            will_payload: "offline",
+        }
+    }
+
     /// Runs one connection to its end.
     async fn session(
         &mut self,
@@ -259,11 +267,7 @@ impl Publisher {
                 return Ok(End::Lost(Lost::Unsupported(words.to_owned())));
             }
         }
-        let publisher = PublisherId {
-            client_id: node.to_owned(),
-            will_topic: self.topic("availability"),
-            will_payload: "offline",
-        };
+        let publisher = self.publisher_id();
         let mut session =
             match Connection::open(self.version_choice.level(), mqtt, &broker, publisher) {
                 Ok(connection) => Session::new(connection, mqtt, self.ack_timeouts),
