@@ -83,6 +83,9 @@ pub(super) struct Matrix {
     pub(super) values: Values,
 }
 
+/// More of the largest products than these would not fit into 32 bits.
+pub(super) const MOST_PRODUCTS: usize = 65_536;
+
 pub(super) enum Values {
     F32(Vec<f32>),
     I8 {
