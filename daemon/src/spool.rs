@@ -26,7 +26,7 @@ use crate::outbox::{Arrival, OutboxError};
 use name::{STAMP_DIGITS, nameless, stamp};
 pub use part::{Incoming, PartError};
 pub use take::InboxFile;
-use take::Stay;
+use take::NotMoved;
 pub(crate) use take::{broken, claimed};
 
 /// Where inputs lie. All on the file system of the outbox.
@@ -112,10 +112,10 @@ impl Spool {
         source: &str,
         files: &[InboxFile],
         min_free_bytes: u64,
-    ) -> Result<Claimed, SpoolError> {
+    ) -> Result<ClaimedFiles, SpoolError> {
         let folder = self.accepted.join(source);
         disk::create_folder(&folder).map_err(failed("create", &folder))?;
-        let mut claimed = Claimed::default();
+        let mut claimed = ClaimedFiles::default();
         let mut folders = HashSet::new();
         for file in files {
             let name = take::spooled_name(&file.path);
@@ -129,17 +129,17 @@ impl Spool {
                         sender: None,
                     });
                 }
-                Err(Stay::Gone | Stay::Changed) => {}
-                Err(Stay::NoRoom) => {
+                Err(NotMoved::Gone | NotMoved::Changed) => {}
+                Err(NotMoved::NoRoom) => {
                     claimed.no_room = true;
                     break;
                 }
-                Err(Stay::Inbox(why, error)) => claimed.left.push(Left {
+                Err(NotMoved::Inbox(why, error)) => claimed.left.push(Left {
                     path: file.path.clone(),
                     why,
                     error,
                 }),
-                Err(Stay::Spool(error)) => return Err(error),
+                Err(NotMoved::Spool(error)) => return Err(error),
             }
         }
         sync_folder(&folder)?;
@@ -148,7 +148,7 @@ impl Spool {
     }
 
     /// Removes or keeps the input of a published job.
-    pub fn depart(&self, job: &Job) -> Result<(), SpoolError> {
+    pub fn release_input(&self, job: &Job) -> Result<(), SpoolError> {
         let input = self.input(job);
         let gone = if self.keep.is_zero() {
             fs::remove_file(&input)
@@ -183,7 +183,7 @@ impl Spool {
 
 /// What came out of an inbox, and what did not.
 #[derive(Debug, Default)]
-pub struct Claimed {
+pub struct ClaimedFiles {
     pub arrivals: Vec<Arrival>,
     pub left: Vec<Left>,
     /// Files were left because a copy would take the disk below its watermark.
@@ -249,7 +249,7 @@ mod tests {
         };
         fs::create_dir(spool.accepted.join("ward")).unwrap();
         fs::write(spool.input(&job), b"").unwrap();
-        spool.depart(&job).unwrap();
+        spool.release_input(&job).unwrap();
         spool.expire().unwrap();
         let kept: Vec<_> = fs::read_dir(&spool.kept).unwrap().flatten().collect();
         assert_eq!(kept.len(), 1, "{kept:?}");

@@ -28,7 +28,7 @@ use crate::spool::AcceptError;
 const IMPLEMENTATION_CLASS_UID: &str = "2.25.215746926667536823501438092283718247188";
 const IMPLEMENTATION_VERSION: &str = concat!("SCANSIDE_", env!("CARGO_PKG_VERSION"));
 /// After a connection could not be taken, for want of files or memory.
-const BREATH: Duration = Duration::from_millis(200);
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
 pub enum DicomError {
@@ -144,7 +144,7 @@ pub async fn run(
                 Ok((stream, _)) => admission.admit(&scp, &alive, stream),
                 Err(error) => {
                     tracing::warn!(source = scp.config.name, %error, "a connection cannot be taken");
-                    tokio::time::sleep(BREATH).await;
+                    tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
                 }
             },
             Some(error) = failures.recv() => return Err(error.into()),

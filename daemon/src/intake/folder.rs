@@ -20,7 +20,7 @@ use crate::config;
 use crate::outbox::job::JobNumber;
 use crate::shutdown::stopped;
 use crate::spool::quarantine;
-use crate::spool::{AcceptError, Claimed, InboxFile, Left, claimed};
+use crate::spool::{AcceptError, ClaimedFiles, InboxFile, Left, claimed};
 
 /// Files accepted in one commit.
 const BATCH: usize = 64;
@@ -118,14 +118,14 @@ fn worth_a_sweep(event: &notify::Event) -> bool {
 #[derive(Debug)]
 pub struct Inbox {
     config: config::Folder,
-    seen: HashMap<PathBuf, Sighting>,
+    seen: HashMap<PathBuf, SeenFile>,
     warned: HashMap<PathBuf, &'static str>,
     out_of_reach: bool,
     watermark: Watermark,
 }
 
 #[derive(Debug, Clone)]
-struct Sighting {
+struct SeenFile {
     file: InboxFile,
     since: Instant,
 }
@@ -162,7 +162,7 @@ impl Inbox {
             let left = quarantine::refuse(&intake.spool, &intake.outbox, &oversized, &self.config)?;
             self.warn_of(left);
         }
-        let mut claimed = Claimed::default();
+        let mut claimed = ClaimedFiles::default();
         if !ready.is_empty() {
             let name = &self.config.name;
             claimed = intake.spool.claim(name, &ready, intake.min_free_bytes)?;
@@ -197,7 +197,7 @@ impl Inbox {
             }
         }
         let stable = Duration::from_millis(self.config.stable_ms);
-        let mut sightings = HashMap::with_capacity(found.len());
+        let mut seen_files = HashMap::with_capacity(found.len());
         let mut ready = Vec::new();
         for file in found {
             let unchanged = self
@@ -208,9 +208,9 @@ impl Inbox {
             if now.duration_since(since) >= stable && (unchanged.is_some() || stable.is_zero()) {
                 ready.push(file.clone());
             }
-            sightings.insert(file.path.clone(), Sighting { file, since });
+            seen_files.insert(file.path.clone(), SeenFile { file, since });
         }
-        self.seen = sightings;
+        self.seen = seen_files;
         self.warned
             .retain(|path, _| fs::symlink_metadata(path).is_ok());
         // What could not be taken before comes last, or a batch of it would block all others.

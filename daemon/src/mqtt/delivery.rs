@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::outbox::{Key, Message, Outbox, Queued, ReplayPage};
 use crate::report::Report;
 use crate::report::encode::{self, Encoder};
-use crate::spool::quarantine::{self, Ending};
+use crate::spool::quarantine::{self, JobFailure};
 use crate::spool::{Spool, name};
 use crate::status::Status;
 
@@ -66,7 +66,7 @@ impl Delivery {
             for (job_number, job) in delivery.outbox.acknowledge(&keys)? {
                 let total_ms = name::waited(&job.file).as_millis() as u64;
                 tracing::info!(job = job_number, total_ms, "published");
-                match delivery.spool.depart(&job) {
+                match delivery.spool.release_input(&job) {
                     Ok(()) => delivery.outbox.forget(job_number),
                     // The row stays and the next start tries again.
                     Err(error) => {
@@ -138,7 +138,7 @@ impl Delivery {
         let (outbox, encoder) = (&*self.outbox, &self.encoder);
         quarantine::end(
             &self.spool,
-            &Ending {
+            &JobFailure {
                 outbox,
                 encoder,
                 job_number,

@@ -20,7 +20,7 @@ use crate::seg::SegmentedImage;
 use crate::segment::decoder::Decoder;
 use crate::segment::route::{Router, Target};
 use crate::segment::segment;
-use crate::spool::quarantine::{self, Ending};
+use crate::spool::quarantine::{self, JobFailure};
 use crate::spool::{AcceptError, Spool, name};
 use crate::status::Status;
 
@@ -269,7 +269,7 @@ impl Worker {
         let job_id = lookup_keys.job_id;
         quarantine::end(
             &self.spool,
-            &Ending {
+            &JobFailure {
                 outbox,
                 encoder,
                 job_number,

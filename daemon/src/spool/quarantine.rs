@@ -174,14 +174,14 @@ impl Refusal {
 }
 
 /// Ends an accepted job: row and event first, then the file, which stays unless it is one of our own.
-pub fn end(spool: &Spool, ending: &Ending<'_>) -> Result<(), AcceptError> {
-    let Ending {
+pub fn end(spool: &Spool, job_failure: &JobFailure<'_>) -> Result<(), AcceptError> {
+    let JobFailure {
         outbox,
         encoder,
         job_number,
         job_id,
         failure,
-    } = *ending;
+    } = *job_failure;
     let reason = failure.reason();
     let Some(job) = outbox.job(job_number)? else {
         return Ok(());
@@ -217,7 +217,7 @@ pub fn end(spool: &Spool, ending: &Ending<'_>) -> Result<(), AcceptError> {
 
 /// A job and why it ends in quarantine.
 #[derive(Debug, Clone, Copy)]
-pub struct Ending<'a> {
+pub struct JobFailure<'a> {
     pub outbox: &'a Outbox,
     pub encoder: &'a Encoder,
     pub job_number: JobNumber,

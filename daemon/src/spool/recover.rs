@@ -33,7 +33,7 @@ pub fn recover(outbox: &Outbox, spool: &Spool) -> Result<Vec<JobNumber>, AcceptE
             }
             State::Inferred { .. } => {}
             State::Published => {
-                spool.depart(&job)?;
+                spool.release_input(&job)?;
                 outbox.forget(job_number);
             }
             State::Quarantined { reason } => {

@@ -28,7 +28,7 @@ pub struct InboxFile {
 
 /// Why a file is not in the spool.
 #[derive(Debug)]
-pub(super) enum Stay {
+pub(super) enum NotMoved {
     /// Somebody else took it away.
     Gone,
     /// Somebody writes to it.
@@ -55,12 +55,12 @@ pub(super) fn spooled_name(path: &Path) -> String {
 }
 
 /// Moves one file to `to` with its bytes flushed. A copy leaves `min_free_bytes` on the disk.
-pub(super) fn take(found: &InboxFile, to: &Path, min_free_bytes: u64) -> Result<(), Stay> {
+pub(super) fn take(found: &InboxFile, to: &Path, min_free_bytes: u64) -> Result<(), NotMoved> {
     let from = &found.path;
     if to.exists() {
         // A kill came between the copy and the removal of its claim; the copy has its row.
         fs::remove_file(from).map_err(inbox("claim cannot be removed"))?;
-        return Err(Stay::Gone);
+        return Err(NotMoved::Gone);
     }
     let open = File::open(from).map_err(inbox("file cannot be read"))?;
     let metadata = open.sync_all().and_then(|()| open.metadata());
@@ -87,41 +87,41 @@ pub(super) fn take(found: &InboxFile, to: &Path, min_free_bytes: u64) -> Result<
 }
 
 impl InboxFile {
-    fn compare(&self, path: &Path) -> Result<(), Stay> {
+    fn compare(&self, path: &Path) -> Result<(), NotMoved> {
         let metadata = fs::symlink_metadata(path).map_err(inbox("file cannot be read"))?;
         if metadata.len() == self.bytes && metadata.modified().ok() == self.modified {
             Ok(())
         } else {
-            Err(Stay::Changed)
+            Err(NotMoved::Changed)
         }
     }
 }
 
-fn bring_over(found: &InboxFile, to: &Path, min_free_bytes: u64) -> Result<(), Stay> {
+fn bring_over(found: &InboxFile, to: &Path, min_free_bytes: u64) -> Result<(), NotMoved> {
     let spool_folder = to.parent().unwrap_or(Path::new("."));
     let needed = found.bytes.saturating_add(min_free_bytes);
     if disk::below(spool_folder, needed) {
-        return Err(Stay::NoRoom);
+        return Err(NotMoved::NoRoom);
     }
     let claim = hide(&found.path, to)?;
     if let Err(stay) = copy(found, &claim, to) {
         give_back(&claim, &found.path);
         return Err(stay);
     }
-    sync_folder(spool_folder).map_err(Stay::Spool)?;
+    sync_folder(spool_folder).map_err(NotMoved::Spool)?;
     match fs::remove_file(&claim) {
         // Removed by somebody else: the copy is the image now.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => {
             fs::remove_file(to).map_err(spool_error("remove", to))?;
             give_back(&claim, &found.path);
-            Err(Stay::Inbox("file cannot be removed", error))
+            Err(NotMoved::Inbox("file cannot be removed", error))
         }
         Ok(()) => Ok(()),
     }
 }
 
-fn hide(from: &Path, to: &Path) -> Result<PathBuf, Stay> {
+fn hide(from: &Path, to: &Path) -> Result<PathBuf, NotMoved> {
     let name = from.file_name().unwrap_or_default().to_string_lossy();
     if claimed(&name).is_some() {
         return Ok(from.to_owned());
@@ -138,11 +138,11 @@ fn give_back(claim: &Path, original: &Path) {
     let _ = renameat_with(CWD, claim, CWD, original, RenameFlags::NOREPLACE);
 }
 
-fn copy(found: &InboxFile, claim: &Path, to: &Path) -> Result<(), Stay> {
+fn copy(found: &InboxFile, claim: &Path, to: &Path) -> Result<(), NotMoved> {
     let mut source = File::open(claim).map_err(inbox("file cannot be read"))?;
     let mut part = Part::create(to)?;
     if fill(&mut source, &mut part)? != found.bytes {
-        return Err(Stay::Changed);
+        return Err(NotMoved::Changed);
     }
     part.flush()?;
     found.compare(claim)?;
@@ -150,7 +150,7 @@ fn copy(found: &InboxFile, claim: &Path, to: &Path) -> Result<(), Stay> {
 }
 
 /// Reading and writing apart, because only one of them is trouble of our own disk.
-fn fill(source: &mut File, part: &mut Part) -> Result<u64, Stay> {
+fn fill(source: &mut File, part: &mut Part) -> Result<u64, NotMoved> {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut total_bytes = 0;
     loop {
@@ -164,7 +164,7 @@ fn fill(source: &mut File, part: &mut Part) -> Result<u64, Stay> {
     }
 }
 
-impl From<PartError> for Stay {
+impl From<PartError> for NotMoved {
     fn from(error: PartError) -> Self {
         match error {
             PartError::NoRoom => Self::NoRoom,
@@ -173,10 +173,10 @@ impl From<PartError> for Stay {
     }
 }
 
-fn inbox(why: &'static str) -> impl FnOnce(io::Error) -> Stay {
+fn inbox(why: &'static str) -> impl FnOnce(io::Error) -> NotMoved {
     move |error| match error.kind() {
-        io::ErrorKind::NotFound => Stay::Gone,
-        _ => Stay::Inbox(why, error),
+        io::ErrorKind::NotFound => NotMoved::Gone,
+        _ => NotMoved::Inbox(why, error),
     }
 }
 

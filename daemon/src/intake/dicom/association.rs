@@ -10,8 +10,8 @@ use dicom_ul::pdu::{AssociationRJ, AssociationRQ, PDataValue, PDataValueType, Pd
 use super::Scp;
 use super::negotiate::{Context, negotiate};
 use super::object::{Object, Refusal, SUCCESS, UNRECOGNIZED_OPERATION};
-use super::pdu::{Lost, Wire};
-use super::transport::Line;
+use super::pdu::{AssociationError, PduConnection};
+use super::transport::Transport;
 use crate::dimse::{self, C_CANCEL, C_ECHO, C_STORE, Request};
 use crate::intake::NotTaken;
 use crate::outbox::job::{JobNumber, Sender};
@@ -33,28 +33,28 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
     let peer = stream
         .peer_addr()
         .map(|address| address.ip().to_canonical());
-    let mut wire = match open(scp, stream) {
-        Ok(wire) => wire,
+    let mut connection = match open(scp, stream) {
+        Ok(connection) => connection,
         Err(error) => return tracing::warn!(source = config.name, %error, "connection is no good"),
     };
-    let request = match wire.receive(REQUEST_TIMEOUT, false) {
+    let request = match connection.receive(REQUEST_TIMEOUT, false) {
         Ok(Pdu::AssociationRQ(request)) => request,
         // Port probes of a network monitor, too.
-        Err(Lost::Closed) => return,
+        Err(AssociationError::Closed) => return,
         Ok(_) => {
             return abort(
                 scp,
-                &mut wire,
+                &mut connection,
                 None,
-                &Lost::Protocol("no request to associate"),
+                &AssociationError::Protocol("no request to associate"),
             );
         }
-        Err(lost) => return abort(scp, &mut wire, None, &lost),
+        Err(error) => return abort(scp, &mut connection, None, &error),
     };
     let calling = printable(&request.calling_ae_title);
     let (answer, contexts) = match negotiate(&request, config, full) {
         Ok(agreed) => agreed,
-        Err(rejection) => return reject(scp, &mut wire, &request, rejection),
+        Err(rejection) => return reject(scp, &mut connection, &request, rejection),
     };
     let (proposed, accepted) = (request.presentation_contexts.len(), contexts.len());
     tracing::debug!(
@@ -83,20 +83,20 @@ pub(super) fn serve(scp: &Scp, stream: TcpStream, full: bool) {
         stored: Vec::new(),
         refused: 0,
     };
-    let ended = wire
+    let ended = connection
         .send(&Pdu::AssociationAC(answer))
-        .and_then(|()| association.run(&mut wire));
-    association.end(ended, &mut wire);
+        .and_then(|()| association.run(&mut connection));
+    association.end(ended, &mut connection);
 }
 
 /// In TLS where the port has a certificate.
-fn open(scp: &Scp, stream: TcpStream) -> io::Result<Wire> {
+fn open(scp: &Scp, stream: TcpStream) -> io::Result<PduConnection> {
     let config = &scp.config;
     let credentials = scp.intake.credentials.borrow();
     let tls = credentials.dicom.get(&config.name).cloned();
     drop(credentials);
-    let line = Line::new(stream, tls)?;
-    Wire::new(line, config.pdu_max_bytes, scp.stop.clone(), scp.grace)
+    let transport = Transport::new(stream, tls)?;
+    PduConnection::new(transport, config.pdu_max_bytes, scp.stop.clone(), scp.grace)
 }
 
 fn sender(calling: &str, address: Option<IpAddr>) -> Sender {
@@ -107,23 +107,33 @@ fn sender(calling: &str, address: Option<IpAddr>) -> Sender {
     }
 }
 
-fn abort(scp: &Scp, wire: &mut Wire, calling: Option<&str>, lost: &Lost) {
-    let (source, why) = (&scp.config.name, lost);
-    if matches!(lost, Lost::Stopping) {
+fn abort(
+    scp: &Scp,
+    connection: &mut PduConnection,
+    calling: Option<&str>,
+    error: &AssociationError,
+) {
+    let (source, why) = (&scp.config.name, error);
+    if matches!(error, AssociationError::Stopping) {
         tracing::info!(source, calling, "association ended, scansided stops");
     } else {
         tracing::warn!(source, calling, %why, "association broken off");
-        if let Lost::Tls(_) = lost {
+        if let AssociationError::Tls(_) = error {
             scp.intake.status.metrics.refused(source, NO_TLS);
         }
     }
-    if let Some(pdu) = lost.abort() {
+    if let Some(pdu) = error.abort() {
         // The peer may be gone.
-        let _ = wire.send(&pdu);
+        let _ = connection.send(&pdu);
     }
 }
 
-fn reject(scp: &Scp, wire: &mut Wire, request: &AssociationRQ, rejection: AssociationRJ) {
+fn reject(
+    scp: &Scp,
+    connection: &mut PduConnection,
+    request: &AssociationRQ,
+    rejection: AssociationRJ,
+) {
     let calling = printable(&request.calling_ae_title);
     let called = printable(&request.called_ae_title);
     let (source, why) = (&scp.config.name, &rejection.source);
@@ -131,7 +141,7 @@ fn reject(scp: &Scp, wire: &mut Wire, request: &AssociationRQ, rejection: Associ
     metrics.refused(source, REJECTED);
     tracing::warn!(source, calling, called, %why, "association rejected");
     // The peer may be gone.
-    let _ = wire.send(&Pdu::AssociationRJ(rejection));
+    let _ = connection.send(&Pdu::AssociationRJ(rejection));
 }
 
 /// For logs and files.
@@ -163,30 +173,36 @@ enum Message {
 }
 
 impl Association<'_> {
-    fn run(&mut self, wire: &mut Wire) -> Result<(), Lost> {
+    fn run(&mut self, connection: &mut PduConnection) -> Result<(), AssociationError> {
         let patience = Duration::from_secs(self.scp.config.idle_timeout_s);
         loop {
             let under_way = !matches!(self.message, Message::None);
-            match wire.receive(patience, under_way)? {
+            match connection.receive(patience, under_way)? {
                 Pdu::PData { data } => {
                     for value in data {
                         if let Some(answer) = self.take(value)? {
-                            wire.send(&answer)?;
+                            connection.send(&answer)?;
                         }
                     }
                 }
                 Pdu::ReleaseRQ if under_way => {
-                    return Err(Lost::Protocol("a release in the middle of a message"));
+                    return Err(AssociationError::Protocol(
+                        "a release in the middle of a message",
+                    ));
                 }
-                Pdu::ReleaseRQ => return wire.send(&Pdu::ReleaseRP),
-                Pdu::AbortRQ { .. } => return Err(Lost::Aborted),
-                _ => return Err(Lost::Protocol("a PDU that does not belong here")),
+                Pdu::ReleaseRQ => return connection.send(&Pdu::ReleaseRP),
+                Pdu::AbortRQ { .. } => return Err(AssociationError::Aborted),
+                _ => {
+                    return Err(AssociationError::Protocol(
+                        "a PDU that does not belong here",
+                    ));
+                }
             }
         }
     }
 
     /// Says what came of it, and tells that its images are complete where it was released.
-    fn end(self, ended: Result<(), Lost>, wire: &mut Wire) {
+    fn end(self, ended: Result<(), AssociationError>, connection: &mut PduConnection) {
         let Association {
             scp,
             stored,
@@ -200,7 +216,7 @@ impl Association<'_> {
         if let (Ok(()), Some(releases)) = (&ended, &scp.intake.releases) {
             releases.tell(stored);
         }
-        if let Err(lost) = ended {
+        if let Err(error) = ended {
             let cut = matches!(message, Message::Data(..));
             if cut {
                 tracing::warn!(
@@ -209,7 +225,7 @@ impl Association<'_> {
                     "object cut off, nothing of it is kept"
                 );
             }
-            abort(scp, wire, Some(&calling), &lost);
+            abort(scp, connection, Some(&calling), &error);
         }
         if n_stored + refused > 0 {
             tracing::info!(
@@ -224,7 +240,7 @@ impl Association<'_> {
     }
 
     /// One fragment; the answer once the message is complete.
-    fn take(&mut self, value: PDataValue) -> Result<Option<Pdu>, Lost> {
+    fn take(&mut self, value: PDataValue) -> Result<Option<Pdu>, AssociationError> {
         let id = value.presentation_context_id;
         let is_command = value.value_type == PDataValueType::Command;
         match mem::replace(&mut self.message, Message::None) {
@@ -237,24 +253,33 @@ impl Association<'_> {
             }
             other => {
                 self.message = other;
-                Err(Lost::Protocol("fragments of messages are mixed up"))
+                Err(AssociationError::Protocol(
+                    "fragments of messages are mixed up",
+                ))
             }
         }
     }
 
-    fn command(&mut self, value: PDataValue, mut bytes: Vec<u8>) -> Result<Option<Pdu>, Lost> {
+    fn command(
+        &mut self,
+        value: PDataValue,
+        mut bytes: Vec<u8>,
+    ) -> Result<Option<Pdu>, AssociationError> {
         let id = value.presentation_context_id;
         bytes.extend(value.data);
         if bytes.len() > COMMAND_MAX_BYTES {
-            return Err(Lost::Protocol("a command without end"));
+            return Err(AssociationError::Protocol("a command without end"));
         }
         if !value.is_last {
             self.message = Message::Command(id, bytes);
             return Ok(None);
         }
-        let request = dimse::parse(&bytes).ok_or(Lost::Protocol("a command that is none"))?;
+        let request =
+            dimse::parse(&bytes).ok_or(AssociationError::Protocol("a command that is none"))?;
         let context = self.contexts.iter().find(|context| context.id == id);
-        let context = context.ok_or(Lost::Protocol("a context that was not agreed on"))?;
+        let context = context.ok_or(AssociationError::Protocol(
+            "a context that was not agreed on",
+        ))?;
         let scp = self.scp;
         let object = match request.field {
             C_STORE => Some(Object::begin(scp, &request, context, &self.sender)),
@@ -273,7 +298,7 @@ impl Association<'_> {
         value: &PDataValue,
         request: Request,
         mut object: Option<Box<Object>>,
-    ) -> Result<Option<Pdu>, Lost> {
+    ) -> Result<Option<Pdu>, AssociationError> {
         if let Some(object) = &mut object {
             let written = object.write(self.scp, &value.data);
             written.map_err(|error| self.scp.fail(error))?;
@@ -291,7 +316,7 @@ impl Association<'_> {
         id: u8,
         request: &Request,
         object: Option<Object>,
-    ) -> Result<Option<Pdu>, Lost> {
+    ) -> Result<Option<Pdu>, AssociationError> {
         let (status, comment) = match (request.field, object) {
             (_, Some(object)) => self.count(object.finish(self.scp))?,
             (C_ECHO, None) => (SUCCESS, String::new()),
@@ -310,7 +335,7 @@ impl Association<'_> {
     fn count(
         &mut self,
         finished: Result<JobNumber, NotTaken<Refusal>>,
-    ) -> Result<(u16, String), Lost> {
+    ) -> Result<(u16, String), AssociationError> {
         let refusal = match finished {
             Ok(job_number) => {
                 self.stored.push(job_number);
@@ -334,9 +359,9 @@ impl Association<'_> {
 
 impl Scp {
     /// The daemon cannot keep its promise any more and ends.
-    fn fail(&self, error: AcceptError) -> Lost {
+    fn fail(&self, error: AcceptError) -> AssociationError {
         // Full: somebody else said so already.
         let _ = self.failed.try_send(error);
-        Lost::Box
+        AssociationError::Box
     }
 }

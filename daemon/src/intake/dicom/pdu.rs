@@ -10,7 +10,7 @@ use dicom_ul::pdu::{AbortRQServiceProviderReason, AbortRQSource, MAXIMUM_PDU_SIZ
 use dicom_ul::{read_pdu, write_pdu};
 use tokio::sync::watch;
 
-use super::transport::Line;
+use super::transport::Transport;
 use crate::tls;
 
 /// How often a waiting thread looks whether the daemon stops.
@@ -20,8 +20,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// 128 presentation contexts with 40 transfer syntaxes each fit in.
 const ASSOCIATE_MAX_BYTES: u32 = 256 * 1024;
 
-pub(super) struct Wire {
-    line: Line,
+pub(super) struct PduConnection {
+    transport: Transport,
     buffer: Vec<u8>,
     pdu_max_bytes: u32,
     stop: watch::Receiver<bool>,
@@ -32,7 +32,7 @@ pub(super) struct Wire {
 
 /// Why an association ended without a release.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Lost {
+pub(super) enum AssociationError {
     #[error("the sender closed the connection")]
     Closed,
     #[error("the connection broke: {0}")]
@@ -53,7 +53,7 @@ pub(super) enum Lost {
     Box,
 }
 
-impl From<io::Error> for Lost {
+impl From<io::Error> for AssociationError {
     fn from(error: io::Error) -> Self {
         let tls = error.get_ref().and_then(|error| error.downcast_ref());
         match tls.cloned() {
@@ -63,7 +63,7 @@ impl From<io::Error> for Lost {
     }
 }
 
-impl Lost {
+impl AssociationError {
     /// What the sender is told; nothing where nobody listens any more.
     pub(super) fn abort(&self) -> Option<Pdu> {
         let reason = match self {
@@ -79,20 +79,20 @@ impl Lost {
     }
 }
 
-impl Wire {
+impl PduConnection {
     pub(super) fn new(
-        line: Line,
+        transport: Transport,
         pdu_max_bytes: u32,
         stop: watch::Receiver<bool>,
         grace: Duration,
     ) -> io::Result<Self> {
-        let stream = line.stream();
+        let stream = transport.stream();
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(TICK))?;
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         Ok(Self {
-            line,
+            transport,
             buffer: Vec::new(),
             pdu_max_bytes,
             stop,
@@ -101,15 +101,20 @@ impl Wire {
         })
     }
 
-    pub(super) fn send(&mut self, pdu: &Pdu) -> Result<(), Lost> {
+    pub(super) fn send(&mut self, pdu: &Pdu) -> Result<(), AssociationError> {
         let mut bytes = Vec::new();
-        write_pdu(&mut bytes, pdu).map_err(|_| Lost::Protocol("its titles cannot be repeated"))?;
-        Ok(self.line.write_all(&bytes)?)
+        write_pdu(&mut bytes, pdu)
+            .map_err(|_| AssociationError::Protocol("its titles cannot be repeated"))?;
+        Ok(self.transport.write_all(&bytes)?)
     }
 
     /// The next PDU, which has to be complete within `patience`. When the daemon stops, only what is
     /// `under_way` is waited for.
-    pub(super) fn receive(&mut self, patience: Duration, under_way: bool) -> Result<Pdu, Lost> {
+    pub(super) fn receive(
+        &mut self,
+        patience: Duration,
+        under_way: bool,
+    ) -> Result<Pdu, AssociationError> {
         let deadline = Instant::now() + patience;
         let mut header = [0; 6];
         self.fill(&mut header, deadline, under_way)?;
@@ -119,10 +124,14 @@ impl Wire {
             0x04 => self.pdu_max_bytes,
             // Release and abort.
             0x05..=0x07 => 4,
-            _ => return Err(Lost::Protocol("a PDU that only an acceptor sends, or none")),
+            _ => {
+                return Err(AssociationError::Protocol(
+                    "a PDU that only an acceptor sends, or none",
+                ));
+            }
         };
         if length > limit {
-            return Err(Lost::TooLarge);
+            return Err(AssociationError::TooLarge);
         }
         let mut pdu = std::mem::take(&mut self.buffer);
         pdu.clear();
@@ -133,30 +142,35 @@ impl Wire {
         self.buffer = pdu;
         match parsed {
             Ok(Some(pdu)) => Ok(pdu),
-            _ => Err(Lost::Protocol("a PDU that does not parse")),
+            _ => Err(AssociationError::Protocol("a PDU that does not parse")),
         }
     }
 
-    fn fill(&mut self, bytes: &mut [u8], deadline: Instant, under_way: bool) -> Result<(), Lost> {
+    fn fill(
+        &mut self,
+        bytes: &mut [u8],
+        deadline: Instant,
+        under_way: bool,
+    ) -> Result<(), AssociationError> {
         let mut n_bytes = 0;
         while n_bytes < bytes.len() {
             let now = Instant::now();
             if *self.stop.borrow() {
                 let since = *self.stopped_at.get_or_insert(now);
                 if !under_way || now.duration_since(since) >= self.grace {
-                    return Err(Lost::Stopping);
+                    return Err(AssociationError::Stopping);
                 }
             }
             if now >= deadline {
-                return Err(Lost::Idle);
+                return Err(AssociationError::Idle);
             }
-            match self.line.read(&mut bytes[n_bytes..]) {
-                Ok(0) => return Err(Lost::Closed),
+            match self.transport.read(&mut bytes[n_bytes..]) {
+                Ok(0) => return Err(AssociationError::Closed),
                 Ok(more) => n_bytes += more,
                 Err(error) if may_try_again(&error) => {}
                 // TCP ended without TLS's farewell.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Err(Lost::Closed);
+                    return Err(AssociationError::Closed);
                 }
                 Err(error) => return Err(error.into()),
             }

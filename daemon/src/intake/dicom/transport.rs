@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use rustls::{ServerConfig, ServerConnection};
 
-pub(super) struct Line {
+pub(super) struct Transport {
     stream: TcpStream,
     tls: Option<Box<ServerConnection>>,
 }
 
-impl Line {
+impl Transport {
     pub(super) fn new(stream: TcpStream, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
         let tls = tls.map(|config| ServerConnection::new(config).map(Box::new));
         let tls = tls.transpose().map_err(io::Error::other)?;
@@ -24,7 +24,7 @@ impl Line {
     }
 }
 
-impl Read for Line {
+impl Read for Transport {
     /// `WouldBlock` when what came holds nothing for the reader yet.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let Self { stream, tls } = self;
@@ -44,7 +44,7 @@ impl Read for Line {
     }
 }
 
-impl Write for Line {
+impl Write for Transport {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Self { stream, tls } = self;
         let Some(tls) = tls else {
@@ -67,7 +67,7 @@ fn send(tls: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-impl Drop for Line {
+impl Drop for Transport {
     fn drop(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
@@ -113,7 +113,7 @@ mod tests {
         stream
             .set_read_timeout(Some(Duration::from_millis(50)))
             .unwrap();
-        let mut line = Line::new(stream, Some(server(folder.path()))).unwrap();
+        let mut transport = Transport::new(stream, Some(server(folder.path()))).unwrap();
         let dropping = thread::spawn(move || {
             // A handshake record of 512 bytes, a client's greeting of 508.
             for byte in [22, 3, 1, 2, 0, 1, 0, 1, 252].into_iter().chain([3; 100]) {
@@ -125,11 +125,11 @@ mod tests {
         });
         for _ in 0..20 {
             let start = Instant::now();
-            let error = line.read(&mut [0; 6]).unwrap_err();
+            let error = transport.read(&mut [0; 6]).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::WouldBlock);
             assert!(start.elapsed() < Duration::from_millis(500));
         }
-        drop(line);
+        drop(transport);
         dropping.join().unwrap();
     }
 
@@ -139,9 +139,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        let mut line = Line::new(stream, Some(server(folder.path()))).unwrap();
+        let mut transport = Transport::new(stream, Some(server(folder.path()))).unwrap();
         peer.write_all(&[1, 0, 0, 0, 0, 4, 0, 1, 0, 0]).unwrap();
-        let error = line.read(&mut [0; 6]).unwrap_err();
+        let error = transport.read(&mut [0; 6]).unwrap_err();
         let said: Option<&rustls::Error> = error.get_ref().and_then(|e| e.downcast_ref());
         let words = tls::client_words(said.unwrap());
         assert!(words.contains("no TLS, which this port wants"), "{words}");

@@ -19,7 +19,7 @@ use crate::shutdown::stopped;
 use crate::tls;
 
 /// After a connection could not be taken, for want of files or memory.
-const BREATH: Duration = Duration::from_millis(200);
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// A request's line and headers.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 /// For metrics, as a refusal's code: a connection whose TLS failed.
@@ -79,7 +79,7 @@ pub async fn run(
                 }
                 Err(error) => {
                     tracing::warn!(source = context.config.name, %error, "a connection cannot be taken");
-                    sleep(BREATH).await;
+                    sleep(ACCEPT_RETRY_INTERVAL).await;
                 }
             },
             Some(_) = connections.join_next() => {}

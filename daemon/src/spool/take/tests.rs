@@ -68,7 +68,7 @@ fn a_file_that_nobody_can_remove_is_not_copied() {
     // Not even root renames files in /sys.
     let file = found(Path::new("/sys/kernel/fscaps"));
     let to = place.folder("a");
-    assert!(matches!(take(&file, &to, 0), Err(Stay::Inbox(..))));
+    assert!(matches!(take(&file, &to, 0), Err(NotMoved::Inbox(..))));
     assert!(names(&place.state.path().join("accepted/ward")).is_empty());
 }
 
@@ -80,7 +80,7 @@ fn a_copy_without_room_is_not_begun() {
     let to = place.folder("a");
     // Above the watermark, but not after this file.
     let result = take(&file, &to, free.saturating_add(1 << 40));
-    assert!(matches!(result, Err(Stay::NoRoom)));
+    assert!(matches!(result, Err(NotMoved::NoRoom)));
     assert_eq!(names(place.inbox.path()), ["a.dcm"]);
 }
 
@@ -90,11 +90,11 @@ fn a_file_that_changed_since_the_sweep_stays() {
     let mut file = place.file();
     file.bytes -= 1;
     for to in [place.folder("a"), place.inbox.path().join("same disk")] {
-        assert!(matches!(take(&file, &to, 0), Err(Stay::Changed)));
+        assert!(matches!(take(&file, &to, 0), Err(NotMoved::Changed)));
     }
     // Seen only after the copy.
     let to = place.folder(&spooled_name(&file.path));
-    assert!(matches!(bring_over(&file, &to, 0), Err(Stay::Changed)));
+    assert!(matches!(bring_over(&file, &to, 0), Err(NotMoved::Changed)));
     assert_eq!(names(place.inbox.path()), ["a.dcm"], "it has its name back");
     assert_eq!(names(&place.state.path().join("accepted")), ["ward"]);
     assert!(names(&place.state.path().join("accepted/ward")).is_empty());
@@ -125,7 +125,7 @@ fn a_claim_left_by_a_kill_keeps_its_place() {
     fs::write(&claim.path, b"pixels").unwrap();
     let again = take(&found(&claim.path), &to, 0);
     assert!(
-        matches!(again, Err(Stay::Gone)),
+        matches!(again, Err(NotMoved::Gone)),
         "its copy has a row already"
     );
     assert!(names(place.inbox.path()).is_empty());
