@@ -3,11 +3,11 @@
 //! Format 1. Tables:
 //! - `meta`: name -> number: `format`, `next_ticket`, `next_seq`, and the ledger's `received`,
 //!   `published`, `quarantined`, `rejected`, `dropped`.
-//! - `jobs`: job number -> [`Job`] as JSON. Tickets ascend in the order of acceptance.
+//! - `jobs`: job number -> [`Job`] as JSON. Job numbers ascend in the order of acceptance.
 //! - `messages`: (seq, part) -> (job number of its job or none for an event, topic below the node's root,
 //!   payload). Part 0 is a result or an event, parts from 1 are the masks of a result too large for
 //!   one message. `seq` numbers the durable messages of this node, so a subscriber sees a gap.
-//! - `histories`: job number -> [`JobHistory`] as JSON, for people; it outlives the job's row.
+//! - `lives`: job number -> [`JobHistory`] as JSON, for people; it outlives the job's row.
 //! - `identity`: name -> text, see [`identity`]: when the state directory was made, and whose it is.
 //! - `quarantine`: file name -> [`Entry`] as JSON: what lies in `quarantine/`.
 //! - `slices`: images whose series has no DICOM segmentation yet, see [`slices`].

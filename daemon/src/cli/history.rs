@@ -13,12 +13,12 @@ pub(super) fn write_history(history: &JobHistory, out: &mut impl Write) -> io::R
         "job {job} from {source}: {state}, since {}",
         history.since
     )?;
-    let door = if history.refused {
+    let verdict = if history.refused {
         "refused"
     } else {
         "accepted"
     };
-    writeln!(out, "{door} at {}", history.accepted_at)?;
+    writeln!(out, "{verdict} at {}", history.accepted_at)?;
     if let Some(sender) = &history.sender {
         writeln!(out, "sent by {sender}")?;
     }

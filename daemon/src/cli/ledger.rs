@@ -17,7 +17,7 @@ pub enum LedgerAction {
     Show {
         #[arg(long)]
         config: PathBuf,
-        /// Its number (`job_number` in the log, `job` in results).
+        /// Its number (`job` in the log and in results).
         job: Option<JobNumber>,
         /// Print the job as a JSON object.
         #[arg(long, requires = "job")]

@@ -30,7 +30,7 @@ pub enum QuarantineAction {
 pub struct Selection {
     #[arg(long)]
     pub config: PathBuf,
-    /// Numbers of jobs as `list` prints them (`job_number` in the log).
+    /// Numbers of jobs as `list` prints them (`job` in the log).
     #[arg(value_name = "JOB", required_unless_present = "all")]
     pub jobs: Vec<JobNumber>,
     /// Everything that lies in quarantine.

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    pub(super) fn done_is_what_nothing_in_flight_lies_before() {
+    fn done_is_what_nothing_in_flight_lies_before() {
         let mut progress = ReplayProgress::new(Instant::now());
         assert_eq!(progress.done(), None);
         progress.in_flight = BTreeSet::from([(2, 0), (2, 1), (3, 0)]);

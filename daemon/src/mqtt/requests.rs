@@ -232,14 +232,14 @@ impl Requests {
     /// Waits for the broker's answer to a response, which may be a reason to refuse it.
     async fn acknowledged(
         &mut self,
-        wire: &mut RequestConnection,
+        connection: &mut RequestConnection,
     ) -> Result<Result<Option<&'static str>, String>, Elapsed> {
         let grace_ms = self.config.pipeline.shutdown_grace_ms;
-        let patience = Duration::from_millis(self.config.mqtt.ack_timeout_ms.min(grace_ms));
+        let ack_timeout = Duration::from_millis(self.config.mqtt.ack_timeout_ms.min(grace_ms));
         let mut subscribed = None;
         let answered = async {
             loop {
-                match wire.next_unless_request().await {
+                match connection.next_unless_request().await {
                     RequestEvent::ResponseAcked(reason) => return Ok(reason),
                     RequestEvent::Lost(error) => return Err(error),
                     // A session brings requests before the subscription is answered.
@@ -248,7 +248,7 @@ impl Requests {
                 }
             }
         };
-        let ended = timeout(patience, answered).await;
+        let ended = timeout(ack_timeout, answered).await;
         if let Some(granted) = subscribed {
             self.subscribed(granted);
         }

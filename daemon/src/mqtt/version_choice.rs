@@ -293,14 +293,14 @@ mod tests {
     #[test]
     fn two_short_connections_in_a_row_look_like_another_client() {
         let mut duplicate_clients = DuplicateClients::default();
-        let short_connections = Duration::from_millis(300);
-        assert!(!duplicate_clients.ended(short_connections));
-        assert!(duplicate_clients.ended(short_connections));
+        let short = Duration::from_millis(300);
+        assert!(!duplicate_clients.ended(short));
+        assert!(duplicate_clients.ended(short));
         assert!(
             duplicate_clients.ended(Duration::from_secs(8)),
             "it waits longer now"
         );
         duplicate_clients.connection_held();
-        assert!(!duplicate_clients.ended(short_connections));
+        assert!(!duplicate_clients.ended(short));
     }
 }

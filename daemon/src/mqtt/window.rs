@@ -156,7 +156,7 @@ impl Window {
 
     /// The peer broke the connection. Gives the message that is at fault when it has had its last strike.
     pub(super) fn connection_broke(&mut self) -> Option<MessageKey> {
-        let delivery: Vec<MessageKey> = self
+        let message_keys: Vec<MessageKey> = self
             .items()
             .filter_map(|item| match item {
                 Item::Durable(message_key) => Some(*message_key),
@@ -166,9 +166,9 @@ impl Window {
         let has_acked = self.has_acked;
         self.connection_ended();
         let mut culprit = None;
-        for message_key in &delivery {
+        for message_key in &message_keys {
             let strikes = self.suspects.entry(*message_key).or_insert(0);
-            if delivery.len() == 1 && has_acked {
+            if message_keys.len() == 1 && has_acked {
                 *strikes += 1;
                 if *strikes >= self.strikes_max {
                     culprit = Some(*message_key);

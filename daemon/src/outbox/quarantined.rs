@@ -14,6 +14,7 @@ pub(super) const QUARANTINE: TableDefinition<'_, &str, &[u8]> = TableDefinition:
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
+    #[serde(rename = "ticket")]
     pub job_number: JobNumber,
     pub source: String,
     /// Name below `quarantine/`.

@@ -79,7 +79,7 @@ impl ClosedSeries {
 }
 
 impl Outbox {
-    /// Tickets of the images of each series that has no segmentation yet.
+    /// Job numbers of the images of each series that has no segmentation yet.
     pub fn open_series(&self) -> Result<BTreeMap<String, BTreeSet<JobNumber>>, OutboxError> {
         self.read(|| {
             let table = self.database.begin_read()?.open_table(SLICES)?;

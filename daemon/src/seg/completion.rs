@@ -169,7 +169,7 @@ mod tests {
         let two = open(&[("a", &[1, 2])]);
         assert!(completion.complete(at(9), &two, &none).is_empty());
         assert!(completion.complete(at(18), &two, &none).is_empty());
-        // Ticket 3 was accepted before the time was over; job number 4 after it.
+        // Job number 3 was accepted before the time was over; job number 4 after it.
         assert!(
             completion
                 .complete(at(19), &two, &job_numbers(&[3]))

@@ -142,16 +142,16 @@ fn ignore_not_found(done: io::Result<()>) -> io::Result<()> {
 fn oldest_beyond(folder: &Path, max_bytes: u64) -> Result<Vec<PathBuf>, SpoolError> {
     let mut files = files(folder, "dcm")?;
     let mut total: u64 = files.iter().map(|(_, bytes)| bytes).sum();
-    let mut oldest_beyond = Vec::new();
+    let mut oldest = Vec::new();
     files.pop();
     for (path, bytes) in files {
         if total <= max_bytes {
             break;
         }
         total -= bytes;
-        oldest_beyond.push(path);
+        oldest.push(path);
     }
-    Ok(oldest_beyond)
+    Ok(oldest)
 }
 
 /// Files with this extension and their sizes, oldest first.

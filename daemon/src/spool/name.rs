@@ -1,4 +1,4 @@
-//! Names of inputs on their spool.
+//! Names of inputs in the spool.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -23,13 +23,13 @@ pub(crate) fn new_name(original: &Path) -> String {
 }
 
 /// `<time>-<counter>` of a name in the spool, which says nothing about a patient.
-pub(crate) fn label(new_name: &str) -> Option<&str> {
-    let (stamp, rest) = new_name.split_at_checked(STAMP_DIGITS)?;
+pub(crate) fn label(name: &str) -> Option<&str> {
+    let (stamp, rest) = name.split_at_checked(STAMP_DIGITS)?;
     let (count, _) = rest.strip_prefix('-')?.split_once('-')?;
     let good = stamp.bytes().all(|digit| digit.is_ascii_hexdigit())
         && !count.is_empty()
         && count.bytes().all(|digit| digit.is_ascii_digit());
-    good.then(|| &new_name[..=STAMP_DIGITS + count.len()])
+    good.then(|| &name[..=STAMP_DIGITS + count.len()])
 }
 
 pub(super) fn nameless(path: &Path) -> Cow<'_, Path> {
@@ -41,8 +41,8 @@ pub(super) fn nameless(path: &Path) -> Cow<'_, Path> {
 }
 
 /// How long ago a file was claimed; its name carries the time.
-pub(crate) fn waited(new_name: &str) -> Duration {
-    let stamp = new_name
+pub(crate) fn waited(name: &str) -> Duration {
+    let stamp = name
         .get(..STAMP_DIGITS)
         .and_then(|s| u64::from_str_radix(s, 16).ok());
     stamp.map_or(Duration::ZERO, |stamp| {

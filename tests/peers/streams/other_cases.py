@@ -145,6 +145,8 @@ def j2k_wrong(image: np.ndarray, ds) -> Iterator[Case]:
     yield refused(J2K_LOSSLESS, "a tile is missing", ds, lost, "truncated", "")
     tiny = opj(image, 12, False, "j2k", "-c", "[16,16],[8,16]", "-b", "4,4", "-n", "2")
     yield refused(J2K_LOSSLESS, "precincts of 8 x 16", ds, tiny, UNSUPPORTED, "precincts")
+    later = plain[:start] + b"\xff\x65\0\x04ab" + plain[start:]
+    yield refused(J2K_LOSSLESS, "a marker of no known segment", ds, later, UNSUPPORTED, "markers")
     three = data_set(40, 28, SamplesPerPixel=3, PhotometricInterpretation="YBR_FULL_422")
     planes = [grey(40, 28, 8), grey(40, 14, 8), grey(40, 14, 8)]
     yield refused(J2K, "subsampled components", three, subsampled(planes), UNSUPPORTED, "subsampled")
@@ -299,6 +301,11 @@ def native() -> Iterator[Case]:
             narrow = part10(data_set(*said), syntax, words(pixels, 8), False, "OB")
             feature = f"18 x 24 said to be {said[0]} x {said[1]}, {black} zeros at the end"
             yield Case(syntax, feature, narrow, refused=("bad_attribute", "longer than"))
+        frames = np.stack([grey(5, 6, 8, seed=seed) for seed in range(10)])
+        many = part10(data_set(5, 6, NumberOfFrames=9), syntax, words(frames, 8), False, "OB")
+        yield Case(syntax, "ten frames said to be nine", many, refused=("bad_attribute", "longer than"))
+        blocks = part10(data_set(100, 128), syntax, words(grey(100, 128, 8), 8) + bytes(1536), False, "OB")
+        yield Case(syntax, "zeros to a block of 2048 bytes", blocks, grey(100, 128, 8)[None])
         wide = part10(data_set(18, 24), syntax, words(grey(18, 24, 16), 16), False, "OB")
         yield Case(syntax, "16 bits, said to be 8", wide, refused=("bad_attribute", "longer than"))
         stream = encapsulated([cjpeg(grey(18, 24, 8), "-grayscale")])

@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(list(&HistoryFilter { since, ..all }), [4, 3]);
     }
 
-    /// What a version without marks and senders wrote.
+    /// What a version without lookup keys and senders wrote.
     #[test]
     fn a_history_of_an_earlier_version_is_read() {
         let text = r#"{"job":1,"source":"ward","accepted_at":"2026-11-24T00:00:00Z","refused":false,

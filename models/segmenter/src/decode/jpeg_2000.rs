@@ -190,7 +190,18 @@ impl Header {
                 0xff90 => return Ok(()),
                 // Scod, progression order, number of layers, transform.
                 COD => self.transform = *stream.get(self.end + 8).ok_or_else(truncated)? != 0,
-                0xff50..=0xff6f => {}
+                COC
+                | 0xff50
+                | 0xff51
+                | 0xff55
+                | 0xff57..=0xff59
+                | 0xff5c..=0xff60
+                | 0xff63
+                | 0xff64 => {}
+                // The decoder does not go by the length of a segment that it does not know.
+                0xff50..=0xff6f => {
+                    return Err(unsupported("jpeg 2000 with markers of later parts"));
+                }
                 _ => return Err(malformed("its main header does not lead to a tile")),
             }
             self.end = check_segment(stream, self.end, self.components)?;
@@ -227,10 +238,11 @@ fn check_segment(stream: &[u8], start: usize, components: usize) -> Result<usize
 }
 
 /// The same for what the header of a tile-part changes; SOD ends it.
-fn check_tile_header(stream: &[u8], start: usize, components: usize) -> Result<(), DecodeError> {
-    let mut position = start;
-    while u16_at(stream, position)? != 0xff93 {
-        position = check_segment(stream, position, components)?;
+fn check_tile_header(part: &[u8], components: usize) -> Result<(), DecodeError> {
+    // Behind SOT.
+    let mut position = 12;
+    while u16_at(part, position)? != 0xff93 {
+        position = check_segment(part, position, components)?;
     }
     Ok(())
 }
@@ -257,11 +269,10 @@ fn check_tiles(stream: &[u8], header: &Header) -> Result<(), DecodeError> {
         if length < 14 {
             return Err(malformed("a tile-part is shorter than its header"));
         }
-        check_tile_header(stream, position + 12, header.components)?;
-        position = position.saturating_add(length);
-        if position > stream.len() {
-            return Err(truncated());
-        }
+        let end = position.saturating_add(length);
+        let part = stream.get(position..end).ok_or_else(truncated)?;
+        check_tile_header(part, header.components)?;
+        position = end;
     }
     let complete = parts
         .iter()

@@ -24,7 +24,10 @@ pub(super) enum PixelData<'a> {
         frames: Vec<Cow<'a, [u8]>>,
         transfer_syntax: &'a str,
     },
-    Float(Vec<f32>),
+    Float {
+        values: Vec<f32>,
+        count: usize,
+    },
 }
 
 impl<'a> PixelData<'a> {
@@ -62,7 +65,7 @@ impl<'a> PixelData<'a> {
                         name: "FloatPixelData",
                         problem: "has no numbers",
                     })?;
-                Ok(Self::Float(values))
+                Ok(Self::Float { values, count })
             }
             Value::Primitive(value) => {
                 let mut bytes = value.to_bytes();
@@ -92,9 +95,10 @@ impl<'a> PixelData<'a> {
             format: Format::Dicom,
         };
         let (mut data, is_ybr, bits) = match self {
-            Self::Float(values) => {
+            Self::Float { values, count } => {
                 let size = layout.rows * layout.cols * layout.samples;
-                if index == 0 && !values.len().is_multiple_of(size) && values.len() > size {
+                // Values of 32 bits need no padding.
+                if values.len() > count * size {
                     return Err(too_long("FloatPixelData"));
                 }
                 let frame = values
@@ -149,16 +153,15 @@ impl<'a> PixelData<'a> {
 }
 
 /// What lies behind the last frame is padding where it is less than a row and a column, or zeros. More says that an
-/// attribute is wrong and then perhaps every pixel, as zeros do that would make each row longer or each frame higher.
+/// attribute is wrong and then perhaps every pixel, as zeros do that would make each row or column of them longer by one.
 fn check_surplus(bytes: &[u8], layout: Layout, count: usize) -> Result<(), DecodeError> {
     let surplus = &bytes[layout.bytes(count)..];
     let pixel = layout.bytes(1) / (layout.rows * layout.cols);
     let line = count * layout.rows.min(layout.cols) * pixel.max(1);
-    let is_line = surplus.len() >= line.max(2);
+    let is_line = surplus.len() >= line.min(layout.bytes(1)).max(2);
     let is_zero = surplus.iter().all(|&byte| byte == 0);
-    let is_whole = |side: usize| pixel > 0 && surplus.len().is_multiple_of(count * side * pixel);
-    let is_frame = bytes.len() >= layout.bytes(count + 1);
-    let is_larger = !is_frame && (is_whole(layout.rows) || is_whole(layout.cols));
+    let is_one_line = |side: usize| surplus.len() == count * side * pixel;
+    let is_larger = is_one_line(layout.rows) || is_one_line(layout.cols);
     if is_line && (!is_zero || is_larger) {
         return Err(too_long("PixelData"));
     }
