@@ -1,10 +1,9 @@
 use redb::WriteTransaction;
-use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::{
-    Arrival, Entry, FORMAT, JOBS, Lease, LeaseRequest, Ledger, META, Message, Outbox, ResultRows,
+    Arrival, FORMAT, JOBS, Lease, LeaseRequest, Ledger, META, Message, Outbox, ResultRows,
 };
 use crate::failure::Reason;
 use crate::outbox::job::{Input, LookupKeys, State};
@@ -397,16 +396,4 @@ fn an_outbox_of_another_version_is_refused_in_words() {
         words.contains("has format 2, this program reads 1"),
         "{words}"
     );
-}
-
-/// Rows outlive the version that wrote them, whatever the fields are called in the code.
-#[test]
-fn rows_in_quarantine_keep_the_names_of_format_1() {
-    let text = r#"{"ticket":7,"source":"ward","file":"18a-0-a.dcm","received_at":"2026-11-24T00:00:00Z",
-        "quarantined_at":"2026-11-24T00:00:01Z","refused":false,
-        "reason":{"code":"truncated","words":"w","remedy":"r"}}"#;
-    let entry: Entry = serde_json::from_str(text).unwrap();
-    assert_eq!((entry.job_number, entry.source.as_str()), (7, "ward"));
-    let written: Value = serde_json::to_value(&entry).unwrap();
-    assert_eq!(written, serde_json::from_str::<Value>(text).unwrap());
 }
