@@ -125,6 +125,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::status::pacs::tests::pacs;
     use crate::status::pacs::{Pacs, segmentations};
 
     fn site() -> (tempfile::TempDir, PathBuf) {
@@ -132,16 +133,6 @@ mod tests {
         let refused = state.path().join("segmentations/refused");
         fs::create_dir_all(&refused).unwrap();
         (state, refused)
-    }
-
-    fn pacs(state: &Path, patience_ms: u64) -> Pacs {
-        let pacs = Pacs::default();
-        pacs.configure(
-            state,
-            "PACS at pacs:104".into(),
-            Duration::from_millis(patience_ms),
-        );
-        pacs
     }
 
     #[test]

@@ -225,10 +225,11 @@ pub(crate) fn note_of(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn pacs(state: &Path, patience_ms: u64) -> Pacs {
+    /// One that counts as away after `patience_ms` without success.
+    pub(crate) fn pacs(state: &Path, patience_ms: u64) -> Pacs {
         let pacs = Pacs::default();
         pacs.configure(
             state,

@@ -1,5 +1,5 @@
-//! A TCP connection, plain or in TLS. A read takes at most one piece of the network, so that whoever
-//! waits looks at its deadline after each, in a handshake as well as in a record.
+//! A TCP connection, plain or in TLS. A read takes at most one piece of the network, so that a thread
+//! that waits looks at its deadline after each, in a handshake as well as in a record.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
